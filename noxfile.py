@@ -1,0 +1,145 @@
+"""The project's chores. `nox` runs all that must be green; `nox -l` lists them; CONTRIBUTING.md tells what each proves.
+
+What belongs here: how to run a tool. What it demands is written in pyproject.toml, and nowhere a second time: versions,
+dependencies and lowest versions are read from there.
+"""
+
+import zipfile
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+# The first nox that runs an interpreter before it believes in it: an older one takes a pyenv shim of a version that is
+# not selected for a Python, and fails instead of skipping.
+nox.needs_version = ">=2026.8.10"
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+# Not uv, even where it is installed: pip's settings (an index, a certificate) hold everywhere.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "types", "layers", "tests", "tests_plain", "lowest", "docs", "build"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PROJECT = PYPROJECT["project"]
+PYTHONS = nox.project.python_versions(PYPROJECT)
+OLDEST = PYTHONS[0]
+EXTRAS = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+WITH_EXTRAS = f".[{','.join(PROJECT['optional-dependencies'])}]"
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """The requirements of these dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests, with all extras; on the oldest Python every line and every branch must be run."""
+    session.install("-e", WITH_EXTRAS, *group("tests"))
+    if session.python != OLDEST or session.posargs:  # Some of the tests cover some of the code.
+        session.run("pytest", *session.posargs)
+        return
+    data = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
+    session.run("coverage", "erase", env=data)
+    session.run("coverage", "run", "-m", "pytest", env=data)
+    session.run("coverage", "report", env=data)
+
+
+@nox.session(python=PYTHONS)
+def tests_plain(session: nox.Session) -> None:
+    """The tests without any extra: what needs one skips itself, and nothing else needs one."""
+    session.install("-e", ".", *group("tests"))
+    # A test tool that brings an extra along would make this session prove nothing. 1: pip knows none of them.
+    names = sorted({Requirement(line).name for line in EXTRAS})
+    session.run("python", "-m", "pip", "show", *names, success_codes=[1], silent=True)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """All tests, on the lowest versions that pyproject.toml allows of everything that a user installs."""
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    versions = _lowest_versions(session)
+    constraints.write_text("\n".join(versions), encoding="utf-8")
+    session.log("on %s", ", ".join(versions))
+    session.install("-e", WITH_EXTRAS, *group("tests"), "-c", str(constraints))
+    session.run("pytest", *session.posargs)
+
+
+def _lowest_versions(session: nox.Session) -> list[str]:
+    lowest: dict[str, Version] = {}
+    for line in [*PROJECT["dependencies"], *EXTRAS]:
+        requirement = Requirement(line)
+        bounds = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
+        if not bounds:
+            session.error(f"pyproject.toml gives {requirement.name} no lower bound")
+        # Two extras may ask for the same package: together they get the higher of the two.
+        lowest[requirement.name] = max(*bounds, lowest.get(requirement.name, Version("0")))
+    return [f"{name}=={version}" for name, version in sorted(lowest.items())]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and its format. `nox -s lint -- fix` mends what ruff can mend."""
+    session.install(*group("lint"))
+    mend = "fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if mend else []), ".")
+    session.run("ruff", "format", *([] if mend else ["--check", "--diff"]), ".")
+
+
+@nox.session(python=OLDEST)
+def types(session: nox.Session) -> None:
+    """Mypy, strict, over the package, the tests and this file."""
+    session.install("-e", WITH_EXTRAS, *group("tests", "types"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Imports point down only: the layers, and who may import what, are drawn in pyproject.toml."""
+    session.install(*group("layers"))
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, in docs/_build/html. A reference that leads nowhere is an error."""
+    session.install("-e", WITH_EXTRAS, *group("docs"))
+    trees = str(Path(session.create_tmp()) / "doctrees")
+    session.run("sphinx-build", "-W", "--keep-going", "-n", "-E", "-d", trees, "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """What a user gets: an sdist, a wheel made from it, and the wheel installed where the checkout is out of sight."""
+    session.install(*group("build"))
+    away = Path(session.create_tmp())
+    for old in away.glob("twusage-*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(away), silent=True)
+    (wheel,) = away.glob("*.whl")
+    _inspect(session, wheel)
+    session.install("--force-reinstall", f"{wheel}[cli]")
+    session.chdir(away)
+    session.run("python", "-P", "-c", _INSTALLED, PROJECT["name"])
+    session.run("twusage", "--version")
+
+
+# Run beside the installed wheel, by a Python that does not look into the current directory.
+_INSTALLED = """
+import importlib, importlib.resources, sys, sysconfig, pathlib
+package = importlib.import_module(sys.argv[1])
+for name in package.__all__:
+    getattr(package, name)
+assert pathlib.Path(package.__file__).is_relative_to(sysconfig.get_path("purelib")), package.__file__
+assert importlib.resources.files(package).joinpath("py.typed").is_file()
+"""
+
+
+def _inspect(session: nox.Session, wheel: Path) -> None:
+    """The wheel holds the package, all of it, and metadata: nothing else."""
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = {str(path) for path in Path("twusage").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    if packed != package or "twusage/py.typed" not in packed:
+        session.error(f"the wheel is not the package: {sorted(packed ^ package)}")

@@ -1,0 +1,106 @@
+"""How much of the X/Twitter API your project has used: an asyncio SDK for ``GET /2/usage/tweets``.
+
+Nothing but the public names. ``AiohttpTransport`` is loaded when it is first asked for, so that whoever uses the fake
+does not pay for aiohttp.
+"""
+
+from typing import TYPE_CHECKING
+
+from twusage._version import __version__
+from twusage.auth import Auth, BearerToken, Secret
+from twusage.client import UsageClient
+from twusage.clock import Clock, SystemClock
+from twusage.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    CreditsDepletedError,
+    DecodeError,
+    ForbiddenError,
+    InvalidRequestError,
+    ProtocolError,
+    QuotaError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ServerError,
+    SpendCapReachedError,
+    TlsError,
+    TransportError,
+    TwUsageError,
+    UsageCapExceededError,
+)
+from twusage.models import (
+    ClientAppUsage,
+    DailySeries,
+    DailyUsage,
+    Problem,
+    ProjectUsage,
+    RateLimit,
+    Usage,
+    UsageField,
+)
+from twusage.protocol import Request, Response
+from twusage.ratelimit import LocalRateLimiter, RateLimiter, RateWindow, Slot
+from twusage.retry import RetryPolicy
+from twusage.transport import Transport
+
+if TYPE_CHECKING:
+    from twusage.http import AiohttpTransport
+
+__all__ = [
+    "AiohttpTransport",
+    "ApiError",
+    "Auth",
+    "AuthenticationError",
+    "BadRequestError",
+    "BearerToken",
+    "ClientAppUsage",
+    "ClientClosedError",
+    "Clock",
+    "ConfigurationError",
+    "ConnectError",
+    "CreditsDepletedError",
+    "DailySeries",
+    "DailyUsage",
+    "DecodeError",
+    "ForbiddenError",
+    "InvalidRequestError",
+    "LocalRateLimiter",
+    "Problem",
+    "ProjectUsage",
+    "ProtocolError",
+    "QuotaError",
+    "RateLimit",
+    "RateLimitedError",
+    "RateLimiter",
+    "RateWindow",
+    "Request",
+    "RequestTimeoutError",
+    "Response",
+    "RetryPolicy",
+    "Secret",
+    "ServerError",
+    "Slot",
+    "SpendCapReachedError",
+    "SystemClock",
+    "TlsError",
+    "Transport",
+    "TransportError",
+    "TwUsageError",
+    "Usage",
+    "UsageCapExceededError",
+    "UsageClient",
+    "UsageField",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "AiohttpTransport":
+        from twusage.http import AiohttpTransport
+
+        return AiohttpTransport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

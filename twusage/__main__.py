@@ -1,0 +1,1 @@
+"""The `twusage` command and `python -m twusage`."""

@@ -1,0 +1,273 @@
+"""UsageClient: the only conductor. It holds the parts and says in which order they work, and does nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import datetime as dt
+import math
+import os
+import reprlib
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from twusage import protocol
+from twusage.auth import Auth, as_auth, as_secret, auth_from_env
+from twusage.clock import Clock, SystemClock
+from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, InvalidRequestError, RateLimitedError
+from twusage.models import RateLimit, Usage, UsageField
+from twusage.protocol import DEFAULT_BASE_URL, Request
+from twusage.ratelimit import RateLimiter, default_limiter
+from twusage.retry import Patience, RetryPolicy
+from twusage.transport import Transport
+
+__all__ = ["UsageClient"]
+
+T = TypeVar("T")
+_CLOSED_MEANWHILE = "the client was closed during this call"
+# Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
+_KEPT_RESULTS = 16
+
+
+class UsageClient:
+    """How much of the X/Twitter API a project has used.
+
+    ::
+
+        async with UsageClient("AAAA...") as client:
+            usage = await client.get_usage(days=30)
+            print(usage.project_usage, "of", usage.project_cap)
+
+    One client serves any number of concurrent calls on one event loop. Clients of the same credentials on the same loop
+    share their app's rate limit by themselves.
+
+    Args:
+        auth: the app-only bearer token as a ``str``, or an ``Auth`` that brings one.
+        transport: what carries requests: by default an ``AiohttpTransport`` of the client's own.
+        limiter: who keeps the app's window: by default the running loop's, shared by all its clients.
+        retry: what is tried again, and how long one call may wait.
+        clock: what time it is.
+        base_url: where the API is: https, or http on loopback.
+        timeout: seconds for one request on the wire, from waiting for a connection to the answer's last byte.
+
+    Raises:
+        ConfigurationError: an argument is wrong. A token is never quoted.
+    """
+
+    def __init__(
+        self,
+        auth: str | Auth,
+        *,
+        transport: Transport | None = None,
+        limiter: RateLimiter | None = None,
+        retry: RetryPolicy | None = None,
+        clock: Clock | None = None,
+        base_url: str = DEFAULT_BASE_URL,
+        timeout: float = 30.0,
+    ) -> None:
+        self._auth = as_auth(auth)
+        self._transport = transport
+        self._owns_transport = transport is None
+        self._limiter = limiter
+        self._retry = RetryPolicy() if retry is None else retry
+        self._clock: Clock = SystemClock() if clock is None else clock
+        self._base_url = protocol.check_base_url(base_url)
+        self._timeout = _checked_timeout(timeout)
+        self._rate_limit: RateLimit | None = None
+        self._closed = False
+        self._leashes: set[asyncio.Timeout] = set()
+        self._kept: dict[str, tuple[float, Usage]] = {}
+        self._shared: dict[str, _SharedCall] = {}
+
+    @classmethod
+    def from_env(cls, **keywords: Any) -> Self:
+        """A client with what the environment holds: the token in ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` or
+        ``BEARER_TOKEN`` (the first that is set), and ``TWUSAGE_BASE_URL``. Takes the keywords of the constructor.
+
+        Raises:
+            ConfigurationError: no variable is set, or what it holds is malformed.
+        """
+        keywords.setdefault("base_url", os.environ.get("TWUSAGE_BASE_URL") or DEFAULT_BASE_URL)
+        return cls(auth_from_env(), **keywords)
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The newest that the API's answers said of the app's 15-minute window, or ``None`` before the first."""
+        return self._rate_limit
+
+    async def get_usage(
+        self,
+        *,
+        days: int | None = None,
+        fields: Iterable[UsageField | str] | None = None,
+        max_age: float | None = None,
+    ) -> Usage:
+        """``GET /2/usage/tweets``: what the project has used of its cap, and by day and client app if asked for.
+
+        Args:
+            days: 1 to 90 days of daily usage. Alone, it asks for both daily fields.
+            fields: what to ask for beyond the summary, from ``UsageField``.
+            max_age: seconds. A result of an equal call that is not older will do, and concurrent equal calls share one
+                request. ``None`` always asks.
+
+        Raises:
+            InvalidRequestError: an argument is wrong; nothing was sent.
+            RateLimitedError: the app's 15-minute window is spent, for longer than the call may wait.
+            QuotaError: the project's cap, credits or spending limit is used up.
+            ApiError: the API refuses, in its several kinds.
+            TransportError: nothing usable came back.
+            DecodeError: an answer that is not what the API documents.
+            ClientClosedError: the client was closed.
+        """
+        request = protocol.usage_request(days=days, fields=fields, base_url=self._base_url)
+        if max_age is None:
+            return await self._while_open(self._call(request))
+        return await self._while_open(self._recent(request, _checked_age(max_age)))
+
+    # -- One call -----------------------------------------------------------------------------------------------------
+
+    async def _call(self, request: Request) -> Usage:
+        usage = await self._retry.run(lambda patience: self._attempt(request, patience), self._clock)
+        self._keep(request, usage)
+        return usage
+
+    async def _attempt(self, request: Request, patience: Patience) -> Usage:
+        secret = as_secret(await self._auth.token())
+        request = protocol.authorize(request, secret.reveal())
+        async with self._the_limiter().slot(secret.fingerprint, max_wait=patience.left) as slot:
+            patience.spend(slot.waited)
+            try:
+                response = await self._the_transport().send(request, timeout=self._timeout)
+            except ConnectError:
+                slot.refund()
+                raise
+            now = dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
+            rate_limit = protocol.read_rate_limit(response)
+            slot.observe(rate_limit, (protocol.read_date(response) or now).timestamp())
+            self._rate_limit = _newest(rate_limit, self._rate_limit)
+            try:
+                return protocol.read_usage(response, request=request, fetched_at=now)
+            except RateLimitedError as error:
+                if error.window_spent:
+                    slot.close_window(error.retry_after)
+                raise
+
+    # -- max_age: results that are young enough, and calls that are under way -----------------------------------------
+
+    async def _recent(self, request: Request, max_age: float) -> Usage:
+        at, usage = self._kept.get(request.url, (-math.inf, None))
+        if usage is not None and self._clock.monotonic() - at <= max_age:
+            return usage
+        shared = self._shared.get(request.url)
+        if shared is None or shared.abandoned:
+            shared = self._shared[request.url] = _SharedCall(self._call(request))
+        try:
+            return await shared.join()
+        finally:
+            if shared.abandoned and self._shared.get(request.url) is shared:
+                del self._shared[request.url]
+
+    def _keep(self, request: Request, usage: Usage) -> None:
+        self._kept.pop(request.url, None)  # so that the newest stands last
+        self._kept[request.url] = self._clock.monotonic(), usage
+        if len(self._kept) > _KEPT_RESULTS:
+            del self._kept[next(iter(self._kept))]
+
+    # -- Opening and closing ------------------------------------------------------------------------------------------
+
+    def _the_transport(self) -> Transport:
+        if self._transport is None:
+            from twusage.http import AiohttpTransport  # here, so that a program on the fake never loads aiohttp
+
+            self._transport = AiohttpTransport()
+        return self._transport
+
+    def _the_limiter(self) -> RateLimiter:
+        return default_limiter(self._clock) if self._limiter is None else self._limiter
+
+    async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
+        """Make a call that ``aclose`` can end: it makes the call's own timeout expire."""
+        if self._closed:
+            call.close()
+            raise ClientClosedError("this client is closed; make a new one")
+        leash = asyncio.timeout(None)
+        try:
+            async with leash:
+                self._leashes.add(leash)
+                return await call
+        except TimeoutError:
+            if not leash.expired():
+                raise
+        finally:
+            self._leashes.discard(leash)
+        raise ClientClosedError(_CLOSED_MEANWHILE)
+
+    async def aclose(self) -> None:
+        """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice
+        is fine.
+        """
+        self._closed = True
+        now = asyncio.get_running_loop().time()
+        while self._leashes:
+            self._leashes.pop().reschedule(now)
+        if self._owns_transport and self._transport is not None:
+            await self._transport.aclose()
+        await asyncio.gather(*(shared.end() for shared in self._shared.values()))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+class _SharedCall:
+    """One request that several callers wait for. It ends early only when the last of them has gone."""
+
+    def __init__(self, call: Coroutine[Any, Any, Usage]) -> None:
+        self._task = asyncio.create_task(call)
+        self._callers = 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits for it any more: its answer came, or its last caller was cancelled."""
+        return not self._callers
+
+    async def join(self) -> Usage:
+        self._callers += 1
+        try:
+            await asyncio.wait([self._task])  # which, unlike a bare await, does not cancel the task with the caller
+        finally:
+            self._callers -= 1
+            if not self._callers:
+                self._task.cancel()
+        if self._task.cancelled():
+            raise ClientClosedError(_CLOSED_MEANWHILE)
+        if error := self._task.exception():
+            # A copy each: one exception raised by a thousand callers would gather a thousand tracebacks.
+            raise copy.copy(error).with_traceback(error.__traceback__)
+        return self._task.result()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
+    """Answers arrive out of order: the later window counts, and in one window the fewer calls left."""
+    return max((seen for seen in (one, other) if seen), key=lambda seen: (seen.reset_at, -seen.remaining), default=None)
+
+
+def _checked_timeout(timeout: object) -> float:
+    if type(timeout) in {int, float} and 0 < timeout < math.inf:  # type: ignore[operator]
+        return timeout  # type: ignore[return-value]
+    raise ConfigurationError(f"timeout must be a number of seconds above 0, got {reprlib.repr(timeout)}")
+
+
+def _checked_age(max_age: object) -> float:
+    if type(max_age) in {int, float} and max_age >= 0:  # type: ignore[operator]
+        return max_age  # type: ignore[return-value]
+    raise InvalidRequestError(f"max_age must be a number of seconds, 0 or more, got {reprlib.repr(max_age)}")

@@ -1,0 +1,394 @@
+"""Build requests and read responses. No I/O, no clock.
+
+``usage_request`` and ``authorize`` make what a transport sends; ``read_rate_limit`` and ``read_usage`` say what came
+back means. Times come in as arguments or stand in the answer's own headers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import reprlib
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import evolve, field, frozen
+
+from twusage import codec
+from twusage._version import __version__
+from twusage.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    CreditsDepletedError,
+    ForbiddenError,
+    InvalidRequestError,
+    ProtocolError,
+    RateLimitedError,
+    ServerError,
+    SpendCapReachedError,
+    TwUsageError,
+    UsageCapExceededError,
+)
+from twusage.models import EPOCH, Problem, RateLimit, Usage, UsageField
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "Headers",
+    "Request",
+    "Response",
+    "authorize",
+    "check_base_url",
+    "read_date",
+    "read_rate_limit",
+    "read_usage",
+    "usage_request",
+    "without_credentials",
+]
+
+DEFAULT_BASE_URL = "https://api.twitter.com"
+USAGE_PATH = "/2/usage/tweets"
+_DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
+_FIXED_HEADERS = {"accept": "application/json", "user-agent": f"twusage/{__version__}"}
+
+
+class Headers(dict[str, str]):
+    """HTTP headers: kept in lower case, found in any case, and shown without their values, for some are secret."""
+
+    def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__({name.lower(): value for name, value in dict(headers).items()})
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and super().__contains__(name.lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self)})"
+
+
+def _size(body: bytes) -> str:
+    return f"<{len(body)} bytes>"
+
+
+@frozen
+class Request:
+    """What a transport sends. Its repr shows no header's value and no body."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    body: bytes = field(default=b"", repr=_size)
+
+
+@frozen
+class Response:
+    """What a transport brings back: the body whole, and decompressed. Its repr shows no header's value and no body."""
+
+    status: int
+    headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    body: bytes = field(default=b"", repr=_size)
+
+
+# -- Requests ----------------------------------------------------------------------------------------------------------
+
+
+def usage_request(
+    *, days: int | None = None, fields: Iterable[UsageField | str] | None = None, base_url: str = DEFAULT_BASE_URL
+) -> Request:
+    """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
+
+    Args:
+        days: how many days of daily usage, 1 to 90; the API gives 7 when it is left out.
+        fields: what to ask for beyond the summary; without it, ``days`` asks for both daily fields, because ``days``
+            alone changes nothing in the answer.
+        base_url: as ``check_base_url`` returned it.
+
+    Raises:
+        InvalidRequestError: quotes the value that is wrong.
+    """
+    query = []
+    if days is not None:
+        query.append(f"days={_checked_days(days)}")
+    wanted = _checked_fields(fields) if fields is not None else _DAILY if days is not None else ()
+    if wanted:
+        query.append(f"usage.fields={','.join(wanted)}")
+    url = base_url + USAGE_PATH
+    return Request("GET", f"{url}?{'&'.join(query)}" if query else url, _FIXED_HEADERS)
+
+
+def _checked_days(days: object) -> int:
+    # A bool is an int to Python, but nobody means days=True.
+    if type(days) is not int:
+        raise InvalidRequestError(f"days must be an int between 1 and 90, got {reprlib.repr(days)}")
+    if not 1 <= days <= 90:
+        raise InvalidRequestError(f"days must be between 1 and 90, got {reprlib.repr(days)}")
+    return days
+
+
+def _checked_fields(fields: object) -> tuple[UsageField, ...]:
+    if isinstance(fields, str) or not isinstance(fields, Iterable):
+        raise InvalidRequestError(f"fields must be a list of UsageField, got {reprlib.repr(fields)}")
+    wanted = set()
+    for name in fields:
+        try:
+            wanted.add(UsageField(name))
+        except ValueError:
+            known = ", ".join(UsageField)
+            raise InvalidRequestError(f"fields must be among {known}; got {reprlib.repr(name)}") from None
+    return tuple(name for name in UsageField if name in wanted)
+
+
+def authorize(request: Request, token: str) -> Request:
+    """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
+    return evolve(request, headers={**request.headers, "authorization": f"Bearer {token}"})
+
+
+def check_base_url(base_url: object) -> str:
+    """The base URL without a trailing slash. Raises ``ConfigurationError``: https only, except on loopback, because
+    the token would be readable on the way.
+    """
+    if not isinstance(base_url, str):
+        raise ConfigurationError(f"base_url must be a str, got {reprlib.repr(base_url)}")
+    try:
+        parts = urlsplit(base_url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        parts, host = urlsplit(""), None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("base_url must not hold a user name or a password; give the token to the client")
+    shown = reprlib.repr(base_url)
+    if (
+        not host
+        or parts.query
+        or parts.fragment
+        or not base_url.isascii()
+        or not base_url.isprintable()
+        or " " in base_url
+    ):
+        raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}, got {shown}")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise ConfigurationError(f"base_url must be https (http is for loopback only), got {shown}")
+    return base_url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# -- Responses ---------------------------------------------------------------------------------------------------------
+
+
+def read_rate_limit(response: Response) -> RateLimit | None:
+    """The app's window, from the ``x-rate-limit-*`` headers. ``None`` unless all three are plain digits: a number that
+    is not plainly one would be a guess.
+    """
+    limit, remaining, reset = (_digits(response, f"x-rate-limit-{name}") for name in ("limit", "remaining", "reset"))
+    if limit is None or remaining is None or reset is None:
+        return None
+    try:
+        return RateLimit(limit, remaining, dt.datetime.fromtimestamp(reset, dt.UTC))
+    except (ValueError, OverflowError, OSError):  # past the year 9999
+        return None
+
+
+def read_date(response: Response) -> dt.datetime | None:
+    """The server's own clock, from the ``Date`` header: whole seconds, UTC."""
+    return _http_date(response.headers.get("date"))
+
+
+def read_usage(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> Usage:
+    """The usage, or the error that the response means.
+
+    Args:
+        response: what the transport brought back.
+        request: what was sent. Whatever of its credentials an answer echoes is taken out of all that is read here;
+            only an error's ``headers`` and ``body`` hold what came.
+        fetched_at: when the answer came: ``Usage.fetched_at``, and the start of ``Retry-After`` where there is no date.
+
+    Raises:
+        ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
+        RateLimitedError: the 15-minute window is spent.
+        DecodeError: a 200 whose body is not what the API documents.
+        ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
+    """
+    body = without_credentials(response.body, request)
+    if response.status != HTTPStatus.OK:
+        raise _refusal(response, body, request, fetched_at)
+    if not body:
+        raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
+    rate_limit = read_rate_limit(response)
+    document = codec.decode_document(body)
+    if document.get("data") is None and document.get("errors"):
+        raise _refusal(response, body, request, fetched_at)
+    return codec.usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at or EPOCH)
+
+
+def _refusal(response: Response, body: bytes, request: Request | None, now: dt.datetime | None) -> TwUsageError:
+    status = response.status
+    if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
+        return ProtocolError(
+            f"the server answered with a redirect ({status}), which this API never does; it was not followed. "
+            "Check base_url"
+        )
+    if not (status == HTTPStatus.OK or 400 <= status < 600):
+        return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
+    problem = codec.decode_problem(body)
+    rate_limit = read_rate_limit(response)
+    kind = _kind(status, problem)
+    request_id = response.headers.get("x-transaction-id")
+    answer: dict[str, Any] = {
+        "status": status,
+        "headers": response.headers,
+        "body": response.body,
+        "problem": problem,
+        "rate_limit": rate_limit,
+        "request_id": request_id and codec.excerpt(without_credentials(request_id.encode(), request).decode())[1:-1],
+    }
+    if kind is SpendCapReachedError:
+        answer["reset_date"] = day = _iso_date(problem.extra.get("reset_date"))
+        answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
+    elif kind is RateLimitedError:
+        answer["window_spent"] = spent = _window_spent(response, problem)
+        answer |= _retry(response, now, rate_limit if spent else None)
+    elif kind is ServerError:
+        answer |= _retry(response, now, None)
+    return kind(_sentence(kind, status, problem, answer), **answer)
+
+
+def _window_spent(response: Response, problem: Problem) -> bool:
+    """A 429 that leaves calls in the window is about something else, unless it names the window."""
+    remaining = _digits(response, "x-rate-limit-remaining")
+    return not remaining or RateLimitedError in (_BY_TYPE.get(_segment(problem)), _BY_CODE.get(_code(problem)))
+
+
+def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
+    """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
+    now = read_date(response) or now
+    instants = []
+    if rate_limit is not None:
+        # The reset comes in whole seconds; waking early costs a second 429.
+        instants.append(rate_limit.reset_at + dt.timedelta(seconds=1))
+    if (instant := _http_date(response.headers.get("retry-after"))) is not None:
+        instants.append(instant)
+    if (seconds := _digits(response, "retry-after")) is not None and now is not None:
+        instants.append(now + dt.timedelta(seconds=min(seconds, 10 * 365 * 86400)))  # more may overflow
+    retry_at = max(instants, default=None)
+    if retry_at is None or now is None:
+        return {"retry_at": retry_at, "retry_after": seconds}
+    if retry_at - now > dt.timedelta(days=1):
+        # No limit of this API lasts that long: somebody is mistaken. After one window we shall know.
+        retry_at = now + dt.timedelta(minutes=15)
+    return {"retry_at": retry_at, "retry_after": max(0.0, (retry_at - now).total_seconds())}
+
+
+# Title and type say what a status alone cannot: 403 is a spend cap as well as a wrong kind of token, and 429 is the
+# monthly cap as well as the 15-minute window. Both hosts write these types, so only their last segment counts.
+_BY_TITLE: dict[str, type[ApiError | RateLimitedError]] = {
+    "usagecapexceeded": UsageCapExceededError,
+    "spendcapreached": SpendCapReachedError,
+    "creditsdepleted": CreditsDepletedError,
+}
+_BY_TYPE: dict[str, type[ApiError | RateLimitedError]] = {
+    "usage-capped": UsageCapExceededError,
+    "credits-depleted": CreditsDepletedError,
+    "credits": CreditsDepletedError,  # a spend cap has this type too, so titles come first
+    "rate-limit-exceeded": RateLimitedError,
+    "invalid-request": BadRequestError,
+    "unsupported-authentication": ForbiddenError,
+    "client-forbidden": ForbiddenError,
+}
+_BY_CODE: dict[int | None, type[ApiError | RateLimitedError]] = {88: RateLimitedError, 89: AuthenticationError}
+_BY_STATUS: dict[int, type[ApiError | RateLimitedError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: CreditsDepletedError,  # 402 has no other use here
+    403: ForbiddenError,
+    408: ServerError,
+    429: RateLimitedError,
+}
+
+
+def _kind(status: int, problem: Problem) -> type[ApiError | RateLimitedError]:
+    title = (problem.title or "").replace(" ", "").lower()
+    return (
+        _BY_TITLE.get(title)
+        or _BY_TYPE.get(_segment(problem))
+        or _BY_CODE.get(_code(problem))
+        or _BY_STATUS.get(status)
+        or (ServerError if status >= 500 else ApiError)
+    )
+
+
+def _segment(problem: Problem) -> str:
+    return (problem.type or "").rstrip("/").rpartition("/")[2].lower()
+
+
+def _code(problem: Problem) -> int | None:
+    code = problem.extra.get("code")
+    return code if type(code) is int else None
+
+
+_WHAT_TO_DO: dict[type[TwUsageError], str] = {
+    BadRequestError: "The API refuses a parameter of the request",
+    AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
+    ForbiddenError: "This endpoint takes the app-only bearer token of an app that is attached to a project",
+    CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; retrying is useless",
+    SpendCapReachedError: "Raise the spending limit in the developer console, or wait for the next billing cycle",
+    UsageCapExceededError: "The project's monthly cap of reads is used up; retrying is useless until it resets",
+    RateLimitedError: "The app's 15-minute window is spent",
+    ServerError: "The API is in trouble; try again later",
+    ApiError: "The API does not give the usage",
+}
+
+
+def _sentence(kind: type[TwUsageError], status: int, problem: Problem, answer: Mapping[str, Any]) -> str:
+    said = ": ".join(dict.fromkeys(codec.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
+    when = f" (not before {answer['retry_at']:%Y-%m-%d %H:%M:%S} UTC)" if answer.get("retry_at") else ""
+    return f"{status} {said.rstrip('.') or _phrase(status)}. {_WHAT_TO_DO[kind]}{when}."
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "without a known meaning"
+
+
+def without_credentials(body: bytes, request: Request | None) -> bytes:
+    """What an answer said, with the request's own credentials taken out where it echoes them."""
+    scheme, _, secret = (request.headers.get("authorization", "") if request else "").partition(" ")
+    # A secret this short is a test's, and may well be a word of the document.
+    return body.replace(secret.encode(), f"[{scheme} credentials]".encode()) if len(secret) >= 8 else body
+
+
+def _digits(response: Response, name: str) -> int | None:
+    text = response.headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def _http_date(text: str | None) -> dt.datetime | None:
+    try:
+        date = parsedate_to_datetime(text or "")
+        # RFC 9110 dates are GMT; Python leaves "-0000" without a zone.
+        return date.replace(tzinfo=dt.UTC) if date.tzinfo is None else date.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _iso_date(value: object) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

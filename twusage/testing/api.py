@@ -1,0 +1,406 @@
+"""FakeApi: the service, simulated. It answers as the live one does, down to the kinds of its numbers. No I/O.
+
+What it does comes from the API's document and from captures of live traffic (docs/spec-notes.md). Where neither says
+anything, the choice is a knob whose default is the likeliest: the window that ends on a fraction of a second while its
+header shows whole ones, for instance, which punishes a client that wakes at the header's second.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import calendar
+import datetime as dt
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from attrs import define, field, frozen
+
+from twusage.clock import Clock, SystemClock
+from twusage.models import UsageField
+from twusage.protocol import Request, Response, read_usage
+from twusage.testing.faults import Breakage, Fault, problem
+
+__all__ = ["FakeApi", "FakeApp", "FakeProject", "Outcome"]
+
+_SERIAL = itertools.count(1)
+_TYPE = "https://api.twitter.com/2/problems/"
+
+
+@define(eq=False)
+class FakeApp:
+    """A client app: its credentials, its reads by day, and its 15-minute window."""
+
+    id: str
+    tokens: list[str] = field(repr=False)
+    """Its app-only bearer tokens. They all draw on the one window of the app."""
+    project: FakeProject | None = field(repr=False)
+    """The project that it is attached to; ``None`` is refused with a 403."""
+    api_key: str = field(repr=False)
+    api_secret: str = field(repr=False)
+    reads: dict[dt.date, int] = field(factory=dict, repr=False)
+    """Posts read on each day, UTC. Days without reads are not in it."""
+    window_start: float | None = None
+    window_used: int = 0
+
+    @property
+    def token(self) -> str:
+        """The app's first bearer token."""
+        return self.tokens[0]
+
+
+@define(eq=False)
+class FakeProject:
+    """A project: its cap, the day on which its cycle turns, and its apps. All may be changed while it runs."""
+
+    id: str
+    cap: int
+    reset_day: int
+    apps: list[FakeApp] = field(factory=list)
+
+    def cycle_start(self, today: dt.date) -> dt.date:
+        """The first day of the billing cycle. A reset day that the month does not have is its last day."""
+        year, month = today.year, today.month
+        if today.day < self._turn(year, month).day:
+            year, month = (year, month - 1) if month > 1 else (year - 1, 12)
+        return self._turn(year, month)
+
+    def usage(self, today: dt.date) -> int:
+        """Posts read by all its apps in the cycle that the day is in."""
+        start = self.cycle_start(today)
+        return sum(count for app in self.apps for day, count in app.reads.items() if start <= day <= today)
+
+    def _turn(self, year: int, month: int) -> dt.date:
+        return dt.date(year, month, min(self.reset_day, calendar.monthrange(year, month)[1]))
+
+
+@frozen
+class Outcome:
+    """What becomes of one request: an answer, and what goes wrong with it on its way."""
+
+    response: Response
+    delay: float = 0.0
+    breakage: Breakage | None = None
+
+
+@define
+class _Scripted:
+    fault: Fault
+    times: int
+    when: Callable[[Request], bool] | None
+
+
+class FakeApi:
+    """A believable project, three apps and 90 days of reads, and the service in front of it.
+
+    Args:
+        apps: how many client apps the project has.
+        cap: posts that it may read in a cycle.
+        reset_day: the day of the month on which the cycle turns, at 00:00 UTC.
+        history_days: for how many days, today included, its apps have been reading; 0 for a project that never read.
+        rate_limit: calls in one window of an app.
+        rate_period: seconds of one window, from its first call on.
+        clock: what time it is. ``FakeTransport(api, clock=...)`` sets it as well.
+    """
+
+    def __init__(
+        self,
+        *,
+        apps: int = 3,
+        cap: int = 2_000_000,
+        reset_day: int = 10,
+        history_days: int = 90,
+        rate_limit: int = 50,
+        rate_period: float = 900.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock: Clock = SystemClock() if clock is None else clock
+        self.rate_limit = rate_limit
+        self.rate_period = rate_period
+        self.date_skew = 0.0
+        """Seconds by which the server's clock, its ``Date`` and its resets are ahead of the truth."""
+        self.requests: list[Request] = []
+        """Every request that arrived, in order."""
+        self.project = FakeProject(f"{1281043626347900822499 + next(_SERIAL)}", cap, reset_day)
+        self.user_tokens: set[str] = set()
+        """User-context tokens: refused with a 403, as this endpoint does."""
+        self._apps: list[FakeApp] = []
+        self._scripted: list[_Scripted] = []
+        self._last: dict[str, Response] = {}
+        self._history_days = history_days
+        self._transactions = itertools.count(0x9A3C)
+        for _ in range(apps):
+            self.add_app()
+
+    @property
+    def apps(self) -> tuple[FakeApp, ...]:
+        """All client apps."""
+        return tuple(self._apps)
+
+    def add_app(self, *, project: FakeProject | None = None, attached: bool = True) -> FakeApp:
+        """A new client app, in the project (or in another one; or, with ``attached=False``, in none)."""
+        serial = next(_SERIAL)
+        app = FakeApp(
+            id=str(27_000_000 + serial * 1_117),
+            tokens=[f"AAAAAAAAAAAAAAAAAAAAAFAKE{serial:04}%2Fno%2Freal%2Ftoken%3D{serial * 7919:x}"],
+            project=(project or self.project) if attached else None,
+            api_key=f"fakekey{serial:04}",
+            api_secret=f"fakesecret{serial:04}",
+        )
+        self._apps.append(app)
+        if app.project is not None:
+            app.project.apps.append(app)
+        return app
+
+    def read_posts(self, app: FakeApp | str, count: int) -> None:
+        """The app reads posts now, through some other endpoint; they count against its project's cap.
+
+        A project that has reached its cap is refused, as the reading endpoints do: ``UsageCapExceededError``, and
+        nothing is counted. One that has not may overshoot by its last read.
+        """
+        reader = next(known for known in self._apps if app in (known, known.id))
+        now = self.clock.time()
+        today = self._today(now)
+        if reader.project is not None and reader.project.usage(today) >= reader.project.cap:
+            capped = Fault.usage_capped().change
+            assert capped is not None
+            read_usage(capped(Response(200, self._headers(now))))
+        reader.reads[today] = reader.reads.get(today, 0) + count
+
+    # -- What goes wrong ---------------------------------------------------------------------------------------------
+
+    def fail(self, fault: Fault, *, times: int = 1, when: Callable[[Request], bool] | None = None) -> None:
+        """The next ``times`` requests (of those for which ``when`` is true) meet this fault. Faults queue up."""
+        self._scripted.append(_Scripted(fault, times, when))
+
+    def assert_all_used(self) -> None:
+        """Raise ``AssertionError`` if a scripted fault was never met: the test did not go where it meant to."""
+        left = ", ".join(f"{scripted.fault} ({scripted.times} left)" for scripted in self._scripted)
+        assert not left, f"scripted and never used: {left}"
+
+    def _next_fault(self, request: Request) -> Fault | None:
+        for scripted in self._scripted:
+            if scripted.when is None or scripted.when(request):
+                scripted.times -= 1
+                if not scripted.times:
+                    self._scripted.remove(scripted)
+                return scripted.fault
+        return None
+
+    # -- Answers -----------------------------------------------------------------------------------------------------
+
+    def handle(self, request: Request, now: float | None = None) -> Response:
+        """The answer to one request at that time (epoch seconds; the clock's if left out)."""
+        return self.exchange(request, now).response
+
+    def exchange(self, request: Request, now: float | None = None) -> Outcome:
+        """The answer to one request, and what goes wrong on its way."""
+        now = self.clock.time() if now is None else now
+        fault = self._next_fault(request)
+        if fault is not None and fault.breakage is Breakage.CONNECT:
+            return Outcome(Response(503), breakage=fault.breakage)
+        self.requests.append(request)
+        app = self._app_of(request)
+        if fault is not None and fault.spends_window and app is not None:
+            self._open_window(app, now)
+            app.window_used = self.rate_limit
+        key = "" if app is None else app.id
+        response = self._answer(request, app, now)
+        if fault is not None:
+            if fault.repeats:
+                response = self._last.get(key, response)
+            if fault.change is not None:
+                response = fault.change(response)
+            return Outcome(response, fault.delay, fault.breakage)
+        self._last[key] = response
+        return Outcome(response)
+
+    def _answer(self, request: Request, app: FakeApp | None, now: float) -> Response:  # noqa: PLR0911 - as many as the API has
+        path, query = urlsplit(request.url).path, urlsplit(request.url).query
+        if path == "/oauth2/token" and request.method == "POST":
+            return self._minted(request, now)
+        if path != "/2/usage/tweets" or request.method != "GET":
+            return Response(404, self._headers(now), problem(404, type=f"{_TYPE}resource-not-found"))
+        token = _credentials(request, "Bearer")
+        if token in self.user_tokens:
+            return Response(403, self._headers(now), _USER_CONTEXT)
+        if app is None:
+            return Response(401, self._headers(now), problem(401))
+        headers = self._headers(now) | self._counted(app, now)
+        if headers.pop("spent", None):
+            return Response(429, headers, problem(429))
+        if app.project is None:
+            return Response(403, headers, _not_enrolled(app))
+        asked = parse_qs(query, keep_blank_values=True)
+        if refused := _refused_parameter(asked):
+            return Response(400, headers, refused)
+        days = int(asked["days"][0]) if "days" in asked else 7
+        fields = asked.get("usage.fields", [""])[0].split(",")
+        data = self._data(app.project, self._today(now), days, fields)
+        return Response(200, headers, json.dumps({"data": data}).encode())
+
+    def _data(self, project: FakeProject, today: dt.date, days: int, fields: Iterable[str]) -> dict[str, object]:
+        data: dict[str, object] = {
+            "cap_reset_day": project.reset_day,
+            "project_cap": str(project.cap),
+            "project_id": project.id,
+            "project_usage": str(project.usage(today)),
+        }
+        since = today - dt.timedelta(days=days - 1)
+        if UsageField.DAILY_PROJECT_USAGE in fields:
+            sums: dict[dt.date, int] = {}
+            for app in project.apps:
+                for day, count in app.reads.items():
+                    sums[day] = sums.get(day, 0) + count
+            data["daily_project_usage"] = {"project_id": project.id} | _rows(sums, since, today)
+        if UsageField.DAILY_CLIENT_APP_USAGE in fields:
+            data["daily_client_app_usage"] = [
+                {"client_app_id": app.id, "usage_result_count": len(rows.get("usage", ()))} | rows
+                for app in project.apps
+                for rows in [_rows(app.reads, since, today)]
+            ]
+        return data
+
+    def _minted(self, request: Request, now: float) -> Response:
+        for app in self._apps:
+            if _credentials(request, "Basic") == f"{app.api_key}:{app.api_secret}":
+                minted = {"token_type": "bearer", "access_token": app.token}
+                return Response(200, self._headers(now), json.dumps(minted).encode())
+        refusal = {"code": 99, "label": "authenticity_token_error", "message": "Unable to verify your credentials"}
+        return Response(403, self._headers(now), json.dumps({"errors": [refusal]}).encode())
+
+    def _app_of(self, request: Request) -> FakeApp | None:
+        token = _credentials(request, "Bearer")
+        return next((app for app in self._apps if token in app.tokens), None)
+
+    # -- The window of each app ---------------------------------------------------------------------------------------
+
+    def _counted(self, app: FakeApp, now: float) -> dict[str, str]:
+        self._open_window(app, now)
+        assert app.window_start is not None
+        spent = app.window_used >= self.rate_limit
+        app.window_used += not spent
+        reset = int(app.window_start + self.rate_period + self.date_skew)
+        headers = {
+            "x-rate-limit-limit": str(self.rate_limit),
+            "x-rate-limit-remaining": str(max(0, self.rate_limit - app.window_used)),
+            "x-rate-limit-reset": str(reset),
+        }
+        return headers | ({"spent": "yes"} if spent else {})
+
+    def _open_window(self, app: FakeApp, now: float) -> None:
+        if app.window_start is None or now >= app.window_start + self.rate_period:
+            app.window_start, app.window_used = now, 0
+
+    # -- Time ---------------------------------------------------------------------------------------------------------
+
+    def _headers(self, now: float) -> dict[str, str]:
+        return {
+            "content-type": "application/json; charset=utf-8",
+            "date": format_datetime(dt.datetime.fromtimestamp(int(now + self.date_skew), dt.UTC), usegmt=True),
+            "api-version": "2.163",
+            "x-access-level": "read",
+            "x-transaction-id": f"{next(self._transactions):016x}",
+        }
+
+    def _today(self, now: float) -> dt.date:
+        today = dt.datetime.fromtimestamp(now, dt.UTC).date()
+        if self._history_days:
+            # Only now is it known when today is.
+            for position, app in enumerate(self._apps):
+                app.reads = _history(position, today, self._history_days) | app.reads
+            self._history_days = 0
+        return today
+
+
+def _history(position: int, today: dt.date, days: int) -> dict[dt.date, int]:
+    """What an app may have read: busy on working days; every third app has days without any."""
+    dice = random.Random(position)  # noqa: S311 - believable, not secret
+    typical = (24_000, 9_000, 1_500)[position % 3]
+    reads = {}
+    for ago in range(days - 1, -1, -1):
+        day = today - dt.timedelta(days=ago)
+        busy = 1.0 if day.weekday() < 5 else 0.6
+        count = int(typical * busy * dice.uniform(0.6, 1.4))
+        if position % 3 != 2 or dice.random() < 0.6:
+            reads[day] = count
+    return reads
+
+
+def _rows(counts: Mapping[dt.date, int], since: dt.date, until: dt.date) -> dict[str, Any]:
+    rows = [
+        {"date": f"{day.isoformat()}T00:00:00.000Z", "usage": str(count)}
+        for day, count in sorted(counts.items())
+        if since <= day <= until and count
+    ]
+    return {"usage": rows} if rows else {}  # seen live: no rows, no key
+
+
+def _credentials(request: Request, scheme: str) -> str | None:
+    given, _, value = request.headers.get("authorization", "").partition(" ")
+    if given != scheme:
+        return None
+    if scheme != "Basic":
+        return str(value)
+    try:
+        return unquote(base64.b64decode(value, validate=True).decode())
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def _refused_parameter(asked: Mapping[str, list[str]]) -> bytes | None:
+    for name, values in asked.items():
+        if name == "days":
+            value = values[0]
+            if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= 90):
+                return _invalid(name, values, f"The `days` query parameter value [{value}] is not between 1 and 90")
+        elif name == "usage.fields":
+            for value in values[0].split(","):
+                if value not in set(UsageField):
+                    known = ",".join(UsageField)
+                    return _invalid(
+                        name, values, f"The `usage.fields` query parameter value [{value}] is not one of [{known}]"
+                    )
+        else:
+            return _invalid(name, values, f"The query parameter [{name}] is not one of [days,usage.fields]")
+    return None
+
+
+def _invalid(name: str, values: list[str], message: str) -> bytes:
+    return json.dumps(
+        {
+            "errors": [{"parameters": {name: values}, "message": message}],
+            "title": "Invalid Request",
+            "detail": "One or more parameters to your request was invalid.",
+            "type": f"{_TYPE}invalid-request",
+        }
+    ).encode()
+
+
+_USER_CONTEXT = problem(
+    403,
+    title="Unsupported Authentication",
+    detail="Authenticating with OAuth 2.0 User Context is forbidden for this endpoint. Supported authentication types "
+    "are [OAuth 2.0 Application-Only].",
+    type=f"{_TYPE}unsupported-authentication",
+)
+
+
+def _not_enrolled(app: FakeApp) -> bytes:
+    return json.dumps(
+        {
+            "client_id": app.id,
+            "detail": "When authenticating requests to the Twitter API v2 endpoints, you must use keys and tokens from a "
+            "Twitter developer App that is attached to a Project. You can create a project via the developer portal.",
+            "registration_url": "https://developer.twitter.com/en/docs/projects/overview",
+            "title": "Client Forbidden",
+            "required_enrollment": "Appropriate Level of API Access",
+            "reason": "client-not-enrolled",
+            "type": f"{_TYPE}client-forbidden",
+        }
+    ).encode()

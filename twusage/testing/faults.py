@@ -1,0 +1,219 @@
+"""What can go wrong, as values: each ``Fault`` is one thing that an answer, or its lack, can be.
+
+A fault changes the answer or breaks the exchange; it never knows a transport. How a broken exchange looks is the
+business of ``transport`` (in memory) and of ``server`` (on a socket).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Self
+
+from attrs import frozen
+
+from twusage.protocol import Response
+
+__all__ = ["Breakage", "Fault", "problem"]
+
+_PROBLEMS = "https://api.twitter.com/2/problems/"
+
+
+class Breakage(Enum):
+    """How an exchange ends without a whole answer."""
+
+    CONNECT = auto()
+    """No connection: the request is never sent, and not counted."""
+    TIMEOUT = auto()
+    """The request arrives and is counted; the answer never comes."""
+    DISCONNECT = auto()
+    """The connection is closed before the answer's first byte."""
+    RESET = auto()
+    """The connection is reset in the middle of the body."""
+
+
+def problem(status: int, **fields: object) -> bytes:
+    """A body of the API family's own form for a status."""
+    phrase = HTTPStatus(status).phrase
+    return json.dumps({"title": phrase, "detail": phrase, "type": "about:blank", "status": status} | fields).encode()
+
+
+@frozen(repr=False)
+class Fault:
+    """One thing that goes wrong: script it with ``FakeApi.fail``. Made by the methods below."""
+
+    name: str
+    change: Callable[[Response], Response] | None = None
+    """The answer that comes instead of the good one."""
+    breakage: Breakage | None = None
+    delay: float = 0.0
+    """Seconds until the answer comes."""
+    spends_window: bool = False
+    """Whether the app's window is spent from then on."""
+    repeats: bool = False
+    """Whether the answer is the one that came before."""
+
+    def __repr__(self) -> str:
+        return f"Fault.{self.name}"
+
+    @classmethod
+    def status(
+        cls,
+        status: int,
+        body: bytes | str | Mapping[str, object] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> Self:
+        """That status, with that body (if left out, the API family's own for it), and those headers beside the usual."""
+        if body is None:
+            content = problem(status) if status in HTTPStatus._value2member_map_ else b""
+        elif isinstance(body, bytes):
+            content = body
+        else:
+            content = (body if isinstance(body, str) else json.dumps(dict(body))).encode()
+        # Seen live: a 401 comes without the window's headers. The edge's own 5xx does not know of them.
+        silent = status >= 500 or status == HTTPStatus.UNAUTHORIZED
+
+        def change(good: Response) -> Response:
+            usual = {name: value for name, value in good.headers.items() if not (silent and name.startswith("x-rate-"))}
+            return Response(status, usual | dict(headers or {}), content)
+
+        return cls(f"status({status})", change)
+
+    @classmethod
+    def rate_limited(cls, *, headers: Mapping[str, str | None] | None = None) -> Self:
+        """The 15-minute window is spent: a 429 now, and until its reset.
+
+        ``headers`` overwrites what the answer says of it, for a server that lies (``None`` leaves one out); such an
+        answer stands alone and spends nothing.
+        """
+
+        def change(good: Response) -> Response:
+            changed: dict[str, str | None] = {**good.headers, "x-rate-limit-remaining": "0", **(headers or {})}
+            return Response(429, {name: value for name, value in changed.items() if value is not None}, problem(429))
+
+        return cls("rate_limited()", change, spends_window=headers is None)
+
+    @classmethod
+    def usage_capped(cls) -> Self:
+        """The project's monthly cap is used up: a 429 that is not about the 15-minute window."""
+        return cls._problem(
+            "usage_capped()",
+            429,
+            {
+                "account_id": 1,
+                "product_name": "standard-basic",
+                "title": "UsageCapExceeded",
+                "period": "Monthly",
+                "scope": "Product",
+                "detail": "Usage cap exceeded: Monthly product cap",
+                "type": f"{_PROBLEMS}usage-capped",
+            },
+            {"x-rate-limit-limit": "40000", "x-rate-limit-remaining": "39999"},
+        )
+
+    @classmethod
+    def credits_depleted(cls) -> Self:
+        """The account has no credits left: a 402."""
+        return cls._problem(
+            "credits_depleted()",
+            402,
+            {
+                "account_id": 2051096097834344448,
+                "title": "CreditsDepleted",
+                "detail": "Your enrolled account [2051096097834344448] does not have any credits to fulfill this "
+                "request.",
+                "type": f"{_PROBLEMS}credits",
+            },
+        )
+
+    @classmethod
+    def spend_cap_reached(cls, reset_date: str = "2026-04-14") -> Self:
+        """The console's spending limit is reached until that day: a 403."""
+        return cls._problem(
+            "spend_cap_reached()",
+            403,
+            {
+                "title": "SpendCapReached",
+                "detail": "Your account has reached its billing cycle spend cap. API requests will be blocked until "
+                f"the next cycle begins on {reset_date}.",
+                "reset_date": reset_date,
+                "account_id": 1,
+                "type": f"{_PROBLEMS}credits",
+            },
+        )
+
+    @classmethod
+    def html(cls, status: int = 200) -> Self:
+        """A page from the edge, not the API speaking."""
+        page = b"<!DOCTYPE html><html><head><title>Something went wrong</title></head><body></body></html>"
+
+        def change(good: Response) -> Response:
+            return Response(status, {"content-type": "text/html", "date": good.headers["date"]}, page)
+
+        return cls(f"html({status})", change)
+
+    @classmethod
+    def garbled(cls) -> Self:
+        """A good answer whose JSON ends in the middle."""
+        return cls("garbled()", lambda good: Response(good.status, good.headers, good.body[: len(good.body) // 2]))
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A 200 without a body."""
+        return cls("empty()", lambda good: Response(200, good.headers, b""))
+
+    @classmethod
+    def with_headers(cls, **headers: str | None) -> Self:
+        """A good answer with other headers (``_`` for ``-``); ``None`` leaves one out: a lying or a silent server."""
+        changes = {name.replace("_", "-"): value for name, value in headers.items()}
+
+        def change(good: Response) -> Response:
+            changed: dict[str, str | None] = {**good.headers, **changes}
+            return Response(good.status, {k: v for k, v in changed.items() if v is not None}, good.body)
+
+        return cls(f"with_headers({', '.join(changes)})", change)
+
+    @classmethod
+    def slow(cls, seconds: float) -> Self:
+        """A good answer that takes so long. Beside a quick one, it also arrives out of order."""
+        return cls(f"slow({seconds:g})", delay=seconds)
+
+    @classmethod
+    def repeated(cls) -> Self:
+        """The app's last answer once more, as a cache on the way may give it."""
+        return cls("repeated()", repeats=True)
+
+    @classmethod
+    def connect_error(cls) -> Self:
+        """No connection: the request is never sent."""
+        return cls("connect_error()", breakage=Breakage.CONNECT)
+
+    @classmethod
+    def timeout(cls) -> Self:
+        """The answer does not come."""
+        return cls("timeout()", breakage=Breakage.TIMEOUT)
+
+    @classmethod
+    def disconnected(cls) -> Self:
+        """The connection ends before the answer begins."""
+        return cls("disconnected()", breakage=Breakage.DISCONNECT)
+
+    @classmethod
+    def reset(cls) -> Self:
+        """The connection ends in the middle of the body."""
+        return cls("reset()", breakage=Breakage.RESET)
+
+    @classmethod
+    def _problem(
+        cls, name: str, status: int, fields: Mapping[str, object], headers: Mapping[str, str] | None = None
+    ) -> Self:
+        body = json.dumps(dict(fields)).encode()
+        return cls(
+            name,
+            lambda good: Response(
+                status, {**good.headers, "content-type": "application/problem+json", **(headers or {})}, body
+            ),
+        )
