@@ -1,1 +1,31 @@
-"""The `twusage` command and `python -m twusage`."""
+"""The ``twusage`` command and ``python -m twusage``. What it does is ``twusage.cli``'s business."""
+
+from __future__ import annotations
+
+import sys
+
+from twusage.cli.exits import finish
+from twusage.errors import ConfigurationError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the process's own arguments, and leave with its exit code."""
+    sys.exit(finish(_run))
+
+
+def _run() -> None:
+    try:
+        from twusage.cli.app import twusage
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"click", "rich"}:
+            raise
+        reason = f"the command needs {missing}: pip install 'twusage[cli]'"
+        raise ConfigurationError(reason) from None
+    twusage(prog_name="twusage")
+
+
+if __name__ == "__main__":
+    main()

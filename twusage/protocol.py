@@ -349,7 +349,7 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
     UsageCapExceededError: "The project's monthly cap of reads is used up; retrying is useless until it resets",
     RateLimitedError: "The app's 15-minute window is spent",
     ServerError: "The API is in trouble; try again later",
-    ApiError: "The API does not give the usage",
+    ApiError: "The API does not give the usage; is base_url right?",
 }
 
 

@@ -209,7 +209,7 @@ class _Queue:
         self._waiting: deque[_Waiter] = deque()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
-        self._checked_for = math.inf
+        self._told: float | None = None
         self._seen: RateLimit | None = None
 
     def enter(self) -> bool:
@@ -254,10 +254,12 @@ class _Queue:
                     break
                 granted.set_result(None)
             self._waiting.popleft()
-        if self._waiting and self._checked_for != self.window.opens_at:
-            self._checked_for = self.window.opens_at
+        # None: the queue is empty, or hangs on the answer to a call that is under way.
+        opens_at = self.window.opens_at if self._waiting and self.window.wait(now) < math.inf else None
+        if opens_at is not None and opens_at != self._told:
+            self._told = opens_at
             self._dismiss(now)
-        self._set_timer(self.window.opens_at if self._waiting and self.window.wait(now) < math.inf else None)
+        self._set_timer(opens_at if self._waiting else None)
 
     def _dismiss(self, now: float) -> None:
         """The window is another than was thought: tell those whom it makes wait too long, now and not later."""
@@ -297,7 +299,13 @@ class _Queue:
         self._timer = None if at is None else asyncio.get_running_loop().create_task(self._wake(at))
 
     async def _wake(self, at: float) -> None:
-        await self.clock.sleep(at - self.clock.monotonic())
+        try:
+            await self.clock.sleep(at - self.clock.monotonic())
+        except Exception as error:  # noqa: BLE001 - a clock of the user's that fails must not leave its waiters asleep
+            for waiter in self._waiting:
+                if not waiter.granted.done():
+                    waiter.granted.set_exception(error)
+            self._waiting.clear()
         self._timer = self._timer_at = None
         self._serve()
 

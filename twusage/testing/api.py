@@ -163,13 +163,13 @@ class FakeApi:
         A project that has reached its cap is refused, as the reading endpoints do: ``UsageCapExceededError``, and
         nothing is counted. One that has not may overshoot by its last read.
         """
-        reader = next(known for known in self._apps if app in (known, known.id))
+        reader = next((known for known in self._apps if known is app or known.id == app), None)
+        if reader is None:
+            raise LookupError(f"no app {app!r} in this fake")
         now = self.clock.time()
         today = self._today(now)
         if reader.project is not None and reader.project.usage(today) >= reader.project.cap:
-            capped = Fault.usage_capped().change
-            assert capped is not None
-            read_usage(capped(Response(200, self._headers(now))))
+            read_usage(Fault.usage_capped().changed(Response(200, self._headers(now))))
         reader.reads[today] = reader.reads.get(today, 0) + count
 
     # -- What goes wrong ---------------------------------------------------------------------------------------------
@@ -214,9 +214,7 @@ class FakeApi:
         if fault is not None:
             if fault.repeats:
                 response = self._last.get(key, response)
-            if fault.change is not None:
-                response = fault.change(response)
-            return Outcome(response, fault.delay, fault.breakage)
+            return Outcome(fault.changed(response), fault.delay, fault.breakage)
         self._last[key] = response
         return Outcome(response)
 
@@ -395,8 +393,8 @@ def _not_enrolled(app: FakeApp) -> bytes:
     return json.dumps(
         {
             "client_id": app.id,
-            "detail": "When authenticating requests to the Twitter API v2 endpoints, you must use keys and tokens from a "
-            "Twitter developer App that is attached to a Project. You can create a project via the developer portal.",
+            "detail": "When authenticating requests to the Twitter API v2 endpoints, you must use keys and tokens from "
+            "a Twitter developer App that is attached to a Project. You can create a project via the developer portal.",
             "registration_url": "https://developer.twitter.com/en/docs/projects/overview",
             "title": "Client Forbidden",
             "required_enrollment": "Appropriate Level of API Access",

@@ -13,8 +13,10 @@ from attrs import define, field
 __all__ = ["VirtualClock"]
 
 _START = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
-# Rounds of the loop without anything to do, before it counts as idle. Answers of a real socket take some rounds more.
+# Rounds of the loop in which nobody else ran, before it counts as idle.
 _QUIET_ROUNDS = 3
+# Real seconds after which a wait that nobody can end is called one. Long enough for whatever a test really computes.
+_STALLED_AFTER = 2.0
 
 
 @define(order=True)
@@ -25,11 +27,14 @@ class _Sleeper:
 
 
 class VirtualClock:
-    """A clock that stands still until everybody sleeps, and then jumps to the first who wakes.
+    """A clock that stands still while anybody works, and jumps to the first who wakes when all sleep.
+
+    Only sleeps on this clock count: a task that waits for a real socket looks idle to it. There, use ``auto=False``.
 
     Args:
         start: the wall time at which it begins: 2026-01-15 12:00 UTC if left out.
-        auto: whether it advances by itself when the loop is idle; otherwise only ``advance`` moves it.
+        auto: whether it moves by itself when the loop is idle; otherwise only ``advance`` moves it, and a sleep that
+            nobody ends raises ``RuntimeError`` after two real seconds instead of hanging the test.
     """
 
     def __init__(self, start: dt.datetime = _START, *, auto: bool = True) -> None:
@@ -38,14 +43,16 @@ class VirtualClock:
         self._wall_ahead = start.timestamp()
         self._sleepers: list[_Sleeper] = []
         self._turns = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watching = False
+        self._advancing = False
 
     def time(self) -> float:
         """Wall time: seconds since 1970."""
         return self._wall_ahead + self._monotonic
 
     def monotonic(self) -> float:
-        """Seconds since this clock was made."""
+        """Seconds since this clock was made, less those that the machine was suspended."""
         return self._monotonic
 
     def now(self) -> dt.datetime:
@@ -53,67 +60,93 @@ class VirtualClock:
         return dt.datetime.fromtimestamp(self.time(), dt.UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has moved that far."""
+        """Wait until the clock has moved that far. Raises ``RuntimeError`` where that can never be."""
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # The sleepers of another test's loop will never run again.
+            self._loop, self._sleepers, self._watching = loop, [], False
         sleeper = _Sleeper(self._monotonic + seconds, next(self._turns), loop.create_future())
         heapq.heappush(self._sleepers, sleeper)
-        if self._auto and not self._watching:
-            self._watching = True
-            loop.call_soon(self._watch, loop, _QUIET_ROUNDS)
+        self._watch(loop)
+        alarm = loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
         try:
             await sleeper.woken
         finally:
-            if not sleeper.woken.done() or sleeper.woken.cancelled():
-                self._sleepers.remove(sleeper)
-                heapq.heapify(self._sleepers)
+            alarm.cancel()
 
     async def advance(self, seconds: float) -> None:
         """Move on by that much, waking every sleeper in its turn and letting it run until it waits again."""
+        loop = asyncio.get_running_loop()
         until = self._monotonic + seconds
-        await self._settle()
-        while self._sleepers and self._sleepers[0].until <= until:
-            self._wake_next()
-            await self._settle()
-        self._monotonic = until
+        self._advancing = True
+        try:
+            await self._settle(loop)
+            while (first := self._first()) and first.until <= until:
+                self._wake(first)
+                await self._settle(loop)
+            self._monotonic = until
+        finally:
+            self._advancing = False
+            self._watch(loop)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward, or back, as an administrator does. Nobody wakes: waits are monotonic."""
         self._wall_ahead += seconds
 
     def suspend(self, seconds: float) -> None:
-        """The machine sleeps: the wall clock moves on, the monotonic one does not."""
+        """The machine sleeps: when it wakes, the wall clock has moved on and the monotonic one has not."""
         self._wall_ahead += seconds
 
-    def _wake_next(self) -> None:
-        sleeper = heapq.heappop(self._sleepers)
+    def _first(self) -> _Sleeper | None:
+        while self._sleepers and self._sleepers[0].woken.done():
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0] if self._sleepers else None
+
+    def _wake(self, sleeper: _Sleeper) -> None:
         self._monotonic = max(self._monotonic, sleeper.until)
         sleeper.woken.set_result(None)
 
-    async def _settle(self) -> None:
-        loop = asyncio.get_running_loop()
-        quiet = 0
-        while quiet < _QUIET_ROUNDS:
-            await asyncio.sleep(0)
-            quiet = 0 if _is_busy(loop) else quiet + 1
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._auto and not self._watching:
+            self._watching = True
+            loop.call_soon(self._look, loop, _QUIET_ROUNDS)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
         """Runs once a round of the loop while anybody sleeps, and moves the time when nobody else ran."""
+        first = self._first()
+        if self._advancing or first is None or math.isinf(first.until):
+            self._watching = False
+            return
         if _is_busy(loop):
             rounds = _QUIET_ROUNDS
         elif rounds:
             rounds -= 1
         else:
-            while self._sleepers and self._sleepers[0].woken.done():
-                heapq.heappop(self._sleepers)
-            if not self._sleepers or math.isinf(self._sleepers[0].until):
-                self._watching = False
-                return
-            self._wake_next()
+            self._wake(first)
             rounds = _QUIET_ROUNDS
-        loop.call_soon(self._watch, loop, rounds)
+        loop.call_soon(self._look, loop, rounds)
+
+    async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
+        quiet = 0
+        while quiet < _QUIET_ROUNDS:
+            await asyncio.sleep(0)
+            quiet = 0 if _is_busy(loop) else quiet + 1
+
+    def _stalled(self, sleeper: _Sleeper, seconds: float, since: float) -> None:
+        if sleeper.woken.done():
+            return
+        if self._monotonic > since or self._watching:  # Time moves: its turn will come.
+            loop = sleeper.woken.get_loop()
+            loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
+            return
+        sleeper.woken.set_exception(
+            RuntimeError(
+                f"a task sleeps for {seconds:g} s of virtual time, and nobody moves the clock: "
+                "await clock.advance(...) in the test, or make it VirtualClock(auto=True)"
+            )
+        )
 
 
 def _is_busy(loop: asyncio.AbstractEventLoop) -> bool:

@@ -58,6 +58,10 @@ class Fault:
     def __repr__(self) -> str:
         return f"Fault.{self.name}"
 
+    def changed(self, good: Response) -> Response:
+        """The answer that comes, where the good one would have."""
+        return good if self.change is None else self.change(good)
+
     @classmethod
     def status(
         cls,
@@ -66,7 +70,7 @@ class Fault:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Self:
-        """That status, with that body (if left out, the API family's own for it), and those headers beside the usual."""
+        """That status, with that body (if left out, the API family's own) and those headers beside the usual."""
         if body is None:
             content = problem(status) if status in HTTPStatus._value2member_map_ else b""
         elif isinstance(body, bytes):

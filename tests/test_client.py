@@ -1,0 +1,648 @@
+"""One call from end to end over the fake: what a user of UsageClient sees."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import pickle
+import warnings
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from twusage import (
+    AiohttpTransport,
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    InvalidRequestError,
+    LocalRateLimiter,
+    RateLimitedError,
+    Request,
+    RequestTimeoutError,
+    Response,
+    RetryPolicy,
+    Secret,
+    ServerError,
+    TwUsageError,
+    Usage,
+    UsageCapExceededError,
+    UsageClient,
+    UsageField,
+)
+from twusage.client import _KEPT_RESULTS
+from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def api(clock: VirtualClock) -> FakeApi:
+    return FakeApi(clock=clock)
+
+
+def make_client(api: FakeApi, *, app: int = 0, **keywords: Any) -> UsageClient:
+    keywords.setdefault("transport", FakeTransport(api))
+    keywords.setdefault("clock", api.clock)
+    return UsageClient(api.apps[app].token, **keywords)
+
+
+@pytest.fixture
+async def client(api: FakeApi) -> AsyncIterator[UsageClient]:
+    async with make_client(api) as client:
+        yield client
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "the client left a task behind"
+
+
+class Gate:
+    """A transport that answers when it is let, and counts."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.inner = FakeTransport(api)
+        self.open = asyncio.Event()
+        self.begun = 0
+        self.closed = 0
+
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+        self.begun += 1
+        await self.open.wait()
+        return await self.inner.send(request, timeout=timeout)
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# -- The call ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_plain_call_is_the_documents_request(client: UsageClient, api: FakeApi) -> None:
+    """Without arguments: the URL of the document, the token as it is, and who asks."""
+    usage = await client.get_usage()
+    (request,) = api.requests
+    assert request.method == "GET"
+    assert request.url == "https://api.twitter.com/2/usage/tweets"
+    assert request.headers["authorization"] == f"Bearer {api.apps[0].token}"
+    assert request.headers["user-agent"].startswith("twusage/")
+    assert usage.project_cap == api.project.cap
+    assert usage.daily_project_usage is None
+    assert usage.daily_client_app_usage == ()
+
+
+async def test_days_alone_bring_both_daily_fields(client: UsageClient, api: FakeApi) -> None:
+    """Days without fields would change nothing: both daily fields are asked for."""
+    usage = await client.get_usage(days=30)
+    assert usage.daily_project_usage is not None
+    assert len(usage.daily_project_usage.usage) == 30
+    assert [app.client_app_id for app in usage.daily_client_app_usage] == [app.id for app in api.apps]
+
+
+async def test_fields_choose(client: UsageClient) -> None:
+    """Only what was asked for comes."""
+    usage = await client.get_usage(days=90, fields=[UsageField.DAILY_CLIENT_APP_USAGE])
+    assert usage.daily_project_usage is None
+    assert len(usage.daily_client_app_usage[0].usage) == 90
+
+
+async def test_a_result_knows_when_it_came_and_what_is_left_of_the_window(
+    client: UsageClient, clock: VirtualClock
+) -> None:
+    """fetched_at is the client's clock; rate_limit is the answer's own."""
+    assert client.rate_limit is None
+    usage = await client.get_usage()
+    assert usage.fetched_at == clock.now()
+    assert usage.rate_limit is not None
+    assert (usage.rate_limit.limit, usage.rate_limit.remaining) == (50, 49)
+    assert client.rate_limit == usage.rate_limit
+
+
+async def test_the_newest_rate_limit_is_kept(client: UsageClient, api: FakeApi) -> None:
+    """Out of order: an answer of this window with more calls left is older, one of the next window is newer."""
+    await client.get_usage()
+    api.fail(Fault.slow(5.0))
+    slow = asyncio.create_task(client.get_usage())
+    await settle()
+    await client.get_usage()
+    await slow
+    assert client.rate_limit is not None
+    assert client.rate_limit.remaining == 47
+    await api.clock.sleep(1000)
+    await client.get_usage()
+    assert client.rate_limit.remaining == 49
+
+
+async def test_a_mistake_of_the_caller_costs_no_call(client: UsageClient, api: FakeApi) -> None:
+    """Wrong arguments raise before one of the 50 calls is spent, and quote the value."""
+    for keywords in ({"days": 91}, {"fields": ["reads"]}, {"max_age": -1}, {"max_age": "60"}, {"max_age": True}):
+        with pytest.raises(InvalidRequestError, match=r"91|reads|-1|60|True"):
+            await client.get_usage(**keywords)
+    assert api.requests == []
+
+
+async def test_an_error_of_the_api_is_raised_as_its_class(client: UsageClient, api: FakeApi) -> None:
+    """A capped month is raised at once, after one request."""
+    api.fail(Fault.usage_capped())
+    with pytest.raises(UsageCapExceededError):
+        await client.get_usage()
+    assert len(api.requests) == 1
+
+
+async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
+    """The monthly cap is not the rate limit: the next call goes at once."""
+    api.fail(Fault.usage_capped())
+    with pytest.raises(UsageCapExceededError):
+        await client.get_usage()
+    await client.get_usage()
+    assert clock.monotonic() == 0.0
+
+
+async def test_an_outage_is_ridden_out(client: UsageClient, api: FakeApi) -> None:
+    """Three failures of three kinds, then the result."""
+    for fault in (Fault.status(503), Fault.timeout(), Fault.reset()):
+        api.fail(fault)
+    assert (await client.get_usage()).project_id == api.project.id
+    api.assert_all_used()
+
+
+async def test_every_attempt_takes_a_place(client: UsageClient, api: FakeApi) -> None:
+    """Requests on the wire are what the window counts, not calls."""
+    await client.get_usage()
+    api.fail(Fault.disconnected(), times=2)
+    await client.get_usage()
+    assert client.rate_limit is not None
+    assert client.rate_limit.remaining == 50 - 4
+
+
+async def test_a_connection_that_fails_takes_no_place(api: FakeApi, clock: VirtualClock) -> None:
+    """Nothing was sent, so the place is given back: 50 good calls still go in one window."""
+    async with make_client(api, retry=RetryPolicy.none()) as client:
+        await client.get_usage()
+        api.fail(Fault.connect_error(), times=60)
+        for _ in range(60):
+            with pytest.raises(ConnectError):
+                await client.get_usage()
+        for _ in range(49):
+            await client.get_usage()
+    assert clock.monotonic() == 0.0
+    assert len(api.requests) == 50
+
+
+async def test_a_timeout_takes_a_place(api: FakeApi) -> None:
+    """It may have reached the server, so it counts."""
+    async with make_client(api, retry=RetryPolicy.none(), timeout=1) as client:
+        await client.get_usage()
+        api.fail(Fault.timeout(), times=49)
+        for _ in range(49):
+            with pytest.raises(RequestTimeoutError):
+                await client.get_usage()
+        with pytest.raises(RateLimitedError):
+            await client.get_usage()
+    assert len(api.requests) == 50
+
+
+async def test_the_fifty_first_call_waits_for_the_next_window(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """No 429 is ever provoked: the call that would be one too many waits until a second after the reset."""
+    await asyncio.gather(*(client.get_usage() for _ in range(51)))
+    assert len(api.requests) == 51
+    assert 900.0 <= clock.monotonic() <= 901.0
+
+
+async def test_a_429_is_waited_for(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
+    """A window that somebody else has spent: one refusal, one wait until its reset, one result."""
+    api.fail(Fault.rate_limited())
+    await client.get_usage()
+    assert len(api.requests) == 2
+    assert 900.0 <= clock.monotonic() <= 901.0
+
+
+async def test_after_a_429_no_call_of_the_app_goes_before_the_reset(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """One refusal is enough for all."""
+    await client.get_usage()
+    api.fail(Fault.rate_limited())
+    with pytest.raises(RateLimitedError) as caught:
+        async with make_client(api, retry=RetryPolicy.none()) as other:
+            await other.get_usage()
+    assert caught.value.status == 429
+    await asyncio.gather(*(client.get_usage() for _ in range(10)))
+    assert len(api.requests) == 12
+    assert caught.value.retry_at is not None
+    assert clock.now() >= caught.value.retry_at
+
+
+async def test_a_429_without_any_header_closes_for_a_window(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """A refusal that says nothing more means the document's window."""
+    names = ("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
+    api.fail(Fault.rate_limited(headers=dict.fromkeys(names)))
+    await client.get_usage()
+    assert clock.monotonic() == 900.0
+
+
+async def test_a_foreign_limit_does_not_close_the_window(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """A 429 with calls left is sat out by the call that met it; others go on."""
+    await client.get_usage()
+    api.fail(Fault.rate_limited(headers={"x-rate-limit-remaining": "12"}))
+    met = asyncio.create_task(client.get_usage())
+    await settle()
+    await client.get_usage()
+    assert clock.monotonic() == 0.0
+    await met
+    assert 15.0 <= clock.monotonic() <= 30.0
+
+
+async def test_clients_of_one_app_share_its_window(api: FakeApi, clock: VirtualClock) -> None:
+    """Without being told to, two clients draw on one window; another app has its own."""
+    async with make_client(api) as one, make_client(api) as two, make_client(api, app=1) as other:
+        await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(25)), other.get_usage())
+        assert clock.monotonic() == 0.0
+        await two.get_usage()
+    assert clock.monotonic() >= 900.0
+
+
+async def test_a_limiter_of_ones_own_is_used(api: FakeApi) -> None:
+    """limiter= replaces the shared one."""
+    limiter = LocalRateLimiter(clock=api.clock)
+    async with make_client(api, limiter=limiter) as client:
+        await client.get_usage()
+    assert list(limiter._queues) == [Secret(api.apps[0].token).fingerprint]
+
+
+async def test_an_auth_of_ones_own_is_asked_before_every_call(api: FakeApi) -> None:
+    """A token may change between two calls; a plain str will do."""
+
+    class Rotating:
+        tokens: tuple[Secret | str, ...] = (api.apps[0].token, Secret(api.apps[1].token))
+        asked = 0
+
+        async def token(self) -> Secret | str:
+            self.asked += 1
+            return self.tokens[self.asked - 1]
+
+    async with UsageClient(Rotating(), transport=FakeTransport(api), clock=api.clock) as client:
+        await client.get_usage()
+        await client.get_usage()
+    assert [request.headers["authorization"][7:] for request in api.requests] == [api.apps[0].token, api.apps[1].token]
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "30", None, True])
+def test_a_timeout_without_sense_is_refused(timeout: Any) -> None:
+    """timeout= is a number of seconds above 0."""
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        UsageClient("AAAA", timeout=timeout)
+
+
+async def test_the_timeout_reaches_the_transport(api: FakeApi) -> None:
+    """A slow answer is given up after timeout= seconds."""
+    api.fail(Fault.slow(6.0))
+    async with make_client(api, timeout=5, retry=RetryPolicy.none()) as client:
+        with pytest.raises(RequestTimeoutError, match="within 5 s"):
+            await client.get_usage()
+    assert api.clock.monotonic() == 5.0
+
+
+# -- max_age -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_thousand_concurrent_calls_make_one_request(client: UsageClient, api: FakeApi) -> None:
+    """With max_age, equal calls at one time share one request and its result."""
+    results = await asyncio.gather(*(client.get_usage(max_age=60) for _ in range(1000)))
+    assert len(api.requests) == 1
+    assert all(result is results[0] for result in results)
+
+
+async def test_a_young_result_is_reused_and_an_old_one_is_not(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """Up to max_age seconds old will do; a second more will not."""
+    first = await client.get_usage(max_age=60)
+    await clock.sleep(60)
+    assert await client.get_usage(max_age=60) is first
+    await clock.sleep(1)
+    assert await client.get_usage(max_age=60) is not first
+    assert len(api.requests) == 2
+
+
+async def test_a_result_of_a_plain_call_is_reused_too(client: UsageClient, api: FakeApi) -> None:
+    """It does not matter who asked."""
+    first = await client.get_usage(days=7)
+    assert await client.get_usage(days=7, max_age=1) is first
+
+
+async def test_without_max_age_it_always_asks(client: UsageClient, api: FakeApi) -> None:
+    """None asks, and max_age=0 asks unless the answer is of this very instant."""
+    await client.get_usage()
+    await client.get_usage()
+    assert len(api.requests) == 2
+    await api.clock.sleep(0.001)
+    await client.get_usage(max_age=0)
+    assert len(api.requests) == 3
+
+
+async def test_other_arguments_are_another_result(client: UsageClient, api: FakeApi) -> None:
+    """Only equal calls share: the same days and fields, in whatever order."""
+    one = await client.get_usage(days=7, fields=["project_cap", "daily_project_usage"], max_age=60)
+    same = await client.get_usage(days=7, fields=["daily_project_usage", UsageField.PROJECT_CAP], max_age=60)
+    other = await client.get_usage(days=8, max_age=60)
+    assert one is same
+    assert other is not one
+    assert len(api.requests) == 2
+
+
+async def test_no_more_than_a_few_results_are_kept(client: UsageClient, api: FakeApi) -> None:
+    """The oldest goes first."""
+    for days in range(1, _KEPT_RESULTS + 2):
+        await client.get_usage(days=days)
+    await client.get_usage(days=_KEPT_RESULTS + 1, max_age=60)
+    await client.get_usage(days=2, max_age=60)
+    assert len(api.requests) == _KEPT_RESULTS + 1
+    await client.get_usage(days=1, max_age=60)
+    assert len(api.requests) == _KEPT_RESULTS + 2
+
+
+async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> None:
+    """The first of three, who began the request, is cancelled; the others get their result from that same request."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate) as client:
+        tasks = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(3)]
+        await settle()
+        tasks[0].cancel()
+        await settle()
+        gate.open.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert isinstance(results[1], Usage)
+    assert results[2] is results[1]
+    assert gate.begun == 1
+
+
+async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
+    """When everybody is cancelled nothing runs on; whoever comes next begins anew."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate) as client:
+        tasks = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(2)]
+        await settle()
+        for task in tasks:
+            task.cancel()
+        # In the very tick of the cancellation: it must not join a request that is about to die.
+        late = asyncio.create_task(client.get_usage(max_age=60))
+        await settle()
+        gate.open.set()
+        assert isinstance(await late, Usage)
+        assert gate.begun == 2
+        assert not client._shared
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_a_shared_failure_is_everybodys_own(api: FakeApi) -> None:
+    """Each caller gets the error, as an exception of its own: tracebacks do not grow into each other."""
+    api.fail(Fault.status(401))
+    async with make_client(api) as client:
+        results = await asyncio.gather(*(client.get_usage(max_age=60) for _ in range(3)), return_exceptions=True)
+        assert {type(result) for result in results} == {AuthenticationError}
+        assert len({id(result) for result in results}) == 3
+        assert all(result.status == 401 for result in results if isinstance(result, AuthenticationError))
+        assert isinstance(await client.get_usage(max_age=60), Usage), "a failure is not kept"
+
+
+async def test_a_timeout_of_the_callers_own_ends_only_its_wait(api: FakeApi) -> None:
+    """asyncio.timeout around one of two shared calls ends that one."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate) as client:
+        patient = asyncio.create_task(client.get_usage(max_age=60))
+        await settle()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await client.get_usage(max_age=60)
+        gate.open.set()
+        assert isinstance(await patient, Usage)
+
+
+# -- Closing -----------------------------------------------------------------------------------------------------------
+
+
+async def test_closing_ends_the_calls_under_way(api: FakeApi, clock: VirtualClock) -> None:
+    """On the wire, waiting for the window, backing off, sharing: every call ends with ClientClosedError, at once."""
+    gate = Gate(api)
+    client = make_client(api, transport=gate)
+    on_the_wire = asyncio.create_task(client.get_usage())
+    shared = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(2)]
+    in_the_queue = asyncio.create_task(client.get_usage(days=3))
+    await settle()
+    await client.aclose()
+    results = await asyncio.gather(on_the_wire, *shared, in_the_queue, return_exceptions=True)
+    assert {type(result) for result in results} == {ClientClosedError}
+    assert clock.monotonic() == 0.0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_closing_ends_a_call_that_backs_off(api: FakeApi) -> None:
+    """A call between two attempts ends too."""
+    manual = VirtualClock(auto=False)
+    api.fail(Fault.status(503), times=4)
+    client = UsageClient(api.apps[0].token, transport=FakeTransport(api, clock=manual), clock=manual)
+    call = asyncio.create_task(client.get_usage())
+    await settle()
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await call
+
+
+async def test_a_closed_client_says_so(api: FakeApi) -> None:
+    """No call begins on a closed client, not even one with a young result."""
+    client = make_client(api)
+    await client.get_usage()
+    await client.aclose()
+    for max_age in (None, 60):
+        with pytest.raises(ClientClosedError, match="make a new one"):
+            await client.get_usage(max_age=max_age)
+    gc.collect()  # a coroutine that was never awaited would warn here
+
+
+async def test_closing_twice_and_from_two_tasks_is_fine(api: FakeApi) -> None:
+    """Aclose is idempotent, also while it runs."""
+    gate = Gate(api)
+    client = make_client(api, transport=gate)
+    call = asyncio.create_task(client.get_usage(max_age=5))
+    await settle()
+    await asyncio.gather(client.aclose(), client.aclose())
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await call
+
+
+async def test_a_caller_who_is_cancelled_while_it_closes_stays_cancelled(api: FakeApi) -> None:
+    """CancelledError is not turned into something else."""
+    gate = Gate(api)
+    client = make_client(api, transport=gate)
+    call = asyncio.create_task(client.get_usage())
+    await settle()
+    call.cancel()
+    await client.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_timeout_of_the_callers_own_stays_a_timeout(api: FakeApi) -> None:
+    """A TimeoutError that the client did not cause passes."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await client.get_usage()
+
+
+async def test_a_timeout_error_out_of_the_transport_passes(api: FakeApi) -> None:
+    """A transport that breaks its promise is not mistaken for a closed client."""
+
+    class Careless(FakeTransport):
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+            raise TimeoutError("mine")
+
+    async with make_client(api, transport=Careless(api)) as client:
+        with pytest.raises(TimeoutError, match="mine"):
+            await client.get_usage()
+
+
+async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> None:
+    """Whoever cancels all tasks of a loop ends the shared request; its callers hear that, and do not hang."""
+    gate = Gate(api)
+    client = make_client(api, transport=gate)
+    call = asyncio.create_task(client.get_usage(max_age=5))
+    await settle()
+    (shared,) = client._shared.values()
+    shared._task.cancel()
+    with pytest.raises(ClientClosedError):
+        await call
+
+
+async def test_a_transport_of_the_callers_stays_open(api: FakeApi) -> None:
+    """Closing closes only what the client opened."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate):
+        pass
+    assert gate.closed == 0
+
+
+async def test_a_transport_of_its_own_is_closed(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    """Without transport= it opens an AiohttpTransport at the first call, and closes it."""
+    closed = []
+    close = AiohttpTransport.aclose
+
+    async def aclose(self: AiohttpTransport) -> None:
+        closed.append(self)
+        await close(self)
+
+    monkeypatch.setattr(AiohttpTransport, "aclose", aclose)
+    base_url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with UsageClient("AAAA", base_url=base_url, retry=RetryPolicy.none()) as client:
+        with pytest.raises(ConnectError):
+            await client.get_usage()
+    assert len(closed) == 1
+    async with UsageClient("AAAA"):
+        pass
+    assert len(closed) == 1, "what was never opened needs no closing"
+
+
+# -- The environment ---------------------------------------------------------------------------------------------------
+
+
+async def test_from_env_reads_the_token_and_the_base_url(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """X_BEARER_TOKEN and TWUSAGE_BASE_URL are all it needs."""
+    monkeypatch.setenv("X_BEARER_TOKEN", api.apps[2].token)
+    monkeypatch.setenv("TWUSAGE_BASE_URL", "https://api.x.com/")
+    async with UsageClient.from_env(transport=FakeTransport(api), clock=api.clock) as client:
+        await client.get_usage()
+    assert api.requests[0].url == "https://api.x.com/2/usage/tweets"
+    assert api.requests[0].headers["authorization"] == f"Bearer {api.apps[2].token}"
+
+
+async def test_keywords_go_before_the_environment(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    """from_env takes the keywords of the constructor; base_url= wins."""
+    monkeypatch.setenv("X_BEARER_TOKEN", api.apps[0].token)
+    monkeypatch.setenv("TWUSAGE_BASE_URL", "https://nowhere.example")
+    async with UsageClient.from_env(
+        transport=FakeTransport(api), clock=api.clock, base_url="http://localhost:1"
+    ) as client:
+        await client.get_usage(days=1)
+    assert api.requests[0].url.startswith("http://localhost:1/2/usage/tweets?days=1&")
+
+
+def test_an_empty_base_url_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set to nothing is as good as unset."""
+    monkeypatch.setenv("X_BEARER_TOKEN", "AAAA")
+    monkeypatch.setenv("TWUSAGE_BASE_URL", "")
+    assert UsageClient.from_env()._base_url == "https://api.twitter.com"
+
+
+def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says which variable to set."""
+    for name in ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError, match="set X_BEARER_TOKEN"):
+        UsageClient.from_env()
+
+
+# -- Secrets -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_whole_run_shows_no_token(
+    api: FakeApi, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Good calls, refusals, breakages, echoes: logs at DEBUG, reprs, errors with their chains and pickles hold none."""
+    caplog.set_level(logging.DEBUG)
+    token = api.apps[0].token
+    echo = {"title": "Odd", "detail": f"you sent {token}", "type": "about:blank"}
+    faults = [
+        Fault.status(401),
+        Fault.status(403, echo),
+        Fault.status(500, f"<p>{token}</p>"),
+        Fault.status(200, f'{{"data": {{"project_cap": "{token}"}}}}'),
+        Fault.status(200, f"<html>{token}</html>"),
+        Fault.rate_limited(),
+        Fault.connect_error(),
+        Fault.timeout(),
+        Fault.reset(),
+        Fault.html(),
+    ]
+    shown = []
+    with warnings.catch_warnings(record=True) as warned:
+        async with make_client(api, retry=RetryPolicy(max_attempts=2, max_wait=0.0)) as client:
+            shown += [repr(client), repr(vars(client)), repr(await client.get_usage(days=3))]
+            for fault in faults:
+                api.fail(fault)
+                with pytest.raises(TwUsageError) as caught:
+                    await client.get_usage()
+                error: BaseException | None = caught.value
+                while error is not None:
+                    shown += [str(error), repr(error), repr(error.args), repr(error.__context__)]
+                    error = error.__cause__ or error.__context__
+                if not isinstance(caught.value, ServerError | RateLimitedError) and "body" not in vars(caught.value):
+                    shown.append(pickle.dumps(caught.value).decode("latin-1"))
+                traceback = caught.value.__traceback__
+                while traceback is not None:
+                    if "twusage/" in traceback.tb_frame.f_code.co_filename.replace("twusage/tests", ""):
+                        shown.append(repr(traceback.tb_frame.f_locals))
+                    traceback = traceback.tb_next
+            shown += [repr(api.requests), repr(api.requests[0].headers), repr(client._auth), f"{client._auth}"]
+    shown += [str(warning.message) for warning in warned]
+    shown += [caplog.text, *capsys.readouterr()]
+    assert not [text for text in shown if token in text]
