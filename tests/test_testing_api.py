@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import json
+import math
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +15,7 @@ import pytest
 from twusage.errors import UsageCapExceededError
 from twusage.protocol import Request, Response, authorize, usage_request
 from twusage.testing import FakeApi, FakeApp, Fault, VirtualClock
+from twusage.testing.api import Runaway
 
 URL = "https://api.twitter.com/2/usage/tweets"
 
@@ -316,10 +319,32 @@ def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
     """A test that does not go where it meant to is no test."""
     api.fail(Fault.status(503), times=2)
     ask(api)
-    with pytest.raises(AssertionError, match=r"Fault\.status\(503\) \(1 left\)"):
+    with pytest.raises(AssertionError, match=r"Fault\.status\(503\) \(met 1 of 2 times\)"):
         api.assert_all_used()
     ask(api)
     api.assert_all_used()
+
+
+def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
+    """times=math.inf: an outage without end, which is used when it was met once."""
+    api.fail(Fault.status(503), times=math.inf)
+    with pytest.raises(AssertionError, match="met 0 of inf times"):
+        api.assert_all_used()
+    assert {ask(api).status for _ in range(60)} == {503}
+    api.assert_all_used()
+
+
+def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
+    """A retry loop without end ends here, even if it catches every Exception, instead of hanging the test."""
+    api.most_requests = 100
+
+    def loop() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                ask(api)
+
+    with pytest.raises(Runaway, match="100 requests"):
+        loop()
 
 
 def test_a_spent_window_stays_spent(api: FakeApi) -> None:

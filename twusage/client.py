@@ -10,7 +10,7 @@ import os
 import reprlib
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from twusage import protocol
 from twusage.auth import Auth, as_auth, as_secret, auth_from_env
@@ -24,7 +24,6 @@ from twusage.transport import Transport
 
 __all__ = ["UsageClient"]
 
-T = TypeVar("T")
 _CLOSED_MEANWHILE = "the client was closed during this call"
 # Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
 _KEPT_RESULTS = 16
@@ -186,7 +185,7 @@ class UsageClient:
     def _the_limiter(self) -> RateLimiter:
         return default_limiter(self._clock) if self._limiter is None else self._limiter
 
-    async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _while_open(self, call: Coroutine[Any, Any, Usage]) -> Usage:
         """Make a call that ``aclose`` can end: it makes the call's own timeout expire."""
         if self._closed:
             call.close()

@@ -1,25 +1,38 @@
 """Test doubles for whoever builds on twusage: the API as it answers live, without a network and in virtual time.
 
-Nothing but the public names. ``fake_app``, which serves the fake over a socket, is loaded when it is first asked for,
-because it needs aiohttp.
+Nothing but the public names. ``fake_app`` and ``FakeServer``, which serve the fake over a socket, are loaded when
+they are first asked for, because they need aiohttp.
 """
 
 from typing import TYPE_CHECKING
 
-from twusage.testing.api import FakeApi, FakeApp, FakeProject
+from twusage.testing.api import FakeApi, FakeApp, FakeProject, Runaway
 from twusage.testing.clock import VirtualClock
 from twusage.testing.faults import Fault
+from twusage.testing.recording import RecordingTransport, ReplayTransport
 from twusage.testing.transport import FakeTransport
 
 if TYPE_CHECKING:
-    from twusage.testing.server import fake_app
+    from twusage.testing.server import FakeServer, fake_app
 
-__all__ = ["FakeApi", "FakeApp", "FakeProject", "FakeTransport", "Fault", "VirtualClock", "fake_app"]
+__all__ = [
+    "FakeApi",
+    "FakeApp",
+    "FakeProject",
+    "FakeServer",
+    "FakeTransport",
+    "Fault",
+    "RecordingTransport",
+    "ReplayTransport",
+    "Runaway",
+    "VirtualClock",
+    "fake_app",
+]
 
 
 def __getattr__(name: str) -> object:
-    if name == "fake_app":
-        from twusage.testing.server import fake_app
+    if name in {"FakeServer", "fake_app"}:
+        from twusage.testing import server
 
-        return fake_app
+        return getattr(server, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

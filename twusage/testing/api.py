@@ -13,6 +13,7 @@ import calendar
 import datetime as dt
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import format_datetime
@@ -26,10 +27,14 @@ from twusage.models import UsageField
 from twusage.protocol import Request, Response, read_usage
 from twusage.testing.faults import Breakage, Fault, problem
 
-__all__ = ["FakeApi", "FakeApp", "FakeProject", "Outcome"]
+__all__ = ["FakeApi", "FakeApp", "FakeProject", "Outcome", "Runaway"]
 
 _SERIAL = itertools.count(1)
 _TYPE = "https://api.twitter.com/2/problems/"
+
+
+class Runaway(BaseException):
+    """The program under test asks for ever. No ``Exception``, so that a loop that catches everything ends too."""
 
 
 @define(eq=False)
@@ -91,8 +96,12 @@ class Outcome:
 @define
 class _Scripted:
     fault: Fault
-    times: int
+    times: float
     when: Callable[[Request], bool] | None
+    met: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.fault} (met {self.met} of {self.times} times)"
 
 
 class FakeApi:
@@ -126,6 +135,8 @@ class FakeApi:
         """Seconds by which the server's clock, its ``Date`` and its resets are ahead of the truth."""
         self.requests: list[Request] = []
         """Every request that arrived, in order."""
+        self.most_requests = 10_000
+        """How many may arrive before the fake takes it for a loop that never ends, and raises ``Runaway``."""
         self.project = FakeProject(f"{1281043626347900822499 + next(_SERIAL)}", cap, reset_day)
         self.user_tokens: set[str] = set()
         """User-context tokens: refused with a 403, as this endpoint does."""
@@ -174,20 +185,25 @@ class FakeApi:
 
     # -- What goes wrong ---------------------------------------------------------------------------------------------
 
-    def fail(self, fault: Fault, *, times: int = 1, when: Callable[[Request], bool] | None = None) -> None:
-        """The next ``times`` requests (of those for which ``when`` is true) meet this fault. Faults queue up."""
+    def fail(self, fault: Fault, *, times: float = 1, when: Callable[[Request], bool] | None = None) -> None:
+        """The next ``times`` requests (of those for which ``when`` is true) meet this fault; ``math.inf`` for ever.
+
+        Faults queue up: the first one scripted that fits a request is the one that it meets.
+        """
         self._scripted.append(_Scripted(fault, times, when))
 
     def assert_all_used(self) -> None:
-        """Raise ``AssertionError`` if a scripted fault was never met: the test did not go where it meant to."""
-        left = ", ".join(f"{scripted.fault} ({scripted.times} left)" for scripted in self._scripted)
-        assert not left, f"scripted and never used: {left}"
+        """Raise ``AssertionError`` if a scripted fault was not met as often as scripted (one that lasts for ever: at
+        all): the test did not go where it meant to.
+        """
+        left = [scripted for scripted in self._scripted if math.isfinite(scripted.times) or not scripted.met]
+        assert not left, f"scripted and not used: {', '.join(map(str, left))}"
 
     def _next_fault(self, request: Request) -> Fault | None:
         for scripted in self._scripted:
             if scripted.when is None or scripted.when(request):
-                scripted.times -= 1
-                if not scripted.times:
+                scripted.met += 1
+                if scripted.met >= scripted.times:
                     self._scripted.remove(scripted)
                 return scripted.fault
         return None
@@ -205,6 +221,8 @@ class FakeApi:
         if fault is not None and fault.breakage is Breakage.CONNECT:
             return Outcome(Response(503), breakage=fault.breakage)
         self.requests.append(request)
+        if len(self.requests) > self.most_requests:
+            raise Runaway(f"{self.most_requests} requests to one fake: a loop that never ends? Set api.most_requests")
         app = self._app_of(request)
         if fault is not None and fault.spends_window and app is not None:
             self._open_window(app, now)

@@ -1,0 +1,187 @@
+"""A recording: what the real API answered, without secrets, and the same again in a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from twusage.client import UsageClient
+from twusage.errors import (
+    AuthenticationError,
+    ConnectError,
+    DecodeError,
+    ProtocolError,
+    TransportError,
+    TwUsageError,
+    UsageCapExceededError,
+)
+from twusage.protocol import Request
+from twusage.retry import RetryPolicy
+from twusage.testing import FakeApi, FakeTransport, Fault, RecordingTransport, ReplayTransport, VirtualClock
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def api(clock: VirtualClock) -> FakeApi:
+    return FakeApi(clock=clock)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "usage.json"
+
+
+def recorded_by(api: FakeApi, path: Path) -> UsageClient:
+    transport = RecordingTransport(FakeTransport(api), path)
+    return UsageClient(api.apps[0].token, transport=transport, clock=api.clock, retry=RetryPolicy.none())
+
+
+def replayed_by(path: Path, clock: VirtualClock) -> UsageClient:
+    return UsageClient("another-token", transport=ReplayTransport(path), clock=clock, retry=RetryPolicy.none())
+
+
+async def test_what_was_recorded_is_played_back(api: FakeApi, path: Path, clock: VirtualClock) -> None:
+    """The same calls give the same values, without the API and with any token."""
+    async with recorded_by(api, path) as client:
+        recorded = [await client.get_usage(), await client.get_usage(days=30)]
+    async with replayed_by(path, clock) as client:
+        assert [await client.get_usage(), await client.get_usage(days=30)] == recorded
+
+
+async def test_errors_are_played_back_too(api: FakeApi, path: Path, clock: VirtualClock) -> None:
+    """Refusals, garbled answers and broken connections, as they came and in their order."""
+    faults: dict[Fault, type[TwUsageError]] = {
+        Fault.usage_capped(): UsageCapExceededError,
+        Fault.status(401): AuthenticationError,
+        Fault.html(): DecodeError,
+        Fault.empty(): ProtocolError,
+        Fault.reset(): ProtocolError,
+        Fault.connect_error(): ConnectError,
+    }
+    seen = []
+    async with recorded_by(api, path) as client:
+        for fault, kind in faults.items():
+            api.fail(fault)
+            with pytest.raises(kind) as recorded:
+                await client.get_usage()
+            seen.append((str(recorded.value), recorded.value.retryable, recorded.value.retry_once))
+    async with replayed_by(path, clock) as client:
+        for kind, expected in zip(faults.values(), seen, strict=True):
+            with pytest.raises(kind) as played:
+                await client.get_usage()
+            assert (str(played.value), played.value.retryable, played.value.retry_once) == expected
+
+
+async def test_no_secret_reaches_the_file(api: FakeApi, path: Path) -> None:
+    """Neither the token, nor an echo of it in a body or a header, nor a minted one, nor cookies."""
+    token = api.apps[0].token
+    headers = {"x-transaction-id": token, "set-cookie": "id=secret7"}
+    api.fail(Fault.status(400, {"detail": f"you sent {token}"}, headers=headers))
+    api.fail(Fault.status(500, f"<p>{token}</p>"))
+    transport = RecordingTransport(FakeTransport(api), path)
+    request = Request("GET", "https://api.x.com/2/usage/tweets", {"authorization": f"Bearer {token}"})
+    for _ in range(3):
+        await transport.send(request, timeout=1)
+    api.fail(Fault.status(200, {"token_type": "bearer", "access_token": "minted-secret"}))
+    mint = Request("POST", "https://api.x.com/oauth2/token", {"authorization": "Basic c2VjcmV0"})
+    await transport.send(mint, timeout=1)
+    text = path.read_text()
+    assert not [secret for secret in (token, "secret7", "minted-secret", "c2VjcmV0") if secret in text]
+    assert "[Bearer credentials]" in text
+
+
+async def test_a_person_can_read_it(api: FakeApi, path: Path) -> None:
+    """Indented JSON: the request as a line, the answer's document as a document."""
+    async with recorded_by(api, path) as client:
+        await client.get_usage(days=1)
+    recording = json.loads(path.read_text())
+    (exchange,) = recording["exchanges"]
+    fields = "daily_client_app_usage,daily_project_usage"
+    assert exchange["request"] == f"GET /2/usage/tweets?days=1&usage.fields={fields}"
+    assert exchange["response"]["status"] == 200
+    assert exchange["response"]["json"]["data"]["project_id"] == api.project.id
+    assert exchange["response"]["headers"]["x-rate-limit-remaining"] == "49"
+    assert path.read_text().count("\n") > 20
+
+
+async def test_bytes_that_are_no_json_are_kept(api: FakeApi, path: Path) -> None:
+    """Whatever came comes again, byte for byte."""
+    odd = bytes(range(256))
+    api.fail(Fault.status(502, odd))
+    request = Request("GET", "https://api.x.com/2/usage/tweets")
+    await RecordingTransport(FakeTransport(api), path).send(request, timeout=1)
+    assert (await ReplayTransport(path).send(request, timeout=1)).body == odd
+
+
+async def test_a_request_that_was_not_recorded_is_told(api: FakeApi, path: Path, clock: VirtualClock) -> None:
+    """It names what was asked, and what the file holds."""
+    async with recorded_by(api, path) as client:
+        await client.get_usage()
+    async with replayed_by(path, clock) as client:
+        with pytest.raises(AssertionError, match=r"no answer \(left\) to GET .*days=2&.*holds: GET /2/usage"):
+            await client.get_usage(days=2)
+
+
+async def test_each_exchange_is_played_once(api: FakeApi, path: Path, clock: VirtualClock) -> None:
+    """Recorded once and asked twice is not what was recorded."""
+    async with recorded_by(api, path) as client:
+        await client.get_usage()
+    async with replayed_by(path, clock) as client:
+        await client.get_usage()
+        with pytest.raises(AssertionError, match="0 left"):
+            await client.get_usage()
+
+
+async def test_what_was_never_asked_for_is_told(api: FakeApi, path: Path) -> None:
+    """assert_all_used tells a test that it asked for less than was recorded."""
+    async with recorded_by(api, path) as client:
+        await client.get_usage()
+    replay = ReplayTransport(path)
+    with pytest.raises(AssertionError, match=r"never asked for: \{'GET /2/usage/tweets': 1\}"):
+        replay.assert_all_used()
+    await replay.send(Request("GET", "https://api.twitter.com/2/usage/tweets"), timeout=1)
+    replay.assert_all_used()
+    await replay.aclose()
+
+
+async def test_an_unknown_error_is_a_transport_error(path: Path) -> None:
+    """A recording of another version may name an error that this one does not have."""
+    for name in ("NoSuchError", "ApiError", "TYPE_CHECKING"):
+        exchange = {"request": "GET /", "error": {"type": name, "message": "gone"}}
+        path.write_text(json.dumps({"twusage_recording": 1, "exchanges": [exchange]}))
+        with pytest.raises(TransportError, match="gone") as caught:
+            await ReplayTransport(path).send(Request("GET", "https://api.x.com/"), timeout=1)
+        assert type(caught.value) is TransportError
+
+
+async def test_a_recording_of_nothing_says_so(path: Path) -> None:
+    """An empty recording has no answers."""
+    path.write_text('{"twusage_recording": 1, "exchanges": []}')
+    with pytest.raises(AssertionError, match="It holds: nothing"):
+        await ReplayTransport(path).send(Request("GET", "https://api.x.com/"), timeout=1)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"twusage_recording": 2, "exchanges": []}'])
+def test_another_file_is_no_recording(path: Path, text: str) -> None:
+    """It is told when it is opened."""
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is not a recording"):
+        ReplayTransport(path)
+
+
+async def test_the_inner_transport_is_closed_with_it(api: FakeApi, path: Path) -> None:
+    """Closing the recording transport closes what really sends."""
+    closed = []
+
+    class Inner(FakeTransport):
+        async def aclose(self) -> None:
+            closed.append(self)
+
+    await RecordingTransport(Inner(api), path).aclose()
+    assert len(closed) == 1

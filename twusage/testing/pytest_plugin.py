@@ -1,0 +1,76 @@
+"""The pytest fixtures: a project that has twusage and pytest installed has them, without importing anything.
+
+They are plain fixtures, not async ones, so they work the same in pytest-asyncio's auto and strict mode, and under
+anyio. What they give is imported when a test first asks for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from twusage.client import UsageClient
+    from twusage.models import Usage
+    from twusage.testing import FakeApi, FakeTransport, VirtualClock
+    from twusage.testing.server import FakeServer
+
+__all__ = ["twusage_api", "twusage_client", "twusage_clock", "twusage_server", "twusage_transport"]
+
+
+@pytest.fixture
+def twusage_clock() -> VirtualClock:
+    """A clock of this test's own, on which fifteen minutes take milliseconds."""
+    from twusage.testing import VirtualClock
+
+    return VirtualClock()
+
+
+@pytest.fixture
+def twusage_api(twusage_clock: VirtualClock) -> FakeApi:
+    """The fake service: a believable project, on ``twusage_clock``."""
+    from twusage.testing import FakeApi
+
+    return FakeApi(clock=twusage_clock)
+
+
+@pytest.fixture
+def twusage_transport(twusage_api: FakeApi) -> FakeTransport:
+    """The transport to ``twusage_api``."""
+    from twusage.testing import FakeTransport
+
+    return FakeTransport(twusage_api)
+
+
+@pytest.fixture
+def twusage_client(
+    twusage_api: FakeApi, twusage_transport: FakeTransport, twusage_clock: VirtualClock
+) -> Iterator[UsageClient]:
+    """A client of the first app of ``twusage_api``. The test fails if a ``get_usage()`` of it was never awaited."""
+    from twusage.client import UsageClient
+
+    calls: list[Coroutine[Any, Any, Usage]] = []
+
+    class WatchedClient(UsageClient):
+        def get_usage(self, **keywords: Any) -> Coroutine[Any, Any, Usage]:
+            calls.append(super().get_usage(**keywords))
+            return calls[-1]
+
+    yield WatchedClient(twusage_api.apps[0].token, transport=twusage_transport, clock=twusage_clock)
+    forgotten = [call for call in calls if inspect.getcoroutinestate(call) == inspect.CORO_CREATED]
+    for call in forgotten:
+        call.close()
+    if forgotten:
+        pytest.fail(f"{len(forgotten)} get_usage() of twusage_client never awaited: write `await client.get_usage()`")
+
+
+@pytest.fixture
+def twusage_server(twusage_api: FakeApi) -> Iterator[FakeServer]:
+    """``twusage_api`` on a real socket of the loopback interface: ``.url``, ``.token``, ``.api``."""
+    from twusage.testing.server import FakeServer
+
+    with FakeServer(twusage_api) as server:
+        yield server
