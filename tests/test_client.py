@@ -168,6 +168,18 @@ async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api
     assert clock.monotonic() == 0.0
 
 
+async def test_a_capped_month_says_nothing_of_the_window(api: FakeApi, clock: VirtualClock) -> None:
+    """Its headers are another endpoint's, with 39,999 calls left: they open no place here, and are not told."""
+    async with make_client(api, transport=FakeTransport(api, latency=1)) as client:
+        api.fail(Fault.usage_capped())
+        with pytest.raises(UsageCapExceededError) as caught:
+            await client.get_usage()
+        assert client.rate_limit is None
+        assert caught.value.rate_limit is not None, "what came can be looked at"
+        await asyncio.gather(*(client.get_usage() for _ in range(90)))
+    assert len(api.requests) == 91
+
+
 async def test_an_outage_is_ridden_out(client: UsageClient, api: FakeApi) -> None:
     """Three failures of three kinds, then the result."""
     for fault in (Fault.status(503), Fault.timeout(), Fault.reset()):

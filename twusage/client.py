@@ -7,7 +7,6 @@ import copy
 import datetime as dt
 import math
 import os
-import reprlib
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -38,8 +37,8 @@ class UsageClient:
             usage = await client.get_usage(days=30)
             print(usage.project_usage, "of", usage.project_cap)
 
-    One client serves any number of concurrent calls on one event loop. Clients of the same credentials on the same loop
-    share their app's rate limit by themselves.
+    One client serves any number of concurrent calls on one event loop. Clients of the same token on the same loop share
+    its rate limit by themselves.
 
     Args:
         auth: the app-only bearer token as a ``str``, or an ``Auth`` that brings one.
@@ -88,7 +87,7 @@ class UsageClient:
             ConfigurationError: no variable is set, or what it holds is malformed.
         """
         keywords.setdefault("base_url", os.environ.get("TWUSAGE_BASE_URL") or DEFAULT_BASE_URL)
-        return cls(auth_from_env(), **keywords)
+        return cls(keywords.pop("auth", None) or auth_from_env(), **keywords)
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -112,6 +111,7 @@ class UsageClient:
 
         Raises:
             InvalidRequestError: an argument is wrong; nothing was sent.
+            ConfigurationError: a malformed token out of an ``Auth``, another event loop, a closed session.
             RateLimitedError: the app's 15-minute window is spent, for longer than the call may wait.
             QuotaError: the project's cap, credits or spending limit is used up.
             ApiError: the API refuses, in its several kinds.
@@ -257,16 +257,18 @@ class _SharedCall:
 
 def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
     """Answers arrive out of order: the later window counts, and in one window the fewer calls left."""
-    return max((seen for seen in (one, other) if seen), key=lambda seen: (seen.reset_at, -seen.remaining), default=None)
+    if one is None or other is None:
+        return one or other
+    return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other
 
 
 def _checked_timeout(timeout: object) -> float:
     if type(timeout) in {int, float} and 0 < timeout < math.inf:  # type: ignore[operator]
         return timeout  # type: ignore[return-value]
-    raise ConfigurationError(f"timeout must be a number of seconds above 0, got {reprlib.repr(timeout)}")
+    raise ConfigurationError(f"timeout must be a number of seconds above 0, got {protocol.quoted(timeout)}")
 
 
 def _checked_age(max_age: object) -> float:
     if type(max_age) in {int, float} and max_age >= 0:  # type: ignore[operator]
         return max_age  # type: ignore[return-value]
-    raise InvalidRequestError(f"max_age must be a number of seconds, 0 or more, got {reprlib.repr(max_age)}")
+    raise InvalidRequestError(f"max_age must be a number of seconds, 0 or more, got {protocol.quoted(max_age)}")

@@ -41,6 +41,7 @@ from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, Probl
 
 __all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from"]
 
+_BOM = "\ufeff"
 _EXCERPT = 200
 # No count has this many digits, and int() of a long string costs quadratic time.
 _MOST_DIGITS = 100
@@ -61,20 +62,15 @@ def decode_usage(body: bytes) -> Usage:
 def decode_document(body: bytes) -> dict[str, object]:
     """The body as a JSON object, by a stricter reading than ``json.loads``. Raises ``DecodeError``."""
     try:
-        text = str(body, "utf-8").removeprefix("\ufeff")
+        text = str(body, "utf-8").removeprefix(_BOM)
         document = _READER.decode(text)
-        if "\\u" in text:  # Only an escape can write half a surrogate pair.
-            _refuse_surrogates(document)
-    except UnicodeDecodeError as error:
-        reason = f"the answer is not UTF-8 (at byte {error.start})"
-        raise DecodeError(reason, excerpt=_readable(body), retry_once=True) from None
-    except json.JSONDecodeError as error:
-        reason = f"the answer is not JSON ({error.msg}, at character {error.pos})"
-        raise DecodeError(f"{reason}: {_readable(body)}", excerpt=_readable(body), retry_once=True) from None
-    except RecursionError:
-        raise DecodeError("$: nested deeper than any answer of this API", excerpt=_readable(body)) from None
-    except ValueError:  # A flaw of ours, or more digits than Python converts.
-        _locate(text)
+        # Only an escape can write half a surrogate pair.
+        flaw = _first_flaw(document) if "\\u" in text else None
+    except (RecursionError, ValueError):
+        document, flaw = None, _reason(body)
+    # Raised out here: what a person reads is this error alone, without Python's own as its context.
+    if flaw is not None:
+        raise flaw
     if type(document) is not dict:
         raise _decode_error("$", _Flaw("an object", document))
     return document
@@ -87,12 +83,20 @@ def usage_from(
     data = document.get("data")
     if data is None:
         raise _decode_error("$.data", _MISSING)
+    usage: Usage | None
     try:
-        usage: Usage = _QUICK.structure(data, Usage)
-    except (_Flaw, LookupError, TypeError, ValueError):
+        usage = _QUICK.structure(data, Usage)
+    except (LookupError, ValueError):
+        usage = None
+    if usage is None:
         usage = _explained(data)
-    return evolve(
-        usage,
+    return Usage(
+        usage.project_id,
+        usage.project_cap,
+        usage.project_usage,
+        usage.cap_reset_day,
+        usage.daily_project_usage,
+        usage.daily_client_app_usage,
         errors=tuple(problem_from(problem) for problem in _listed(document.get("errors"))),
         rate_limit=rate_limit,
         fetched_at=fetched_at,
@@ -130,7 +134,7 @@ def problem_from(value: object) -> Problem:
 def excerpt(value: object) -> str:
     """What stood in the document: escaped, so that it is safe to print, and at most 200 characters."""
     if isinstance(value, str):
-        return json.dumps(value[:_EXCERPT])[:_EXCERPT]
+        return _escaped(value[:_EXCERPT])[:_EXCERPT]
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return ascii(_BRIEF.repr(value))[1:-1][:_EXCERPT]
@@ -201,17 +205,29 @@ def _printable(text: str) -> bool:
     return True
 
 
-def _refuse_surrogates(document: object) -> None:
+def _first_flaw(document: object) -> DecodeError | None:
     for path, value in _walk(document):
-        if isinstance(value, _Flaw) or (isinstance(value, str) and not _printable(value)):
-            raise _decode_error(path, value if isinstance(value, _Flaw) else _Flaw("text, not half a character", value))
-
-
-def _locate(text: str) -> NoReturn:
-    for path, value in _walk(_LOCATOR.decode(text)):
         if isinstance(value, _Flaw):
-            raise _decode_error(path, value)
-    raise AssertionError("unreachable: what the reader refuses, the locator marks")  # pragma: no cover
+            return _decode_error(path, value)
+        if isinstance(value, str) and not _printable(value):
+            return _decode_error(path, _Flaw("text, not half a character", value))
+    return None
+
+
+def _reason(body: bytes) -> DecodeError:
+    """Why the reader refuses the body."""
+    shown = _readable(body)
+    try:
+        flaw = _first_flaw(_LOCATOR.decode(str(body, "utf-8").removeprefix(_BOM)))
+    except UnicodeDecodeError as error:
+        what = f"the answer is not UTF-8 (at byte {error.start})"
+    except json.JSONDecodeError as error:
+        what = f"the answer is not JSON ({error.msg}, at character {error.pos})"
+    except RecursionError:
+        return DecodeError("$: nested deeper than any answer of this API", excerpt=shown)
+    else:
+        return flaw or DecodeError("$: not readable", excerpt=shown)
+    return DecodeError(f"{what}: {shown}", excerpt=shown, retry_once=True)
 
 
 def _decode_error(path: str, flaw: _Flaw) -> DecodeError:
@@ -224,7 +240,11 @@ def _decode_error(path: str, flaw: _Flaw) -> DecodeError:
 
 
 def _readable(body: bytes) -> str:
-    return json.dumps(body[:_EXCERPT].decode("utf-8", "replace"))[1:-1][:_EXCERPT]
+    return _escaped(body[:_EXCERPT].decode("utf-8", "replace"))[1:-1][:_EXCERPT]
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text).replace("\x7f", "\\u007f")  # the one control character that JSON lets through
 
 
 _BRIEF = reprlib.Repr()
@@ -337,7 +357,7 @@ def _one_project(projects: list[ProjectUsage]) -> ProjectUsage | None:
     first, counts = projects[0], dict[dt.date, int | None]()
     for index, project in enumerate(projects):
         if project.project_id != first.project_id:
-            raise _Flaw(f"project {first.project_id}, as before", project.project_id, f"[{index}].project_id")
+            raise _Flaw(f"project {excerpt(first.project_id)}, as before", project.project_id, f"[{index}].project_id")
         for day in project.usage:
             _put(counts, day.date, day.usage, f"[{index}].usage")
     return ProjectUsage(first.project_id, _columns(counts))

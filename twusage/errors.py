@@ -30,12 +30,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twusage.models import Problem
-
-if TYPE_CHECKING:
-    from twusage.models import RateLimit
+from twusage.models import Problem, RateLimit
 
 __all__ = [
     "ApiError",

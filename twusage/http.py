@@ -9,8 +9,12 @@ sends a GET again when the connection dies  a middleware turns that error into o
 before the answer's first byte              request on the wire
 follows redirects, token and all            refused
 stores cookies                              its own session has a jar that keeps none
-inflates whatever comes, whole              inflated here, at most ``max_body`` bytes, with the gzip trailer checked
-takes a cut gzip body for a whole one       ``ProtocolError``
+inflates whatever comes, whole              inflated here as it comes, at most ``max_body`` bytes
+takes a cut gzip body for a whole one       the trailer is checked: ``ProtocolError``
+keeps the reader of a malformed chunk, or   asked anew now and then, which it answers with an error
+of a closed session, waiting for ever
+cancels who waits for a connection when     ``ClientClosedError``
+the session is closed
 rounds timeouts up to whole seconds         one ``asyncio.timeout`` around everything
 shows the request's headers in errors       its errors are translated and dropped, not chained
 ==========================================  ============================================================================
@@ -19,20 +23,24 @@ shows the request's headers in errors       its errors are translated and droppe
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl as ssl_module
 import zlib
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from twusage.errors import (
+    ClientClosedError,
     ConfigurationError,
     ConnectError,
     ProtocolError,
     RequestTimeoutError,
     TlsError,
     TransportError,
+    TwUsageError,
 )
 from twusage.protocol import Request, Response, without_credentials
 
@@ -41,6 +49,10 @@ __all__ = ["AiohttpTransport"]
 MAX_BODY = 8 * 2**20
 # Inflating this much takes about a millisecond; between two pieces the loop serves others.
 _PIECE = 2**18
+# Seconds without a byte of the body, after which aiohttp is asked anew.
+_PULSE = 0.1
+# Longer runs of such letters are no words: a token, or the part of one that aiohttp cut off.
+_OPAQUE = re.compile(r"[\w%+/=.~-]{24,}")
 
 
 class AiohttpTransport:
@@ -48,7 +60,7 @@ class AiohttpTransport:
 
     Args:
         session: the caller's session. It stays the caller's: never closed here, its cookies, proxies and connector
-            are as it was made. Its own middlewares do not run.
+            are as it was made. Its own middlewares and ``raise_for_status`` do not run.
         ssl: a context with the certificates to trust. There is no switch that turns verification off.
         proxy: the URL of an HTTP proxy. The environment's proxies and netrc are not read.
         limit: how many connections the own session opens at most.
@@ -75,29 +87,38 @@ class AiohttpTransport:
         self._limit = limit
         self._max_body = max_body
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         # What every request is sent with. None as a proxy means none; the session's own default is still used.
         self._options: dict[str, Any] = {
             "allow_redirects": False,
             "auto_decompress": False,
             "middlewares": (_send_once,),
+            "raise_for_status": False,
             "ssl": ssl or True,
         } | ({"proxy": proxy} if proxy is not None else {})
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - kept here, for all of it
         """One request on the wire, and its whole answer. See ``Transport.send``."""
         session = self._usable_session()
+        failure: TwUsageError
         try:
             async with asyncio.timeout(timeout):
                 return await self._exchange(session, request, timeout)
-        except TransportError:
-            raise
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not session.closed or task is None or task.cancelling():
+                raise
+            failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
+        except TransportError as error:
+            failure = error
+        except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError) as error:
             failure = _translated(error, request, timeout)
         # Raised out here, where aiohttp's own error, which shows the request's headers, is no longer its context.
-        raise failure
+        raise ClientClosedError(_CLOSED_MEANWHILE) if session.closed else failure
 
     async def aclose(self) -> None:
-        """Close the session, if it is this transport's own."""
+        """Close the session, if it is this transport's own. Nothing can be sent any more."""
+        self._closed = True
         if self._owns_session and self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -114,64 +135,59 @@ class AiohttpTransport:
             timeout=patience,
             **self._options,
         ) as response:
+            headers = _joined(response.headers)
             try:
-                body = await self._read(response)
+                body = await self._read(response, headers.get("content-encoding", "").strip().lower())
             except BaseException:
                 response.close()  # The rest of the body is still coming: this connection serves nobody else.
                 raise
-            return Response(response.status, _joined(response.headers), body)
+            return Response(response.status, headers, body)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        encoding = response.headers.get("content-encoding", "").strip().lower()
+    async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
         if encoding not in {"", "identity", "gzip", "x-gzip"}:
             raise ProtocolError(f"the answer's content-encoding is {encoding[:40]!a}; only gzip was offered")
         if (response.content_length or 0) > self._max_body:
             raise self._oversized()
         body = bytearray()
-        while piece := await response.content.readany():
-            body += piece
-            if len(body) > self._max_body:
-                raise self._oversized()
-        # 204 and 304 have no body to inflate, whatever their headers say.
-        return await self._inflated(bytes(body)) if body and encoding.endswith("gzip") else bytes(body)
-
-    async def _inflated(self, body: bytes) -> bytes:
-        inflater = zlib.decompressobj(wbits=31)  # gzip only, header and CRC checked
-        inflated = bytearray()
-        try:
-            while body and not inflater.eof:
-                inflated += inflater.decompress(body, _PIECE)
-                body = inflater.unconsumed_tail
-                if len(inflated) > self._max_body:
+        inflater = None
+        while piece := await _next_piece(response):
+            if inflater is None and encoding.endswith("gzip"):
+                inflater = zlib.decompressobj(wbits=31)  # gzip only, header and CRC checked
+            while piece:
+                part, piece = (piece, b"") if inflater is None else _inflated(inflater, piece)
+                body += part
+                if len(body) > self._max_body:
                     raise self._oversized()
-                await asyncio.sleep(0)
-            corrupt = bool(inflater.unused_data)
-        except zlib.error:
-            corrupt = True
-        if corrupt:
-            raise ProtocolError("the answer's gzip body is corrupt", retry_once=True)
-        if not inflater.eof:
+                if piece:
+                    await asyncio.sleep(0)
+        # An answer without a body, such as a 204, may still tell how it would have been encoded.
+        if not (inflater is None or inflater.eof):
             raise ProtocolError("the answer's gzip body is cut short", retryable=True)
-        return bytes(inflated)
+        return bytes(body)
 
     def _oversized(self) -> ProtocolError:
         return ProtocolError(f"the answer's body is larger than max_body ({self._max_body} bytes)")
 
     def _usable_session(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClientClosedError("this transport is closed; make a new one")
         loop = asyncio.get_running_loop()
-        if self._session is None:
+        if self._loop is None:
             self._loop = loop
+        if self._loop is not loop:
+            raise ConfigurationError(_OTHER_LOOP)
+        if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._limit),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        elif self._owns_session and self._loop is not loop:
-            raise ConfigurationError(
-                "this transport was opened on another event loop; make a UsageClient on each loop, in each process"
-            )
         if self._session.closed:
             raise ConfigurationError("the aiohttp session that was given is closed; keep it open as long as the client")
         return self._session
+
+
+_CLOSED_MEANWHILE = "the connections were closed during this call"
+_OTHER_LOOP = "this transport was opened on another event loop; make a UsageClient on each loop, in each process"
 
 
 class _BrokenOffError(aiohttp.ClientError):
@@ -188,7 +204,32 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise _BrokenOffError(type(error).__name__) from None
 
 
-def _translated(error: Exception, request: Request, timeout: float) -> TransportError:  # noqa: PLR0911 - a table
+async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
+    """More of the body, as it came; nothing at its end."""
+    while True:
+        try:
+            async with asyncio.timeout(_PULSE):
+                return await response.content.readany()
+        except TimeoutError:
+            continue  # Asked anew, aiohttp sees that there is no connection any more, if there is none.
+        except RuntimeError:
+            break
+    raise ProtocolError("the answer's body is malformed", retry_once=True)
+
+
+def _inflated(inflater: Any, piece: bytes) -> tuple[bytes, bytes]:
+    """Some of what the piece holds, and the rest of the piece."""
+    try:
+        part = inflater.decompress(piece, _PIECE)
+        corrupt = bool(inflater.unused_data)
+    except zlib.error:
+        corrupt = True
+    if corrupt:
+        raise ProtocolError("the answer's gzip body is corrupt", retry_once=True)
+    return part, inflater.unconsumed_tail
+
+
+def _translated(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911 - a table
     """Aiohttp's error as ours. Of its text only the kind and the system's own reason are kept."""
     match error:
         case aiohttp.ConnectionTimeoutError():
@@ -215,9 +256,12 @@ def _translated(error: Exception, request: Request, timeout: float) -> Transport
             return ProtocolError("the connection ended before the answer began", retryable=True)
         case aiohttp.ClientPayloadError():
             return ProtocolError("the answer's body was cut short or is malformed", retryable=True)
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | HttpProcessingError():
             said = without_credentials(error.message.encode(errors="replace"), request).decode(errors="replace")
+            said = _OPAQUE.sub("...", said)
             return ProtocolError(f"the answer is not HTTP ({ascii(said[:100])[1:-1]})", retry_once=True)
+        case RuntimeError():
+            return ConfigurationError(_OTHER_LOOP)
         case OSError():
             return ConnectError(f"no connection ({_reason(error)})")
         case _:

@@ -66,9 +66,13 @@ class Problem:
     """One problem that the API reported: the body of an error, or an entry of ``errors`` beside good data."""
 
     title: str | None = None
+    """The kind of problem in words: ``UsageCapExceeded``."""
     type: str | None = None
+    """The kind of problem as a URL. Its last segment says it; its host varies."""
     detail: str | None = None
+    """What happened, in a sentence."""
     status: int | None = None
+    """The HTTP status, where the body repeats it."""
     extra: Mapping[str, object] = field(factory=dict, hash=False)
     """Every other field of the problem, as it came (``reset_date``, ``account_id``, ``code`` and the like)."""
 
@@ -83,7 +87,9 @@ class DailyUsage:
     """The posts read on one day (UTC). ``usage`` is ``None`` where the API named the day but not its count."""
 
     date: dt.date
+    """The day, UTC."""
     usage: int | None = None
+    """Posts read on it."""
 
 
 def _one_count_a_day(series: DailySeries, _: object, counts: tuple[int | None, ...]) -> None:
@@ -143,7 +149,9 @@ class ProjectUsage:
     """The whole project's daily usage."""
 
     project_id: str | None = None
+    """The project's id."""
     usage: DailySeries = DailySeries()
+    """Posts read by all its apps, day by day."""
 
 
 @frozen
@@ -151,7 +159,9 @@ class ClientAppUsage:
     """One client app's daily usage."""
 
     client_app_id: str | None = None
+    """The app's id."""
     usage: DailySeries = DailySeries()
+    """Posts read by this app, day by day."""
     usage_result_count: int | None = None
     """The number of daily rows that the API sent, not of posts."""
 

@@ -10,12 +10,13 @@ import datetime as dt
 import reprlib
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from twusage import codec
 from twusage._version import __version__
@@ -28,6 +29,7 @@ from twusage.errors import (
     ForbiddenError,
     InvalidRequestError,
     ProtocolError,
+    QuotaError,
     RateLimitedError,
     ServerError,
     SpendCapReachedError,
@@ -43,6 +45,7 @@ __all__ = [
     "Response",
     "authorize",
     "check_base_url",
+    "quoted",
     "read_date",
     "read_rate_limit",
     "read_usage",
@@ -52,6 +55,8 @@ __all__ = [
 
 DEFAULT_BASE_URL = "https://api.twitter.com"
 USAGE_PATH = "/2/usage/tweets"
+_WINDOW = 900.0  # seconds
+_DAY = 86400.0
 _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
 _FIXED_HEADERS = {"accept": "application/json", "user-agent": f"twusage/{__version__}"}
 
@@ -60,7 +65,8 @@ class Headers(dict[str, str]):
     """HTTP headers: kept in lower case, found in any case, and shown without their values, for some are secret."""
 
     def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        super().__init__({name.lower(): value for name, value in dict(headers).items()})
+        known = isinstance(headers, Headers)
+        super().__init__(headers if known else {name.lower(): value for name, value in dict(headers).items()})
 
     def __getitem__(self, name: str) -> str:
         return super().__getitem__(name.lower())
@@ -69,7 +75,8 @@ class Headers(dict[str, str]):
         return isinstance(name, str) and super().__contains__(name.lower())
 
     def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name.lower(), default)
+        found = super().get(name)  # nearly always asked for in lower case
+        return super().get(name.lower(), default) if found is None else found
 
     def __repr__(self) -> str:
         return f"Headers({', '.join(self)})"
@@ -84,9 +91,13 @@ class Request:
     """What a transport sends. Its repr shows no header's value and no body."""
 
     method: str
+    """``GET``, or ``POST`` for a token."""
     url: str
+    """The whole URL, encoded: it is sent as it is."""
     headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    """What to send besides what the transport itself adds. Holds the credentials."""
     body: bytes = field(default=b"", repr=_size)
+    """The body, empty for a ``GET``."""
 
 
 @frozen
@@ -94,8 +105,11 @@ class Response:
     """What a transport brings back: the body whole, and decompressed. Its repr shows no header's value and no body."""
 
     status: int
+    """The HTTP status."""
     headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
     body: bytes = field(default=b"", repr=_size)
+    """The body, whole and decompressed."""
 
 
 # -- Requests ----------------------------------------------------------------------------------------------------------
@@ -125,59 +139,72 @@ def usage_request(
     return Request("GET", f"{url}?{'&'.join(query)}" if query else url, _FIXED_HEADERS)
 
 
+def quoted(value: object) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - an int of more digits than Python writes; a repr that fails
+        return f"a {type(value).__name__} that cannot be shown"
+
+
 def _checked_days(days: object) -> int:
     # A bool is an int to Python, but nobody means days=True.
     if type(days) is not int:
-        raise InvalidRequestError(f"days must be an int between 1 and 90, got {reprlib.repr(days)}")
+        raise InvalidRequestError(f"days must be an int between 1 and 90, got {quoted(days)}")
     if not 1 <= days <= 90:
-        raise InvalidRequestError(f"days must be between 1 and 90, got {reprlib.repr(days)}")
+        raise InvalidRequestError(f"days must be between 1 and 90, got {quoted(days)}")
     return days
 
 
 def _checked_fields(fields: object) -> tuple[UsageField, ...]:
     if isinstance(fields, str) or not isinstance(fields, Iterable):
-        raise InvalidRequestError(f"fields must be a list of UsageField, got {reprlib.repr(fields)}")
+        raise InvalidRequestError(f"fields must be a list of UsageField, got {quoted(fields)}")
     wanted = set()
     for name in fields:
         try:
             wanted.add(UsageField(name))
         except ValueError:
             known = ", ".join(UsageField)
-            raise InvalidRequestError(f"fields must be among {known}; got {reprlib.repr(name)}") from None
+            raise InvalidRequestError(f"fields must be among {known}; got {quoted(name)}") from None
     return tuple(name for name in UsageField if name in wanted)
 
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    return evolve(request, headers={**request.headers, "authorization": f"Bearer {token}"})
+    headers = Headers(request.headers)
+    headers["authorization"] = f"Bearer {token}"
+    return Request(request.method, request.url, headers, request.body)
 
 
 def check_base_url(base_url: object) -> str:
-    """The base URL without a trailing slash. Raises ``ConfigurationError``: https only, except on loopback, because
-    the token would be readable on the way.
+    """The base URL without a trailing slash.
+
+    Raises:
+        ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
+            on the way), or it holds a user name, a query or a fragment.
     """
     if not isinstance(base_url, str):
-        raise ConfigurationError(f"base_url must be a str, got {reprlib.repr(base_url)}")
-    try:
-        parts = urlsplit(base_url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        parts, host = urlsplit(""), None
-    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(f"base_url must be a str, got {type(base_url).__name__}")
+    if "@" in base_url:  # Not quoted: what stands before it is a password.
         raise ConfigurationError("base_url must not hold a user name or a password; give the token to the client")
-    shown = reprlib.repr(base_url)
-    if (
-        not host
-        or parts.query
-        or parts.fragment
-        or not base_url.isascii()
-        or not base_url.isprintable()
-        or " " in base_url
-    ):
+    shown = quoted(base_url)
+    scheme, host = _scheme_and_host(base_url)
+    if not host:
         raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}, got {shown}")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    if scheme != "https" and not (scheme == "http" and _is_loopback(host)):
         raise ConfigurationError(f"base_url must be https (http is for loopback only), got {shown}")
     return base_url.rstrip("/")
+
+
+def _scheme_and_host(url: str) -> tuple[str, str | None]:
+    if set(url) & set("?#") or not all("!" <= character <= "~" for character in url):
+        return "", None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # checked when it is read
+    except ValueError:
+        return "", None
+    return parts.scheme, parts.hostname
 
 
 def _is_loopback(host: str) -> bool:
@@ -191,16 +218,22 @@ def _is_loopback(host: str) -> bool:
 
 
 def read_rate_limit(response: Response) -> RateLimit | None:
-    """The app's window, from the ``x-rate-limit-*`` headers. ``None`` unless all three are plain digits: a number that
-    is not plainly one would be a guess.
+    """The app's window at this endpoint, from the ``x-rate-limit-*`` headers.
+
+    ``None`` unless all three are plain digits: a number that is not plainly one would be a guess. ``None`` too for a
+    capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
     """
-    limit, remaining, reset = (_digits(response, f"x-rate-limit-{name}") for name in ("limit", "remaining", "reset"))
-    if limit is None or remaining is None or reset is None:
-        return None
-    try:
-        return RateLimit(limit, remaining, dt.datetime.fromtimestamp(reset, dt.UTC))
-    except (ValueError, OverflowError, OSError):  # past the year 9999
-        return None
+    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = _kind(response.status, codec.decode_problem(response.body))
+        if issubclass(kind, QuotaError):
+            return None
+    return _headers_rate_limit(response.headers)
+
+
+def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    return _rate_limit(
+        headers.get("x-rate-limit-limit"), headers.get("x-rate-limit-remaining"), headers.get("x-rate-limit-reset")
+    )
 
 
 def read_date(response: Response) -> dt.datetime | None:
@@ -245,7 +278,7 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
     problem = codec.decode_problem(body)
-    rate_limit = read_rate_limit(response)
+    rate_limit = _headers_rate_limit(response.headers)
     kind = _kind(status, problem)
     request_id = response.headers.get("x-transaction-id")
     answer: dict[str, Any] = {
@@ -254,7 +287,7 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
         "body": response.body,
         "problem": problem,
         "rate_limit": rate_limit,
-        "request_id": request_id and codec.excerpt(without_credentials(request_id.encode(), request).decode())[1:-1],
+        "request_id": request_id and _clean(request_id, request),
     }
     if kind is SpendCapReachedError:
         answer["reset_date"] = day = _iso_date(problem.extra.get("reset_date"))
@@ -269,28 +302,36 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
 
 def _window_spent(response: Response, problem: Problem) -> bool:
     """A 429 that leaves calls in the window is about something else, unless it names the window."""
-    remaining = _digits(response, "x-rate-limit-remaining")
+    remaining = _digits(response.headers.get("x-rate-limit-remaining"))
     return not remaining or RateLimitedError in (_BY_TYPE.get(_segment(problem)), _BY_CODE.get(_code(problem)))
 
 
 def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
     """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
     now = read_date(response) or now
+    asked = response.headers.get("retry-after")
+    # In seconds, because a datetime ends with the year 9999.
     instants = []
     if rate_limit is not None:
         # The reset comes in whole seconds; waking early costs a second 429.
-        instants.append(rate_limit.reset_at + dt.timedelta(seconds=1))
-    if (instant := _http_date(response.headers.get("retry-after"))) is not None:
-        instants.append(instant)
-    if (seconds := _digits(response, "retry-after")) is not None and now is not None:
-        instants.append(now + dt.timedelta(seconds=min(seconds, 10 * 365 * 86400)))  # more may overflow
-    retry_at = max(instants, default=None)
-    if retry_at is None or now is None:
-        return {"retry_at": retry_at, "retry_after": seconds}
-    if retry_at - now > dt.timedelta(days=1):
-        # No limit of this API lasts that long: somebody is mistaken. After one window we shall know.
-        retry_at = now + dt.timedelta(minutes=15)
-    return {"retry_at": retry_at, "retry_after": max(0.0, (retry_at - now).total_seconds())}
+        instants.append(rate_limit.reset_at.timestamp() + 1)
+    if (date := _http_date(asked)) is not None:
+        instants.append(date.timestamp())
+    if (seconds := _digits(asked)) is not None and now is not None:
+        instants.append(now.timestamp() + seconds)
+    if not instants or now is None:
+        return {"retry_at": _instant(max(instants, default=None)), "retry_after": seconds}
+    wait = max(instants) - now.timestamp()
+    if wait > _DAY:  # No limit of this API lasts that long: somebody is mistaken. After one window we shall know.
+        wait = _WINDOW
+    return {"retry_at": _instant(now.timestamp() + wait), "retry_after": max(0.0, wait)}
+
+
+def _instant(seconds: float | None) -> dt.datetime | None:
+    try:
+        return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (ValueError, OverflowError, OSError):  # past the year 9999
+        return None
 
 
 # Title and type say what a status alone cannot: 403 is a spend cap as well as a wrong kind of token, and 429 is the
@@ -341,7 +382,7 @@ def _code(problem: Problem) -> int | None:
 
 
 _WHAT_TO_DO: dict[type[TwUsageError], str] = {
-    BadRequestError: "The API refuses a parameter of the request",
+    BadRequestError: "The API refuses a parameter of the request; problem.extra['errors'] says which",
     AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
     ForbiddenError: "This endpoint takes the app-only bearer token of an app that is attached to a project",
     CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; retrying is useless",
@@ -373,11 +414,26 @@ def without_credentials(body: bytes, request: Request | None) -> bytes:
     return body.replace(secret.encode(), f"[{scheme} credentials]".encode()) if len(secret) >= 8 else body
 
 
-def _digits(response: Response, name: str) -> int | None:
-    text = response.headers.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+def _clean(text: str, request: Request | None) -> str:
+    # A header that is no UTF-8 comes with its bytes smuggled in as half characters.
+    cleaned = without_credentials(text.encode("utf-8", "surrogateescape"), request)
+    return codec.excerpt(cleaned.decode("utf-8", "surrogateescape"))[1:-1]
 
 
+@lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.
+def _rate_limit(*texts: str | None) -> RateLimit | None:
+    limit, remaining, reset = map(_digits, texts)
+    reset_at = _instant(reset)
+    if limit is None or remaining is None or reset_at is None:
+        return None
+    return RateLimit(limit, remaining, reset_at)
+
+
+def _digits(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+@lru_cache(maxsize=64)  # A date is the same for a whole second, and slow to read.
 def _http_date(text: str | None) -> dt.datetime | None:
     try:
         date = parsedate_to_datetime(text or "")

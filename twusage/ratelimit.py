@@ -281,7 +281,9 @@ class _Queue:
     def _refuse_if_too_long(self, wait: float, max_wait: float) -> None:
         if wait <= max_wait:
             return
-        retry_at = datetime.fromtimestamp(self.clock.time() + wait, UTC)
+        offset = self.window.offset
+        server_now = self.clock.monotonic() + offset if math.isfinite(offset) else self.clock.time()
+        retry_at = datetime.fromtimestamp(server_now + wait, UTC)
         raise RateLimitedError(
             f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and max_wait "
             f"leaves {max(0.0, max_wait):.0f} s for waiting. Nothing was sent",

@@ -17,6 +17,8 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import format_datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -42,21 +44,30 @@ class FakeApp:
     """A client app: its credentials, its reads by day, and its 15-minute window."""
 
     id: str
+    """The client app's id."""
     tokens: list[str] = field(repr=False)
     """Its app-only bearer tokens. They all draw on the one window of the app."""
     project: FakeProject | None = field(repr=False)
     """The project that it is attached to; ``None`` is refused with a 403."""
     api_key: str = field(repr=False)
+    """The key that mints its token at ``POST /oauth2/token``."""
     api_secret: str = field(repr=False)
-    reads: dict[dt.date, int] = field(factory=dict, repr=False)
-    """Posts read on each day, UTC. Days without reads are not in it."""
+    """The secret that goes with the key."""
+    _reads: dict[dt.date, int] = field(factory=dict, repr=False)
     window_start: float | None = None
+    """When its window opened, or ``None`` before its first call."""
     window_used: int = 0
+    """Calls counted in its window."""
 
     @property
     def token(self) -> str:
         """The app's first bearer token."""
         return self.tokens[0]
+
+    @property
+    def reads(self) -> Mapping[dt.date, int]:
+        """Posts read on each day, UTC; days without reads are not in it. ``FakeApi.read_posts`` adds to it."""
+        return MappingProxyType(self._reads)
 
 
 @define(eq=False)
@@ -64,9 +75,13 @@ class FakeProject:
     """A project: its cap, the day on which its cycle turns, and its apps. All may be changed while it runs."""
 
     id: str
+    """The project's id: beyond 2**63, as live ones are."""
     cap: int
+    """Posts that it may read in a cycle."""
     reset_day: int
+    """The day of the month on which its cycle turns."""
     apps: list[FakeApp] = field(factory=list)
+    """The client apps that are attached to it."""
 
     def cycle_start(self, today: dt.date) -> dt.date:
         """The first day of the billing cycle. A reset day that the month does not have is its last day."""
@@ -143,6 +158,7 @@ class FakeApi:
         self._apps: list[FakeApp] = []
         self._scripted: list[_Scripted] = []
         self._last: dict[str, Response] = {}
+        self._bodies: dict[tuple[object, ...], bytes] = {}
         self._history_days = history_days
         self._transactions = itertools.count(0x9A3C)
         for _ in range(apps):
@@ -164,6 +180,7 @@ class FakeApi:
             api_secret=f"fakesecret{serial:04}",
         )
         self._apps.append(app)
+        self._bodies.clear()
         if app.project is not None:
             app.project.apps.append(app)
         return app
@@ -181,7 +198,8 @@ class FakeApi:
         today = self._today(now)
         if reader.project is not None and reader.project.usage(today) >= reader.project.cap:
             read_usage(Fault.usage_capped().changed(Response(200, self._headers(now))))
-        reader.reads[today] = reader.reads.get(today, 0) + count
+        reader._reads[today] = reader._reads.get(today, 0) + count  # noqa: SLF001 - the fake and its apps are one
+        self._bodies.clear()
 
     # -- What goes wrong ---------------------------------------------------------------------------------------------
 
@@ -257,30 +275,14 @@ class FakeApi:
             return Response(400, headers, refused)
         days = int(asked["days"][0]) if "days" in asked else 7
         fields = asked.get("usage.fields", [""])[0].split(",")
-        data = self._data(app.project, self._today(now), days, fields)
-        return Response(200, headers, json.dumps({"data": data}).encode())
+        return Response(200, headers, self._body(app.project, self._today(now), days, fields))
 
-    def _data(self, project: FakeProject, today: dt.date, days: int, fields: Iterable[str]) -> dict[str, object]:
-        data: dict[str, object] = {
-            "cap_reset_day": project.reset_day,
-            "project_cap": str(project.cap),
-            "project_id": project.id,
-            "project_usage": str(project.usage(today)),
-        }
-        since = today - dt.timedelta(days=days - 1)
-        if UsageField.DAILY_PROJECT_USAGE in fields:
-            sums: dict[dt.date, int] = {}
-            for app in project.apps:
-                for day, count in app.reads.items():
-                    sums[day] = sums.get(day, 0) + count
-            data["daily_project_usage"] = {"project_id": project.id} | _rows(sums, since, today)
-        if UsageField.DAILY_CLIENT_APP_USAGE in fields:
-            data["daily_client_app_usage"] = [
-                {"client_app_id": app.id, "usage_result_count": len(rows.get("usage", ()))} | rows
-                for app in project.apps
-                for rows in [_rows(app.reads, since, today)]
-            ]
-        return data
+    def _body(self, project: FakeProject, today: dt.date, days: int, fields: list[str]) -> bytes:
+        # Most tests ask for the same again and again, and summing up a quarter of a year takes its time.
+        key = (project.id, project.cap, project.reset_day, today, days, *fields)
+        if key not in self._bodies:
+            self._bodies[key] = json.dumps({"data": _data(project, today, days, fields)}).encode()
+        return self._bodies[key]
 
     def _minted(self, request: Request, now: float) -> Response:
         for app in self._apps:
@@ -318,7 +320,7 @@ class FakeApi:
     def _headers(self, now: float) -> dict[str, str]:
         return {
             "content-type": "application/json; charset=utf-8",
-            "date": format_datetime(dt.datetime.fromtimestamp(int(now + self.date_skew), dt.UTC), usegmt=True),
+            "date": _http_date(int(now + self.date_skew)),
             "api-version": "2.163",
             "x-access-level": "read",
             "x-transaction-id": f"{next(self._transactions):016x}",
@@ -329,9 +331,14 @@ class FakeApi:
         if self._history_days:
             # Only now is it known when today is.
             for position, app in enumerate(self._apps):
-                app.reads = _history(position, today, self._history_days) | app.reads
+                app._reads |= _history(position, today, self._history_days)  # noqa: SLF001
             self._history_days = 0
         return today
+
+
+@lru_cache(maxsize=64)
+def _http_date(now: int) -> str:
+    return format_datetime(dt.datetime.fromtimestamp(now, dt.UTC), usegmt=True)
 
 
 def _history(position: int, today: dt.date, days: int) -> dict[dt.date, int]:
@@ -346,6 +353,29 @@ def _history(position: int, today: dt.date, days: int) -> dict[dt.date, int]:
         if position % 3 != 2 or dice.random() < 0.6:
             reads[day] = count
     return reads
+
+
+def _data(project: FakeProject, today: dt.date, days: int, fields: Iterable[str]) -> dict[str, object]:
+    data: dict[str, object] = {
+        "cap_reset_day": project.reset_day,
+        "project_cap": str(project.cap),
+        "project_id": project.id,
+        "project_usage": str(project.usage(today)),
+    }
+    since = today - dt.timedelta(days=days - 1)
+    if UsageField.DAILY_PROJECT_USAGE in fields:
+        sums: dict[dt.date, int] = {}
+        for app in project.apps:
+            for day, count in app.reads.items():
+                sums[day] = sums.get(day, 0) + count
+        data["daily_project_usage"] = {"project_id": project.id} | _rows(sums, since, today)
+    if UsageField.DAILY_CLIENT_APP_USAGE in fields:
+        data["daily_client_app_usage"] = [
+            {"client_app_id": app.id, "usage_result_count": len(rows.get("usage", ()))} | rows
+            for app in project.apps
+            for rows in [_rows(app.reads, since, today)]
+        ]
+    return data
 
 
 def _rows(counts: Mapping[dt.date, int], since: dt.date, until: dt.date) -> dict[str, Any]:

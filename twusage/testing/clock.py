@@ -97,7 +97,7 @@ class VirtualClock:
 
     def suspend(self, seconds: float) -> None:
         """The machine sleeps: when it wakes, the wall clock has moved on and the monotonic one has not."""
-        self._wall_ahead += seconds
+        self.jump(seconds)
 
     def _first(self) -> _Sleeper | None:
         while self._sleepers and self._sleepers[0].woken.done():

@@ -45,9 +45,11 @@ class Fault:
     """One thing that goes wrong: script it with ``FakeApi.fail``. Made by the methods below."""
 
     name: str
+    """How it is shown: the method that made it."""
     change: Callable[[Response], Response] | None = None
     """The answer that comes instead of the good one."""
     breakage: Breakage | None = None
+    """How the exchange ends without a whole answer."""
     delay: float = 0.0
     """Seconds until the answer comes."""
     spends_window: bool = False

@@ -1,0 +1,136 @@
+"""The code blocks of README.md and docs/*.md are tests: each page runs from top to bottom, against the fake.
+
+A page's blocks share one namespace and one event loop, and may ``await`` at the top level, as in ``python -m asyncio``.
+Before a page begins, a fake API of its own is served on loopback, and the environment points there, so that
+``UsageClient.from_env()`` does what a reader's would. No other host can be reached, and files go to a directory that is
+removed afterwards.
+
+=============================  =====================================================================================
+in the page                    what is done with it
+=============================  =====================================================================================
+a ``python`` block             it runs; so do the ``test_*`` functions that it defines, with twusage's own fixtures
+a ``text`` block right after   it must be what that block printed
+``% invisible-code-block:``    runs unseen: it brings about what the next block is to meet
+=============================  =====================================================================================
+
+Unseen, a page has ``fake`` (its ``FakeApi``, whose clock stands at 2026-01-15 12:00 UTC) and ``new_window()``, which
+gives it a token with a fresh rate-limit window.
+"""
+
+import ast
+import asyncio
+import inspect
+import io
+import socket
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.integration.pytest import SybilItem
+from sybil.parsers.myst import CodeBlockParser
+
+from twusage.testing import FakeApi, FakeServer, VirtualClock
+
+_TOKENS = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+
+
+class Stage:
+    """What stands behind one page: a fake API on loopback, an event loop, and what was printed last."""
+
+    def __init__(self) -> None:
+        self.fake = FakeApi(clock=VirtualClock(auto=False))
+        # Ids that do not depend on how many fakes there were before: pages print them.
+        self.fake.project.id = "1281043626347900822499"
+        for number, app in enumerate(self.fake.apps, start=1):
+            app.id = f"2700{number:04}"
+        self.printed, self.printed_by = "", -1
+        self.runner = asyncio.Runner()
+        # In a thread of its own: a page's asyncio.run must find it alive as well.
+        self._server = FakeServer(self.fake)
+        self._server.__enter__()
+        self._directory = TemporaryDirectory()
+        self._tokens = 0
+        self._environment = pytest.MonkeyPatch()
+        self._environment.setenv("TWUSAGE_BASE_URL", self._server.url)
+        for name in _TOKENS:
+            self._environment.delenv(name, raising=False)
+        self._environment.chdir(self._directory.name)
+        self._environment.setattr(socket, "getaddrinfo", _loopback_only(socket.getaddrinfo))
+        self.new_window()
+
+    def new_window(self) -> None:
+        """Another token for the first app, which the limiter has not seen, and a window that nobody has drawn on."""
+        self._tokens += 1
+        app = self.fake.apps[0]
+        app.window_start = None
+        app.tokens.append(f"AAAAAAAAAAAAAAAAAAAAADOCS{self._tokens:04}%2Fno%2Freal%2Ftoken%3D")
+        self._environment.setenv(_TOKENS[0], app.tokens[-1])
+
+    def close(self) -> None:
+        self.runner.close()
+        self._environment.undo()
+        self._directory.cleanup()
+        self._server.__exit__(None, None, None)
+
+
+def _loopback_only(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
+        if host not in {"127.0.0.1", "localhost", "::1"}:
+            raise AssertionError(f"a page of the docs wants to reach {host!r}")
+        return resolve(host, *rest, **options)
+
+    return getaddrinfo
+
+
+def _run_python(example: Example) -> None:
+    stage, source = example.namespace["_stage"], str(example.parsed)
+    # Empty lines in front, so that a traceback shows the line of the page.
+    padded = "\n" * (example.line + example.parsed.line_offset) + source
+    code = compile(padded, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    with redirect_stdout(io.StringIO()) as printed:
+        result = eval(code, example.namespace)  # noqa: S307 - our own pages
+        if inspect.iscoroutine(result):
+            stage.runner.run(result)
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                arguments = {given.arg: example.namespace[given.arg] for given in node.args.args}
+                result = example.namespace[node.name](**arguments)
+                if inspect.iscoroutine(result):
+                    stage.runner.run(result)
+    stage.printed, stage.printed_by = printed.getvalue(), example.region.end
+
+
+def _check_text(example: Example) -> str | None:
+    stage = example.namespace["_stage"]
+    between = example.document.text[max(0, stage.printed_by) : example.region.start]
+    if stage.printed_by < 0 or between.strip():
+        return None  # a drawing, not an output
+    expected, printed = str(example.parsed).rstrip("\n"), stage.printed.rstrip("\n")
+    return None if printed == expected else f"the page shows\n\n{expected}\n\nbut this was printed:\n\n{printed}"
+
+
+def pytest_itemcollected(item: Any) -> None:
+    """Sybil's own filter of tracebacks ends the whole run where a failure is in no block: a client left open."""
+    if isinstance(item, SybilItem):
+        item.__dict__["_traceback_filter"] = lambda failure: failure.traceback.cut(path=__file__)
+
+
+def _set_up(namespace: dict[str, Any]) -> None:
+    stage = Stage()
+    namespace.update(__name__="page", _stage=stage, fake=stage.fake, new_window=stage.new_window)
+
+
+def _tear_down(namespace: dict[str, Any]) -> None:
+    namespace["_stage"].close()
+
+
+pytest_collect_file = Sybil(
+    parsers=[CodeBlockParser("python", _run_python), CodeBlockParser("text", _check_text)],
+    patterns=["README.md", "docs/*.md"],
+    setup=_set_up,
+    teardown=_tear_down,
+    fixtures=["twusage_api", "twusage_clock", "twusage_transport", "twusage_client"],
+).pytest()

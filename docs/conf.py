@@ -1,0 +1,98 @@
+"""Sphinx: the site that `nox -s docs` builds. Warnings are errors there, and nothing is fetched from anywhere."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.ext import napoleon
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import twusage
+import twusage.errors
+import twusage.testing
+
+project = "twusage"
+version = release = twusage.__version__
+copyright = "the twusage maintainers"
+language = "en"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+# The pages of these projects are elsewhere, and their inventories would have to be fetched. `dt` is what the code calls
+# datetime.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|dt|enum|os|ssl|types|typing)\..*"),
+]
+# Not public: they are named in annotations only, and nobody has to know more of them than is said there.
+nitpick_ignore = [
+    ("py:class", "twusage.ratelimit._LocalSlot"),
+    ("py:class", "twusage.testing.api.Outcome"),
+    ("py:class", "twusage.testing.faults.Breakage"),
+]
+
+html_theme = "furo"
+html_title = f"twusage {version}"
+html_copy_source = False
+html_show_sphinx = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+# The module imports it for annotations only, and autodoc looks these up.
+vars(twusage.errors)["RateLimit"] = twusage.RateLimit
+
+_PAGES = {name: module.__name__ for module in (twusage.testing, twusage) for name in module.__all__}
+
+
+def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:
+    """Annotations name the module that a class is written in; the reference has it where users import it from."""
+    name = node.get("reftarget", "").rpartition(".")[2]
+    target = f"{_PAGES.get(name)}.{name}"
+    if node.get("refdomain") != "py" or name not in _PAGES or node["reftarget"] == target:
+        return None
+    return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+
+
+def _public_bases(*told: Any) -> None:
+    """A private base is told as what it is itself: its attributes stand with those who inherit them."""
+    bases: list[type] = told[-1]
+    bases[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in bases]
+
+
+def _google_style(app: Sphinx, what: Any, name: str, item: object, options: Any, lines: list[str]) -> None:
+    """Napoleon, except where it would take what stands before an attribute's first colon for a type."""
+    if what not in {"attribute", "property", "data"}:
+        config: Any = napoleon.Config()  # its defaults
+        lines[:] = GoogleDocstring(lines, config, app, what, name, item, options).lines()
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, item: object, options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """The API's values are read, not made, and a protocol is no class to call: neither needs a signature."""
+    del app, what, name, options
+    if isinstance(item, type) and (item.__module__ == "twusage.models" or getattr(item, "_is_protocol", False)):
+        return "", None
+    return signature and signature.replace("= NOTHING", "= {}"), returns  # attrs' word for a default that is made anew
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("missing-reference", _by_public_name)
+    app.connect("autodoc-process-bases", _public_bases)
+    app.connect("autodoc-process-docstring", _google_style)
+    app.connect("autodoc-process-signature", _signature)

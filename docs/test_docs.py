@@ -1,0 +1,65 @@
+"""What the pages promise as a whole. Their code blocks are tests by themselves: conftest.py at the root runs them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import twusage
+import twusage.errors
+import twusage.testing
+
+DOCS = Path(__file__).parent
+README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Whoever adds a name to ``__all__`` adds it to the reference."""
+    documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page("reference"), re.MULTILINE))
+    assert {*twusage.__all__, *twusage.testing.__all__} <= documented
+
+
+def test_the_page_of_errors_has_every_error() -> None:
+    """Each stands in the tree and in the table of what to do."""
+    text = page("errors")
+    for name in twusage.errors.__all__:
+        assert re.search(rf"── {name}\b|^{name}\b", text, re.MULTILINE), f"{name} is not in the tree"
+        assert name == "TwUsageError" or f"| `{name}` |" in text or name in {"TransportError", "QuotaError"}, name
+
+
+@pytest.mark.parametrize("name", ["README", *sorted(path.stem for path in DOCS.glob("*.md"))])
+def test_links_between_pages_lead_somewhere(name: str) -> None:
+    """Files and headings. Sphinx checks the same for the site, but nobody does for the README."""
+    home, text = (DOCS.parent, README) if name == "README" else (DOCS, page(name))
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = (home / path).read_text(encoding="utf-8") if path else text
+        anchors = {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", linked, re.MULTILINE)
+        }
+        assert not anchor or anchor in anchors, target
+
+
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    """Line by line, apart from the numbers and the bars, which change from day to day."""
+    pytest.importorskip("click")
+    pytest.importorskip("rich")
+    command = [sys.executable, "-m", "twusage", "show", "--demo"]
+    printed = subprocess.run(  # noqa: S603 - our own command
+        command, env=os.environ | {"PYTHONIOENCODING": "utf-8"}, capture_output=True, check=True, timeout=60
+    ).stdout.decode()
+    shown = README.partition("twusage show --demo\n```\n\n```text\n")[2].partition("```")[0]
+    assert _labels(shown) == _labels(printed)
+
+
+def _labels(text: str) -> list[str]:
+    words = re.sub(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b", "", text)
+    return [" ".join(re.findall(r"[A-Za-z()]+", line)) for line in words.splitlines()]

@@ -1,0 +1,63 @@
+"""The group of commands, and what holds for all of them: how they end, and how they complain."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import partial
+from typing import Any, NoReturn
+
+import click
+
+from twusage._version import __version__
+from twusage.cli.exits import EXITS, complain, exit_code, finish
+from twusage.cli.show import show
+
+__all__ = ["twusage"]
+
+# Whoever types a token where none belongs has it quoted back at them, and from there it goes into the log of a CI.
+_MAYBE_A_TOKEN = re.compile(r"[^\s'\"()]{20,}")
+
+
+class _Commands(click.Group):
+    """A group whose every end is an exit code of the table, with at most one sentence on stderr."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        try:
+            # Standalone, click reports a wrong option in several lines.
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except click.ClickException as error:
+            complain(_one_sentence(error))
+            code = error.exit_code
+        except click.Abort:  # Ctrl-C before a command has begun
+            code = exit_code(KeyboardInterrupt())
+        sys.exit(code)
+
+    def invoke(self, ctx: click.Context) -> NoReturn:
+        ctx.exit(finish(partial(super().invoke, ctx)))
+
+
+def _one_sentence(error: click.ClickException) -> str:
+    said = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{said} (see '{context.command_path} --help')" if context else said
+
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
+show.epilog = _EPILOG
+
+
+@click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
+@click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
+@click.pass_context
+def twusage(ctx: click.Context) -> None:
+    """How much of the X/Twitter API your project has used of its monthly cap.
+
+    The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
+    first that is set.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+twusage.add_command(show)
