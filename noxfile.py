@@ -40,10 +40,8 @@ def tests(session: nox.Session) -> None:
     if session.python != OLDEST or session.posargs:  # Some of the tests cover some of the code.
         session.run("pytest", *session.posargs)
         return
-    data = {"COVERAGE_FILE": str(Path(session.create_tmp()) / "coverage")}
-    session.run("coverage", "erase", env=data)
-    session.run("coverage", "run", "-m", "pytest", env=data)
-    session.run("coverage", "report", env=data)
+    session.run("coverage", "run", "-m", "pytest")
+    session.run("coverage", "report")
 
 
 @nox.session(python=PYTHONS)
@@ -59,11 +57,7 @@ def tests_plain(session: nox.Session) -> None:
 @nox.session(python=OLDEST)
 def lowest(session: nox.Session) -> None:
     """All tests, on the lowest versions that pyproject.toml allows of everything that a user installs."""
-    constraints = Path(session.create_tmp()) / "lowest.txt"
-    versions = _lowest_versions(session)
-    constraints.write_text("\n".join(versions), encoding="utf-8")
-    session.log("on %s", ", ".join(versions))
-    session.install("-e", WITH_EXTRAS, *group("tests"), "-c", str(constraints))
+    session.install("-e", WITH_EXTRAS, *group("tests"), *_lowest_versions(session))
     session.run("pytest", *session.posargs)
 
 
@@ -106,8 +100,15 @@ def layers(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, in docs/_build/html. A reference that leads nowhere is an error."""
     session.install("-e", WITH_EXTRAS, *group("docs"))
-    trees = str(Path(session.create_tmp()) / "doctrees")
-    session.run("sphinx-build", "-W", "--keep-going", "-n", "-E", "-d", trees, "-b", "html", "docs", "docs/_build/html")
+    strict = ("-W", "--keep-going", "-n", "-E", "-q")
+    session.run("sphinx-build", *strict, "-d", "docs/_build/doctrees", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session(python=OLDEST)
+def bench(session: nox.Session) -> None:
+    """What a call costs, as a ratio to what people would use instead. Not among the defaults: it proves nothing."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "tests/bench/bench_fake.py")
 
 
 @nox.session
@@ -122,11 +123,11 @@ def build(session: nox.Session) -> None:
     _inspect(session, wheel)
     session.install("--force-reinstall", f"{wheel}[cli]")
     session.chdir(away)
-    session.run("python", "-P", "-c", _INSTALLED, PROJECT["name"])
+    session.run("python", "-P", "-c", _INSTALLED, PROJECT["name"], log=False)
     session.run("twusage", "--version")
 
 
-# Run beside the installed wheel, by a Python that does not look into the current directory.
+# Run with the installed wheel, by a Python that does not look into the current directory.
 _INSTALLED = """
 import importlib, importlib.resources, sys, sysconfig, pathlib
 package = importlib.import_module(sys.argv[1])
@@ -141,5 +142,7 @@ def _inspect(session: nox.Session, wheel: Path) -> None:
     """The wheel holds the package, all of it, and metadata: nothing else."""
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = {str(path) for path in Path("twusage").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    if packed != package or "twusage/py.typed" not in packed:
-        session.error(f"the wheel is not the package: {sorted(packed ^ package)}")
+    if packed != package:
+        session.error(f"in the wheel or in twusage/, but not in both: {sorted(packed ^ package)}")
+    if "twusage/py.typed" not in packed:
+        session.error("twusage/py.typed is missing: type checkers would take the package for untyped")

@@ -81,7 +81,8 @@ class UsageClient:
     @classmethod
     def from_env(cls, **keywords: Any) -> Self:
         """A client with what the environment holds: the token in ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` or
-        ``BEARER_TOKEN`` (the first that is set), and ``TWUSAGE_BASE_URL``. Takes the keywords of the constructor.
+        ``BEARER_TOKEN`` (the first that is set), and ``TWUSAGE_BASE_URL``. Takes the keywords of the constructor, which
+        go before the environment: with ``auth=`` it needs no token there.
 
         Raises:
             ConfigurationError: no variable is set, or what it holds is malformed.

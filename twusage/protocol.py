@@ -415,9 +415,8 @@ def without_credentials(body: bytes, request: Request | None) -> bytes:
 
 
 def _clean(text: str, request: Request | None) -> str:
-    # A header that is no UTF-8 comes with its bytes smuggled in as half characters.
-    cleaned = without_credentials(text.encode("utf-8", "surrogateescape"), request)
-    return codec.excerpt(cleaned.decode("utf-8", "surrogateescape"))[1:-1]
+    # A header that is no UTF-8 comes with its bytes smuggled in as half characters: these become question marks.
+    return codec.excerpt(without_credentials(text.encode(errors="replace"), request).decode())[1:-1]
 
 
 @lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.

@@ -11,6 +11,7 @@ import click
 
 from twusage._version import __version__
 from twusage.cli.exits import EXITS, complain, exit_code, finish
+from twusage.cli.fake import fake
 from twusage.cli.show import show
 
 __all__ = ["twusage"]
@@ -61,3 +62,4 @@ def twusage(ctx: click.Context) -> None:
 
 
 twusage.add_command(show)
+twusage.add_command(fake)

@@ -18,7 +18,7 @@ from twusage.cli.table import usage_text
 from twusage.client import UsageClient
 from twusage.errors import ConfigurationError
 from twusage.models import Problem, Usage
-from twusage.protocol import DEFAULT_BASE_URL, usage_request
+from twusage.protocol import usage_request
 from twusage.retry import RetryPolicy
 
 __all__ = ["show"]
@@ -109,8 +109,7 @@ async def _usage(client: UsageClient, days: int) -> Usage:
 
 def _client(token_file: str | None, timeout: float, retry: RetryPolicy) -> UsageClient:
     if token_file is not None:
-        base_url = os.environ.get("TWUSAGE_BASE_URL") or DEFAULT_BASE_URL
-        return UsageClient(_token_from(token_file), base_url=base_url, timeout=timeout, retry=retry)
+        return UsageClient.from_env(auth=_token_from(token_file), timeout=timeout, retry=retry)
     if not any(map(os.environ.get, TOKEN_VARIABLES)):
         raise ConfigurationError(
             f"no bearer token: set {TOKEN_VARIABLES[0]} or give --token-file PATH; to look around without, give --demo"

@@ -1,0 +1,115 @@
+"""``twusage fake``: the fake API for programs in any language."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from click.testing import CliRunner, Result
+
+from twusage.cli.app import twusage
+from twusage.testing import FakeApi
+
+
+def ask(url: str, token: str) -> dict[str, object]:
+    request = urllib.request.Request(f"{url}/2/usage/tweets", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        data: dict[str, object] = json.load(answer)["data"]
+    return data
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command, and instead of waiting for ever do this, then press Ctrl-C."""
+
+    def run(*arguments: str, meanwhile: Callable[[], object] = lambda: None) -> Result:
+        def until_ctrl_c() -> None:
+            meanwhile()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("twusage.cli.fake._until_ctrl_c", until_ctrl_c)
+        return CliRunner().invoke(twusage, ["fake", "--port", "0", *arguments])
+
+    return run
+
+
+def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]) -> None:
+    """The address on loopback, a line to try it with, and a token for each app; Ctrl-C leaves quietly."""
+    result = serve("--apps", "2")
+    assert result.exit_code == 130
+    assert re.search(r"answers at http://127\.0\.0\.1:\d+ until Ctrl-C", result.stdout)
+    assert len(re.findall(r"^app \d+: token \S+$", result.stdout, re.MULTILINE)) == 2
+    assert result.stderr == ""
+
+
+def test_many_apps_are_not_all_told(serve: Callable[..., Result]) -> None:
+    """Ten, and how many more there are."""
+    result = serve("--apps", "12")
+    assert result.stdout.count(": token ") == 10
+    assert "and 2 apps more" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--tokens", "a,b,c,d"], ["--tokens", "a,a"], ["--port", "70000"], ["--apps", "0"], ["--reset-day", "32"]],
+    ids=" ".join,
+)
+def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
+    """In a sentence, with exit code 2."""
+    result = CliRunner().invoke(twusage, ["fake", *arguments])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("twusage: ")
+
+
+def test_a_taken_port_is_told() -> None:
+    """In a sentence, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = CliRunner().invoke(twusage, ["fake", "--port", str(taken.getsockname()[1])])
+    assert result.exit_code == 1
+    assert "in use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
+    """What stops a test's loop without end does not stop a server."""
+    made: list[FakeApi] = []
+
+    def remember(**knobs: Any) -> FakeApi:
+        made.append(FakeApi(**knobs))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twusage.cli.fake.FakeApi", remember)
+        serve()
+    assert made[0].most_requests > 10**12
+
+
+def test_a_program_in_another_process_can_ask_it() -> None:
+    """From the shell: its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
+    command = [sys.executable, "-m", "twusage", "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as fake:
+        assert fake.stdout is not None
+        first = fake.stdout.readline()
+        url = re.search(r"http://\S+", first)
+        assert url, first
+        fake.stdout.readline()
+        assert ask(url[0], "one")["project_cap"] == "5000"
+        assert ask(url[0], "two")["cap_reset_day"] == 10
+        fake.send_signal(signal.SIGINT)
+        _, complaints = fake.communicate(timeout=20)
+    assert complaints == ""
+    assert fake.returncode == 130
