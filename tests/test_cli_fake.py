@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,12 @@ pytest.importorskip("rich")
 from click.testing import CliRunner, Result
 
 from twusage.cli.app import twusage
+from twusage.cli.fake import fake
 from twusage.testing import FakeApi
+
+assert fake.callback
+# The names that the command itself sees: another test may have imported its module anew.
+INSIDE = fake.callback.__globals__
 
 
 def ask(url: str, token: str) -> dict[str, object]:
@@ -40,7 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
             meanwhile()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("twusage.cli.fake._until_ctrl_c", until_ctrl_c)
+        monkeypatch.setitem(INSIDE, "_until_ctrl_c", until_ctrl_c)
         return CliRunner().invoke(twusage, ["fake", "--port", "0", *arguments])
 
     return run
@@ -83,6 +90,25 @@ def test_a_taken_port_is_told() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_tokens_are_given_to_the_apps_in_order(serve: Callable[..., Result]) -> None:
+    """The rest of the apps keep made-up ones."""
+    result = serve("--tokens", "one, two,")
+    assert [line.split()[-1][:4] for line in result.stdout.splitlines()[-3:]] == ["one", "two", "AAAA"]
+
+
+def test_it_waits_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For ever: on an event that nobody sets."""
+
+    class Stopped(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is None
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(INSIDE, "threading", SimpleNamespace(Event=Stopped))
+    with pytest.raises(KeyboardInterrupt):
+        INSIDE["_until_ctrl_c"]()
+
+
 def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
     """What stops a test's loop without end does not stop a server."""
     made: list[FakeApi] = []
@@ -92,7 +118,7 @@ def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twusage.cli.fake.FakeApi", remember)
+        patch.setitem(INSIDE, "FakeApi", remember)
         serve()
     assert made[0].most_requests > 10**12
 
@@ -101,15 +127,17 @@ def test_a_program_in_another_process_can_ask_it() -> None:
     """From the shell: its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
     command = [sys.executable, "-m", "twusage", "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as fake:
-        assert fake.stdout is not None
-        first = fake.stdout.readline()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        first = server.stdout.readline()
         url = re.search(r"http://\S+", first)
         assert url, first
-        fake.stdout.readline()
+        server.stdout.readline()
         assert ask(url[0], "one")["project_cap"] == "5000"
         assert ask(url[0], "two")["cap_reset_day"] == 10
-        fake.send_signal(signal.SIGINT)
-        _, complaints = fake.communicate(timeout=20)
+        server.send_signal(signal.SIGINT)
+        _, complaints = server.communicate(timeout=20)
     assert complaints == ""
-    assert fake.returncode == 130
+    assert server.returncode == 130

@@ -25,10 +25,10 @@ async def may_read(client: UsageClient, count: int) -> bool:
 
 
 def run(pytester: pytest.Pytester, mode: str, tests: str) -> pytest.RunResult:
-    pytester.makeini(f"[pytest]\nasyncio_mode = {mode}\n")
+    pytester.makeini(f"[pytest]\nasyncio_mode = {mode}\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(bot=BOT)
     pytester.makepyfile(test_bot=tests)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-q")
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-q", plugins=[])
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])

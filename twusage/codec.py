@@ -33,13 +33,13 @@ from functools import lru_cache
 from typing import Any, NoReturn, TypeGuard
 
 from attrs import evolve, fields_dict, frozen
-from cattrs import AttributeValidationNote, BaseValidationError, Converter, IterableValidationNote
+from cattrs import BaseValidationError, Converter, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 from twusage.errors import DecodeError
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, Problem, ProjectUsage, RateLimit, Usage
 
-__all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from"]
+__all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from", "utc_day"]
 
 _BOM = "\ufeff"
 _EXCERPT = 200
@@ -280,13 +280,14 @@ def _identifier(value: object, _: object = None) -> str:
 
 
 def _day(value: object, _: object = None) -> dt.date:
-    if type(value) is str and (day := _utc_day(value)):
+    if type(value) is str and (day := utc_day(value)):
         return day
     raise _Flaw("a date (YYYY-MM-DD, or with a time and a zone)", value)
 
 
 @lru_cache(maxsize=256)  # Every app repeats the same days.
-def _utc_day(text: str) -> dt.date | None:
+def utc_day(text: str) -> dt.date | None:
+    """The UTC day that a date, or an instant with a zone, is on. ``None`` for what is neither."""
     match = _DAY.fullmatch(text)
     try:
         if match and match["time"]:
@@ -487,10 +488,7 @@ def _first_leaf(error: BaseException) -> tuple[str, _Flaw]:
     while isinstance(error, BaseValidationError):
         error = error.exceptions[0]
         for note in getattr(error, "__notes__", ()):
-            if isinstance(note, IterableValidationNote):
-                path += f"[{note.index}]"
-            elif isinstance(note, AttributeValidationNote):
-                path += f".{note.name}"
+            path += f"[{note.index}]" if isinstance(note, IterableValidationNote) else f".{note.name}"
     return path, error if isinstance(error, _Flaw) else _MISSING  # a KeyError
 
 

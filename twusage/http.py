@@ -109,8 +109,8 @@ class AiohttpTransport:
             if not session.closed or task is None or task.cancelling():
                 raise
             failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
-        except TransportError as error:
-            failure = error
+        except TransportError:
+            raise  # Unnamed: a name would keep what was read in a cycle with its own traceback.
         except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError) as error:
             failure = _translated(error, request, timeout)
         # Raised out here, where aiohttp's own error, which shows the request's headers, is no longer its context.
@@ -135,12 +135,9 @@ class AiohttpTransport:
             timeout=patience,
             **self._options,
         ) as response:
+            # Left with some of the body still to come, aiohttp closes the connection.
             headers = _joined(response.headers)
-            try:
-                body = await self._read(response, headers.get("content-encoding", "").strip().lower())
-            except BaseException:
-                response.close()  # The rest of the body is still coming: this connection serves nobody else.
-                raise
+            body = await self._read(response, headers.get("content-encoding", "").strip().lower())
             return Response(response.status, headers, body)
 
     async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
@@ -214,7 +211,7 @@ async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
             continue  # Asked anew, aiohttp sees that there is no connection any more, if there is none.
         except RuntimeError:
             break
-    raise ProtocolError("the answer's body is malformed", retry_once=True)
+    raise HttpProcessingError(message="a malformed body")
 
 
 def _inflated(inflater: Any, piece: bytes) -> tuple[bytes, bytes]:

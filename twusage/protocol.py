@@ -290,7 +290,8 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
         "request_id": request_id and _clean(request_id, request),
     }
     if kind is SpendCapReachedError:
-        answer["reset_date"] = day = _iso_date(problem.extra.get("reset_date"))
+        told = problem.extra.get("reset_date")
+        answer["reset_date"] = day = codec.utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
         answer["window_spent"] = spent = _window_spent(response, problem)
@@ -310,20 +311,19 @@ def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | 
     """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
     now = read_date(response) or now
     asked = response.headers.get("retry-after")
-    # In seconds, because a datetime ends with the year 9999.
-    instants = []
-    if rate_limit is not None:
-        # The reset comes in whole seconds; waking early costs a second 429.
-        instants.append(rate_limit.reset_at.timestamp() + 1)
-    if (date := _http_date(asked)) is not None:
-        instants.append(date.timestamp())
-    if (seconds := _digits(asked)) is not None and now is not None:
-        instants.append(now.timestamp() + seconds)
-    if not instants or now is None:
-        return {"retry_at": _instant(max(instants, default=None)), "retry_after": seconds}
-    wait = max(instants) - now.timestamp()
-    if wait > _DAY:  # No limit of this API lasts that long: somebody is mistaken. After one window we shall know.
+    date = _http_date(asked)
+    # In seconds, because a datetime ends with the year 9999. The window's reset comes in whole seconds: waking at that
+    # very second costs a second 429.
+    instants = [rate_limit.reset_at.timestamp() + 1] if rate_limit else []
+    instants += [date.timestamp()] if date else []
+    waits = [instant - now.timestamp() for instant in instants] if now else []
+    if (seconds := _digits(asked)) is not None:
+        waits.append(seconds)
+    wait = max(waits, default=None)
+    if wait is not None and wait > _DAY:  # No limit of this API lasts that long. After one window we shall know.
         wait = _WINDOW
+    if now is None or wait is None:
+        return {"retry_at": _instant(max(instants, default=None)), "retry_after": wait}
     return {"retry_at": _instant(now.timestamp() + wait), "retry_after": max(0.0, wait)}
 
 
@@ -390,7 +390,7 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
     UsageCapExceededError: "The project's monthly cap of reads is used up; retrying is useless until it resets",
     RateLimitedError: "The app's 15-minute window is spent",
     ServerError: "The API is in trouble; try again later",
-    ApiError: "The API does not give the usage; is base_url right?",
+    ApiError: "The API does not give the usage; check base_url",
 }
 
 
@@ -439,11 +439,4 @@ def _http_date(text: str | None) -> dt.datetime | None:
         # RFC 9110 dates are GMT; Python leaves "-0000" without a zone.
         return date.replace(tzinfo=dt.UTC) if date.tzinfo is None else date.astimezone(dt.UTC)
     except (ValueError, OverflowError):
-        return None
-
-
-def _iso_date(value: object) -> dt.date | None:
-    try:
-        return dt.date.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
         return None

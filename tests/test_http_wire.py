@@ -1,0 +1,1030 @@
+"""AiohttpTransport on a real socket: a server on loopback that says what it is told to, byte by byte.
+
+The rows of the fault catalogue that concern a transport are here. In each: the right error and no other, one request on
+the wire, the connection closed where it is of no more use, no task left behind, and the token nowhere to be read.
+"""
+
+import asyncio
+import gc
+import gzip
+import itertools
+import pickle
+import socket
+import ssl
+import struct
+import sys
+import traceback
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp.abc import AbstractResolver, ResolveResult
+from attrs import frozen
+
+from twusage import protocol
+from twusage.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    DecodeError,
+    ProtocolError,
+    RequestTimeoutError,
+    TlsError,
+    TwUsageError,
+)
+from twusage.http import MAX_BODY, AiohttpTransport
+from twusage.protocol import Request, Response
+
+LOOPBACK = "127.0.0.1"
+CANARY = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear"
+# Seconds within which everything here happens that is not about time. Nobody ever waits that long.
+AT_ONCE = 5.0
+# The timeout of the tests that are about time, and how much later than that is still in time.
+SHORT, GRACE = 0.25, 0.75
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+GOOD = b'{"data": {"project_cap": "2000000"}}'
+ZIPPED = gzip.compress(GOOD, mtime=0)
+
+
+def answer(body: bytes = GOOD, *headers: bytes, status: bytes = b"200 OK", length: int | None = None) -> bytes:
+    """A whole answer, with a content-length that is true unless another is given."""
+    told = b"content-length: %d" % (len(body) if length is None else length)
+    return b"\r\n".join((b"HTTP/1.1 " + status, *headers, told, b"", body))
+
+
+def zipped(body: bytes) -> bytes:
+    return answer(body, b"content-encoding: gzip")
+
+
+# -- The server --------------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """One connection, as the server sees it."""
+
+    def __init__(self, server: "Server", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._server = server
+        self._reader = reader
+        self._writer = writer
+
+    async def hear(self) -> bytes:
+        """The next request, whole. ``EOFError`` when the client has gone."""
+        request = await self._reader.readuntil(b"\r\n\r\n")
+        self._server.requests.append(request)
+        self._server.heard.set()
+        return request
+
+    async def say(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def wait_until_gone(self) -> None:
+        """Until the client closes the connection."""
+        while await self._reader.read(2**16):
+            pass
+
+    def reset(self) -> None:
+        """End it with a RST, so that the client's kernel reports an error and not an end."""
+        connection = self._writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+Script = Callable[[Wire], Awaitable[None]]
+
+
+class Server:
+    """Runs one script for every connection, and counts."""
+
+    def __init__(self, script: Script, tls: ssl.SSLContext | None) -> None:
+        self._script = script
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.connected = asyncio.Event()
+        """A connection was made."""
+        self.heard = asyncio.Event()
+        """A request has arrived."""
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self.connected.set()
+        try:
+            with suppress(EOFError, OSError):
+                await self._script(Wire(self, reader, writer))
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
+
+    async def all_gone(self) -> None:
+        """Until no connection is open any more."""
+        async with asyncio.timeout(AT_ONCE):
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        self._server.close()
+        await self.all_gone()
+        await self._server.wait_closed()
+
+    def request(self, host: str = LOOPBACK, query: str = "", **extra: Any) -> Request:
+        """A request to this server, with the canary."""
+        scheme = "https" if self._tls else "http"
+        url = f"{scheme}://{host}:{self.port}/2/usage/tweets{query}"
+        return Request("GET", url, {"authorization": f"Bearer {CANARY}"}, **extra)
+
+
+Serve = Callable[..., Awaitable[Server]]
+Open = Callable[..., AiohttpTransport]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Opens servers. At the end, nobody may have left a task behind."""
+    before = asyncio.all_tasks()
+    servers: list[Server] = []
+
+    async def serve(script: Script, *, tls: ssl.SSLContext | None = None) -> Server:
+        servers.append(Server(script, tls))
+        await servers[-1].open()
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        await server.close()
+    assert not asyncio.all_tasks() - before - {asyncio.current_task()}
+
+
+@pytest.fixture
+async def transport(serve: Serve) -> AsyncIterator[AiohttpTransport]:
+    transport = AiohttpTransport()
+    yield transport
+    await transport.aclose()
+
+
+@asynccontextmanager
+async def watched(event: str, **connector: Any) -> AsyncIterator[tuple[aiohttp.ClientSession, asyncio.Event]]:
+    """A session, and what is set when aiohttp comes to that point of a request."""
+    happened = asyncio.Event()
+
+    async def note(*_: Any) -> None:
+        happened.set()
+
+    trace = aiohttp.TraceConfig()
+    getattr(trace, event).append(note)
+    async with aiohttp.ClientSession(
+        trace_configs=[trace], connector=aiohttp.TCPConnector(**connector), cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        yield session, happened
+
+
+def says(*data: bytes, then: str = "hold") -> Script:
+    """Answers every request of a connection with these bytes; then it holds, closes or resets the connection."""
+
+    async def script(wire: Wire) -> None:
+        while True:
+            await wire.hear()
+            for piece in data:
+                await wire.say(piece)
+            if then == "reset":
+                wire.reset()
+            if then != "hold":
+                return
+
+    return script
+
+
+async def hold(wire: Wire) -> None:
+    """Hears the request and never answers."""
+    await wire.hear()
+    await wire.wait_until_gone()
+
+
+# -- What an error must be ---------------------------------------------------------------------------------------------
+
+
+def fate(error: TwUsageError) -> str:
+    """R: may be retried. R1: once. N: never."""
+    return "R1" if error.retry_once else "R" if error.retryable else "N"
+
+
+def secrets_of(error: BaseException) -> str:
+    """All that a person can get to read of an error: its chain, its traceback with the locals of this package."""
+    seen = [str(error), repr(error), repr(error.args), repr(vars(error)), str(pickle.dumps(error))]
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    seen += [repr(frame.locals) for frame in told.stack if "twusage" in frame.filename.rpartition("/")[0]]
+    for chained in (error.__cause__, error.__context__):
+        if chained is not None:
+            assert not type(chained).__module__.startswith("aiohttp"), chained
+            seen.append(secrets_of(chained))
+    return "\n".join(seen)
+
+
+async def refusal(
+    transport: AiohttpTransport, request: Request, kind: type[TwUsageError], *, within: float = AT_ONCE
+) -> TwUsageError:
+    """The error that this request ends with: of exactly this kind, and fit to be read by anybody."""
+    guard = asyncio.timeout(within + AT_ONCE)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(TwUsageError) as caught:
+        async with guard:
+            await transport.send(request, timeout=within)
+    assert asyncio.get_running_loop().time() - begun < within + GRACE
+    error = caught.value
+    assert type(error) is kind, error
+    assert CANARY not in secrets_of(error)
+    assert str(error).isprintable()
+    return error
+
+
+# -- Connecting --------------------------------------------------------------------------------------------------------
+
+
+class TestConnecting:
+    async def test_refused(self, transport: AiohttpTransport) -> None:
+        """Where nobody listens there is no connection: R."""
+        with socket.create_server((LOOPBACK, 0)) as listener:
+            port = listener.getsockname()[1]
+        error = await refusal(transport, Request("GET", f"http://{LOOPBACK}:{port}/"), ConnectError)
+        assert fate(error) == "R"
+        assert f"{LOOPBACK}:{port} (" in str(error)
+
+    async def test_unknown_name(self, serve: Serve) -> None:
+        """A name that cannot be resolved is a connection that cannot be made: R."""
+
+        class Unknown(AbstractResolver):
+            async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+                raise OSError(-2, "Name or service not known")
+
+            async def close(self) -> None:
+                """Nothing is open."""
+
+        connector = aiohttp.TCPConnector(resolver=Unknown())
+        async with aiohttp.ClientSession(connector=connector) as session:
+            request = Request("GET", "https://nobody.test/", {"authorization": f"Bearer {CANARY}"})
+            error = await refusal(AiohttpTransport(session), request, ConnectError)
+        assert fate(error) == "R"
+        assert "nobody.test:443 (Name or service not known)" in str(error)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses")
+    async def test_connecting_takes_too_long(self, transport: AiohttpTransport) -> None:
+        """A host that does not answer at all: after half of the timeout it is known that nothing was sent: R."""
+        with socket.socket() as listener, socket.socket() as one, socket.socket() as other:
+            listener.bind((LOOPBACK, 0))
+            listener.listen(0)
+            for waiting in (one, other):
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+            request = Request("GET", f"http://{LOOPBACK}:{listener.getsockname()[1]}/")
+            error = await refusal(transport, request, ConnectError, within=SHORT)
+        assert fate(error) == "R"
+
+    async def test_the_tls_handshake_hangs(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """A server that never says hello: nothing was sent, R; and the connection is closed."""
+        server = await serve(Wire.wait_until_gone)
+        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY}"})
+        error = await refusal(transport, request, ConnectError, within=SHORT)
+        assert fate(error) == "R"
+        assert "no connection within 0.125 s" in str(error)
+        await server.all_gone()
+
+    async def test_the_tls_handshake_is_cut(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """A connection that ends in the handshake says nothing about the server's certificate: R."""
+
+        async def hang_up(wire: Wire) -> None:
+            await wire._reader.read(1)
+
+        server = await serve(hang_up)
+        error = await refusal(transport, Request("GET", f"https://{LOOPBACK}:{server.port}/"), ConnectError)
+        assert fate(error) == "R"
+
+    async def test_the_pool_is_exhausted(self, serve: Serve) -> None:
+        """Who waits too long for one of the own connections is not told that the host is to blame: R."""
+        server = await serve(hold)
+        transport = AiohttpTransport(limit=1)
+        async with asyncio.timeout(AT_ONCE), asyncio.TaskGroup() as group:
+            busy = group.create_task(transport.send(server.request(), timeout=AT_ONCE))
+            await server.heard.wait()
+            error = await refusal(transport, server.request(), RequestTimeoutError, within=SHORT)
+            busy.cancel()
+        assert fate(error) == "R"
+        assert "connection" not in str(error)
+        assert len(server.requests) == 1
+        await transport.aclose()
+
+    async def test_a_connection_that_gets_free_is_waited_for(self, serve: Serve) -> None:
+        """With one connection allowed, ten calls are sent over it one after the other."""
+        server = await serve(says(answer()))
+        transport = AiohttpTransport(limit=1)
+        answers = await asyncio.gather(*(transport.send(server.request(), timeout=AT_ONCE) for _ in range(10)))
+        assert [each.body for each in answers] == [GOOD] * 10
+        assert (server.connections, len(server.requests)) == (1, 10)
+        await transport.aclose()
+
+    async def test_a_proxy_is_asked(self, serve: Serve) -> None:
+        """Requests go to the proxy that was given, with the whole address."""
+        proxy = await serve(says(answer()))
+        transport = AiohttpTransport(proxy=f"http://{LOOPBACK}:{proxy.port}")
+        await transport.send(Request("GET", "http://api.test/2/usage/tweets"), timeout=AT_ONCE)
+        assert proxy.requests[0].startswith(b"GET http://api.test/2/usage/tweets HTTP/1.1\r\n")
+        await transport.aclose()
+
+    async def test_a_proxy_refuses(self, serve: Serve) -> None:
+        """A proxy that opens no tunnel is a connection that cannot be made; the token never leaves: R."""
+        proxy = await serve(says(answer(status=b"502 Bad Gateway")))
+        transport = AiohttpTransport(proxy=f"http://{LOOPBACK}:{proxy.port}")
+        request = Request("GET", "https://api.test/", {"authorization": f"Bearer {CANARY}"})
+        error = await refusal(transport, request, ConnectError)
+        assert fate(error) == "R"
+        assert "the proxy refused to connect (502)" in str(error)
+        assert CANARY.encode() not in b"".join(proxy.requests)
+        await transport.aclose()
+
+    async def test_the_environments_proxies_and_netrc_are_ignored(
+        self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    ) -> None:
+        """Neither HTTP_PROXY nor a netrc file has a say."""
+        elsewhere = await serve(hold)
+        server = await serve(says(answer()))
+        netrc = tmp_path / "netrc"
+        netrc.write_text(f"machine {LOOPBACK} login me password secret\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{LOOPBACK}:{elsewhere.port}")
+        await transport.send(Request("GET", server.request().url), timeout=AT_ONCE)
+        assert elsewhere.connections == 0
+        assert b"authorization" not in server.requests[0].lower()
+
+
+class TestTls:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def authority() -> trustme.CA:
+        return trustme.CA()
+
+    @staticmethod
+    def identity(authority: trustme.CA, name: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(name).configure_cert(context)
+        return context
+
+    @staticmethod
+    def trusting(authority: trustme.CA) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        return context
+
+    async def test_a_context_with_the_authority_is_trusted(self, serve: Serve, authority: trustme.CA) -> None:
+        """With a context that trusts the server's authority, requests are answered."""
+        server = await serve(says(answer()), tls=self.identity(authority, LOOPBACK))
+        transport = AiohttpTransport(ssl=self.trusting(authority))
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+        await transport.aclose()
+
+    async def test_an_unknown_authority(self, serve: Serve, authority: trustme.CA) -> None:
+        """A certificate of an authority that nobody knows: N, and the token is not sent."""
+        server = await serve(says(answer()), tls=self.identity(authority, LOOPBACK))
+        transport = AiohttpTransport()
+        error = await refusal(transport, server.request(), TlsError)
+        assert fate(error) == "N"
+        assert "unable to get local issuer certificate" in str(error)
+        assert not server.requests
+        await transport.aclose()
+
+    async def test_another_hosts_certificate(self, serve: Serve, authority: trustme.CA) -> None:
+        """A certificate that is another host's: N, and the token is not sent."""
+        server = await serve(says(answer()), tls=self.identity(authority, "other.test"))
+        transport = AiohttpTransport(ssl=self.trusting(authority))
+        error = await refusal(transport, server.request(), TlsError)
+        assert fate(error) == "N"
+        assert "not valid for" in str(error)
+        assert not server.requests
+        await transport.aclose()
+
+    async def test_a_server_that_speaks_no_tls(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """Plain HTTP where TLS is spoken is no server that can be trusted: N."""
+
+        async def plain(wire: Wire) -> None:
+            await wire.say(answer(status=b"400 Bad Request"))
+            await wire.wait_until_gone()
+
+        server = await serve(plain)
+        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY}"})
+        assert fate(await refusal(transport, request, TlsError)) == "N"
+        await server.all_gone()
+
+    async def test_cut_in_the_middle_of_the_body(self, serve: Serve, authority: trustme.CA) -> None:
+        """A TLS connection that breaks off in the body is a cut answer, and no fault of the certificate: R."""
+        server = await serve(says(answer(length=99), then="reset"), tls=self.identity(authority, LOOPBACK))
+        transport = AiohttpTransport(ssl=self.trusting(authority))
+        assert fate(await refusal(transport, server.request(), ProtocolError)) == "R"
+        await transport.aclose()
+
+
+# -- Sending -----------------------------------------------------------------------------------------------------------
+
+
+class TestSending:
+    @pytest.mark.parametrize("query", ["?days=7&usage.fields=a,b", "?q=%2C%2f%41+x", "?a=b;c=%7E&empty="])
+    async def test_the_address_is_sent_as_it_is(self, serve: Serve, transport: AiohttpTransport, query: str) -> None:
+        """What the request's URL quotes stays quoted as it is, and what it does not quote stays plain."""
+        server = await serve(says(answer()))
+        await transport.send(server.request(query=query), timeout=AT_ONCE)
+        assert server.requests[0].startswith(f"GET /2/usage/tweets{query} HTTP/1.1\r\n".encode())
+
+    async def test_the_token_is_sent_as_it_is(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """One Authorization header, with the literal %2F and %3D of the token."""
+        server = await serve(says(answer()))
+        await transport.send(server.request(), timeout=AT_ONCE)
+        lines = server.requests[0].lower().split(b"\r\n")
+        assert [line for line in lines if line.startswith(b"authorization")] == [
+            f"authorization: bearer {CANARY.lower()}".encode()
+        ]
+        assert b"accept-encoding: gzip" in lines
+
+    @pytest.mark.parametrize("then", ["close", "reset"])
+    @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 20", OK + b"content-le"], ids=["nothing", "status", "headers"])
+    async def test_the_connection_ends_before_the_headers(
+        self, serve: Serve, transport: AiohttpTransport, data: bytes, then: str
+    ) -> None:
+        """One charge, one wire request: what aiohttp would silently send again is ours to retry: R."""
+        server = await serve(says(data, then=then))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert fate(error) == "R"
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+    @pytest.mark.parametrize("then", ["close", "reset"])
+    async def test_a_used_connection_ends_before_the_headers(
+        self, serve: Serve, transport: AiohttpTransport, then: str
+    ) -> None:
+        """On a connection that served before as well: the second request is sent once."""
+
+        async def once(wire: Wire) -> None:
+            await wire.hear()
+            await wire.say(answer())
+            await wire.hear()
+            if then == "reset":
+                wire.reset()
+
+        server = await serve(once)
+        await transport.send(server.request(), timeout=AT_ONCE)
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert fate(error) == "R"
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+    async def test_a_connection_that_ended_meanwhile_is_replaced(
+        self, serve: Serve, transport: AiohttpTransport
+    ) -> None:
+        """A connection that the server closed between two calls is not used again, and nobody notices."""
+        server = await serve(says(answer(GOOD, b"connection: close"), then="close"))
+        for _ in range(2):
+            assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+            await server.all_gone()
+        assert (server.connections, len(server.requests)) == (2, 2)
+
+    async def test_aiohttp_would_have_sent_it_twice(self, serve: Serve) -> None:
+        """Why there is a middleware: without it, one GET is two requests. When this fails, it may go."""
+        server = await serve(says(b"", then="close"))
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await session.get(server.request().url)
+        assert len(server.requests) == 2
+
+    async def test_cookies_are_not_sent_back(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """What a server wants to be remembered is not."""
+        server = await serve(says(answer(GOOD, b"set-cookie: guest_id=v1; Path=/", b"set-cookie: b=2")))
+        for _ in range(2):
+            # By name: aiohttp keeps no cookies of bare addresses anyway.
+            response = await transport.send(server.request(host="localhost"), timeout=AT_ONCE)
+        assert response.headers["set-cookie"] == "guest_id=v1; Path=/, b=2"
+        assert len(server.requests) == 2
+        assert not any(b"cookie" in request.lower() for request in server.requests)
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_redirects_are_not_followed(self, serve: Serve, transport: AiohttpTransport, status: int) -> None:
+        """The second host sees no connection, let alone the token: N."""
+        other = await serve(says(answer()))
+        location = f"location: http://{LOOPBACK}:{other.port}/2/usage/tweets".encode()
+        server = await serve(says(answer(b"", location, status=b"%d Moved" % status)))
+        response = await transport.send(server.request(), timeout=AT_ONCE)
+        with pytest.raises(ProtocolError, match="redirect") as caught:
+            protocol.read_usage(response, request=server.request())
+        assert fate(caught.value) == "N"
+        assert other.connections == 0
+        assert len(server.requests) == 1
+
+
+# -- Reading -----------------------------------------------------------------------------------------------------------
+
+NEW = not aiohttp.__version__.startswith(("3.12.", "3.13."))
+old = pytest.mark.skipif(not NEW, reason="aiohttp 3.12 lets it pass: nothing that is read here is harmed by it")
+
+
+@frozen
+class Row:
+    """Bytes that are no good answer, what the connection does then, and what may be tried again."""
+
+    data: bytes
+    fate: str
+    then: str = "hold"
+
+
+CUT = {
+    "reset in mid-body": Row(answer(b"{", length=99), "R", "reset"),
+    "short content-length": Row(answer(b"{", length=99), "R", "close"),
+    "chunk cut": Row(CHUNKED + b"10\r\n{", "R", "close"),
+    "chunk cut by a reset": Row(CHUNKED + b"10\r\n{", "R", "reset"),
+    "cut between chunks": Row(CHUNKED + b"2\r\n{}\r\n", "R", "close"),
+    "cut in a chunk's size": Row(CHUNKED + b"2\r\n{}\r\n1", "R", "close"),
+    "cut in the last chunk": Row(CHUNKED + b"2\r\n{}\r\n0\r\n", "R", "close"),
+    "gzip cut": Row(zipped(ZIPPED[:-12]), "R"),
+    "gzip cut in its header": Row(zipped(ZIPPED[:5]), "R"),
+    "gzip without its length": Row(zipped(ZIPPED[:-4]), "R"),
+}
+GARBLED = {
+    "chunk size": Row(CHUNKED + b"zz\r\n{}\r\n", "R1"),
+    "chunk without an end": Row(CHUNKED + b"2\r\n{}{}{}\r\n", "R1"),
+    "chunk size overflow": Row(CHUNKED + b"f" * 21 + b"\r\n{}\r\n", "R1"),
+    "negative content-length": Row(OK + b"content-length: -5\r\n\r\n{}", "R1"),
+    "content-length that is no number": Row(OK + b"content-length: 2x\r\n\r\n{}", "R1"),
+    "two content-lengths": Row(OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", "R1"),
+    "content-length with chunks": Row(
+        OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "R1"
+    ),
+    "chunks with content-length": Row(CHUNKED[:-2] + b"content-length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "R1"),
+    "NUL in a name": Row(answer(GOOD, b"x\0y: 1"), "R1"),
+    "NUL in a value": Row(answer(GOOD, b"x: 1\x002"), "R1"),
+    "a long header": Row(answer(GOOD, b"x: " + b"y" * 9000), "R1"),
+    "a header without an end": Row(OK + b"x: " + b"y" * 90_000, "R1"),
+    "too many headers": Row(answer(GOOD, *(b"x-%d: 1" % number for number in range(5000))), "R1"),
+    "a long reason": Row(answer(status=b"200 " + b"y" * 9000), "R1"),
+    "SSH": Row(b"SSH-2.0-OpenSSH_9.6\r\n", "R1"),
+    "SMTP": Row(b"220 mail.test ESMTP\r\n", "R1"),
+    "TLS": Row(b"\x15\x03\x01\x00\x02\x02\x46", "R1"),
+    "HTTP/2": Row(b"\0\0\x12\x04\0\0\0\0\0", "R1"),
+    "control characters": Row(b"\x1b]0;owned\x07\x1b[2J\r\n\r\n", "R1"),
+    "no version of HTTP": Row(b"HTTP/3.7 200 OK\r\n\r\n", "R1"),
+    "status 2000": Row(answer(status=b"2000 OK"), "R1"),
+    "status abc": Row(answer(status=b"abc OK"), "R1"),
+    "status -20": Row(answer(status=b"-20 OK"), "R1"),
+    "gzip with a broken middle": Row(zipped(ZIPPED[:12] + b"\xff\xff\xff" + ZIPPED[15:]), "R1"),
+    "gzip with a wrong CRC": Row(zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), "R1"),
+    "gzip with a wrong length": Row(zipped(ZIPPED[:-4] + b"\1\2\3\4"), "R1"),
+    "bytes after gzip": Row(zipped(ZIPPED + b"!"), "R1"),
+    "gzip after gzip": Row(zipped(ZIPPED + ZIPPED), "R1"),
+    "no gzip": Row(zipped(GOOD), "R1"),
+    "zlib for gzip": Row(zipped(zlib.compress(GOOD)), "R1"),
+}
+UNKNOWN = {
+    "br": Row(answer(GOOD, b"content-encoding: br"), "N"),
+    "zstd": Row(answer(GOOD, b"content-encoding: ZSTD"), "N"),
+    "deflate": Row(answer(GOOD, b"content-encoding: deflate"), "N"),
+    "made up": Row(answer(GOOD, b"content-encoding: \x1b[2J\xff" + b"x" * 99), "N"),
+    "gzip twice": Row(answer(ZIPPED, b"content-encoding: gzip, gzip"), "N"),
+    "in two headers": Row(answer(ZIPPED, b"content-encoding: identity", b"content-encoding: gzip"), "N"),
+}
+_PASSED_BY_3_12 = {"NUL in a value", "too many headers"}
+
+
+def rows(*tables: dict[str, Row]) -> pytest.MarkDecorator:
+    every = itertools.chain.from_iterable(table.items() for table in tables)
+    return pytest.mark.parametrize(
+        "row", [pytest.param(row, id=name, marks=[old] if name in _PASSED_BY_3_12 else []) for name, row in every]
+    )
+
+
+class TestBrokenAnswers:
+    @rows(CUT, GARBLED, UNKNOWN)
+    async def test_a_broken_answer(self, serve: Serve, transport: AiohttpTransport, row: Row) -> None:
+        """Never an answer, never an HTTP 400: a ProtocolError, retried if that may help, after one wire request."""
+        server = await serve(says(row.data, then=row.then))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert fate(error) == row.fate
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+    @rows({name: row for name, row in GARBLED.items() if not name.endswith("gzip") and "gzip " not in name})
+    async def test_a_garbled_connection_is_closed(self, serve: Serve, transport: AiohttpTransport, row: Row) -> None:
+        """Where it is not known any more where an answer begins, nothing else is asked on that connection."""
+        server = await serve(says(row.data))
+        await refusal(transport, server.request(), ProtocolError)
+        await server.all_gone()
+
+    @pytest.mark.parametrize("tail", [b"zz\r\n{}\r\n", b"2\r\n{}{}{}\r\n"], ids=["size", "end"])
+    async def test_a_later_chunk_is_garbled(self, serve: Serve, tail: bytes) -> None:
+        """A chunk that goes wrong after the headers were read is told at once, and not by the timeout: R1.
+
+        aiohttp closes the connection then, and lets the reader of the body wait for ever.
+        """
+        async with watched("on_request_end") as (session, headers_read):
+
+            async def script(wire: Wire) -> None:
+                await wire.hear()
+                await wire.say(CHUNKED + b"2\r\n{}\r\n")
+                await headers_read.wait()
+                await wire.say(tail)
+                await wire.wait_until_gone()
+
+            server = await serve(script)
+            error = await refusal(AiohttpTransport(session), server.request(), ProtocolError)
+            assert fate(error) == "R1"
+            await server.all_gone()
+
+    async def test_the_error_shows_what_came(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """What speaks another protocol can be told by its first bytes, escaped."""
+        server = await serve(says(b"SSH-2.0-\x1b[2J\r\n"))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert "SSH-2.0-" in str(error)
+        assert "400" not in str(error)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            f"{CANARY} is not HTTP\r\n\r\n".encode(),
+            f"HTTP/1.1 200 {CANARY}{'y' * 9000}\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\nx: {'y ' * 15}{CANARY}{'y' * 9000}\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\nx\0{CANARY}: 1\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\ncontent-length: {CANARY}\r\n\r\n".encode(),
+        ],
+        ids=["first line", "reason", "cut by aiohttp", "name", "value"],
+    )
+    async def test_an_echo_of_the_token_is_not_shown(
+        self, serve: Serve, transport: AiohttpTransport, data: bytes
+    ) -> None:
+        """Bytes that are no HTTP and hold the token, or a part of it, are not quoted."""
+        server = await serve(says(data))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert CANARY[20:40] not in str(error)
+        assert "CANARY" not in str(error)
+
+    @pytest.mark.parametrize("then", ["close", "reset"])
+    async def test_a_body_without_a_length(self, serve: Serve, transport: AiohttpTransport, then: str) -> None:
+        """A body that ends with the connection may be cut where it likes: its JSON says so."""
+        server = await serve(says(OK + b"\r\n" + GOOD[:-1], then=then))
+        response = await transport.send(server.request(), timeout=AT_ONCE)
+        with pytest.raises(DecodeError):
+            protocol.read_usage(response)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            answer(status=b"000 X"),
+            answer(status=b"099 X"),
+            answer(status=b"999 X"),
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x05hello",
+            b"HTTP/1.1 204 No Content\r\ncontent-encoding: gzip\r\n\r\n",
+            b"HTTP/1.1 304 Not Modified\r\ncontent-length: 10\r\n\r\n",
+            answer(b""),
+            zipped(b""),
+        ],
+        ids=["000", "099", "999", "101", "204", "304", "empty", "empty gzip"],
+    )
+    async def test_a_status_that_means_nothing(self, serve: Serve, transport: AiohttpTransport, data: bytes) -> None:
+        """Statuses that this API does not have, and answers without a body, reach protocol, which refuses them: R1."""
+        server = await serve(says(data))
+        response = await transport.send(server.request(), timeout=AT_ONCE)
+        with pytest.raises(ProtocolError) as caught:
+            protocol.read_usage(response, request=server.request())
+        assert fate(caught.value) == "R1"
+        assert len(server.requests) == 1
+
+    async def test_a_switched_connection_is_not_used_again(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """After a 101 the connection speaks something else."""
+        server = await serve(says(b"HTTP/1.1 101 X\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\x81\x05hello"))
+        await transport.send(server.request(), timeout=AT_ONCE)
+        await server.all_gone()
+
+
+class TestGoodAnswers:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            answer(),
+            zipped(ZIPPED),
+            answer(ZIPPED, b"content-encoding:  X-GZIP "),
+            answer(GOOD, b"content-encoding: identity"),
+            CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(GOOD), GOOD),
+            CHUNKED + b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD) + b"0\r\n\r\n",
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + answer(),
+            answer(GOOD, b"content-type: text/html; charset=utf-7"),
+            answer(GOOD, b"x: \xff\xfe"),
+        ],
+        ids=["plain", "gzip", "x-gzip", "identity", "chunk", "chunks", "1xx", "lying type", "latin header"],
+    )
+    async def test_a_good_answer(self, serve: Serve, transport: AiohttpTransport, data: bytes) -> None:
+        """However it is framed and whatever its type says, the body comes whole, and the connection is used again."""
+        server = await serve(says(data))
+        for _ in range(2):
+            response = await transport.send(server.request(), timeout=AT_ONCE)
+            assert (response.status, response.body) == (200, GOOD)
+        assert (server.connections, len(server.requests)) == (1, 2)
+
+    @pytest.mark.parametrize("size", [1, 7, 2**12])
+    async def test_gzip_in_pieces(self, serve: Serve, transport: AiohttpTransport, size: int) -> None:
+        """Compressed bytes are inflated as they come, wherever they are cut, and longer ones than a piece as well."""
+        body = bytes(range(256)) * 4096
+        compressed = gzip.compress(body, mtime=0)
+        chunks = [compressed[at : at + size] for at in range(0, len(compressed), size)]
+        head = CHUNKED.replace(b"chunked", b"chunked\r\ncontent-encoding: gzip")
+        server = await serve(says(head, *(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks), b"0\r\n\r\n"))
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == body
+
+    async def test_a_repeated_header_is_joined(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """A header that came twice is one with two values, so that neither is taken for all."""
+        server = await serve(says(answer(GOOD, b"X-Rate-Limit-Remaining: 3", b"x-rate-limit-remaining: 40")))
+        response = await transport.send(server.request(), timeout=AT_ONCE)
+        assert response.headers["x-rate-limit-remaining"] == "3, 40"
+
+    async def test_a_second_answer_is_dropped(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """An answer that nobody asked for is not taken for the next one."""
+        server = await serve(says(answer() + answer(b"not yours")))
+        for _ in range(2):
+            assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+        assert server.connections == 2
+
+    async def test_a_broken_gzip_leaves_the_connection_whole(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """Garbage in a well framed body does not cost the connection: the next answer comes over it, or a new one."""
+        bodies = iter([zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), zipped(ZIPPED)])
+
+        async def script(wire: Wire) -> None:
+            while True:
+                await wire.hear()
+                await wire.say(next(bodies))
+
+        server = await serve(script)
+        await refusal(transport, server.request(), ProtocolError)
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+
+
+# -- Too much ----------------------------------------------------------------------------------------------------------
+
+
+def bomb(megabytes: int) -> bytes:
+    """Gzip of so many MiB of zeros, made without inflating them: a block that ends on a byte may be repeated."""
+    deflate = zlib.compressobj(9, wbits=31)
+    head = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    block = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return head + block * (megabytes - 1) + deflate.flush()
+
+
+class TestTooMuch:
+    @pytest.fixture(params=["gzip bomb", "long body", "endless body"])
+    def script(self, request: pytest.FixtureRequest) -> Script:
+        piece = bytes(2**16)
+        if request.param == "gzip bomb":
+            return says(answer(dangerous := bomb(512), b"content-encoding: gzip", length=len(dangerous) + 1))
+        if request.param == "long body":
+            return says(CHUNKED, *[b"10000\r\n" + piece + b"\r\n"] * (256 * 16))
+
+        async def endless(wire: Wire) -> None:
+            await wire.hear()
+            await wire.say(OK + b"\r\n")
+            while True:
+                await wire.say(piece)
+
+        return endless
+
+    async def test_at_most_max_body_is_held(self, serve: Serve, transport: AiohttpTransport, script: Script) -> None:
+        """What is larger than max_body is refused as soon as that is known, the connection is closed, and others had
+        their turn all the time: N.
+        """
+        server = await serve(script)
+        turns = 0
+
+        async def heart() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        beating = asyncio.create_task(heart())
+        gc.collect()
+        tracemalloc.start()
+        try:
+            # Not with refusal(): its look into the traceback takes more memory than anything here.
+            with pytest.raises(ProtocolError) as caught:
+                await transport.send(server.request(), timeout=AT_ONCE)
+            held = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            beating.cancel()
+        assert fate(caught.value) == "N"
+        assert f"max_body ({MAX_BODY} bytes)" in str(caught.value)
+        assert held < MAX_BODY * 1.5
+        # A piece at a time: between any two, everybody else ran.
+        assert turns > MAX_BODY / 2**19
+        await server.all_gone()
+        assert len(server.requests) == 1
+
+    async def test_a_length_that_is_too_large_is_not_waited_for(
+        self, serve: Serve, transport: AiohttpTransport
+    ) -> None:
+        """A body that announces itself as too large is refused before a byte of it: N."""
+        server = await serve(says(answer(b"", length=256 * 2**20)))
+        assert fate(await refusal(transport, server.request(), ProtocolError)) == "N"
+        await server.all_gone()
+
+    async def test_what_was_refused_is_not_kept(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """When the error is forgotten, so is the body, without a garbage collector: it is in no cycle."""
+        server = await serve(says(CHUNKED, *[b"10000\r\n" + bytes(2**16) + b"\r\n"] * 256))
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            with suppress(ProtocolError):
+                await transport.send(server.request(), timeout=AT_ONCE)
+            await server.all_gone()
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+        assert kept < MAX_BODY / 4
+
+    @pytest.mark.parametrize("encode", [answer, lambda body: zipped(gzip.compress(body))], ids=["plain", "gzip"])
+    async def test_max_body_is_the_callers(self, serve: Serve, encode: Callable[[bytes], bytes]) -> None:
+        """Just as much as max_body is fine, a byte more is not, compressed or plain."""
+        transport = AiohttpTransport(max_body=1000)
+        server = await serve(says(encode(bytes(1000))))
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == bytes(1000)
+        server = await serve(says(encode(bytes(1001))))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert "max_body (1000 bytes)" in str(error)
+        await transport.aclose()
+
+
+# -- Time --------------------------------------------------------------------------------------------------------------
+
+
+def drips(head: bytes, drop: bytes, *, every: float = 0.02) -> Script:
+    """Says one thing, and then another again and again, slowly or as fast as it can."""
+
+    async def script(wire: Wire) -> None:
+        await wire.hear()
+        await wire.say(head)
+        while True:
+            await wire.say(drop)
+            await asyncio.sleep(every)
+
+    return script
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        "script",
+        [
+            hold,
+            says(OK + b"content-le"),
+            says(answer(b"{", length=99)),
+            says(CHUNKED + b"10\r\n{"),
+            says(answer(ZIPPED[:9], b"content-encoding: gzip", length=99)),
+            says(b"HTTP/1.1 100 Continue\r\n\r\n"),
+            drips(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+            drips(b"", b"HTTP/1.1 102 Processing\r\n\r\n", every=0),
+            drips(OK, b"x: y\r\n"),
+            drips(OK + b"x: ", b"y"),
+            drips(answer(b"", length=9999), b"x"),
+            drips(CHUNKED, b"1\r\nx\r\n"),
+            drips(OK + b"\r\n", b"x"),
+        ],
+        ids=[
+            "no answer",
+            "stall in the headers",
+            "stall in the body",
+            "stall in a chunk",
+            "stall in gzip",
+            "a 100 and nothing",
+            "endless 1xx",
+            "a flood of 1xx",
+            "slow headers",
+            "a slow header",
+            "a slow body",
+            "slow chunks",
+            "a slow endless body",
+        ],
+    )
+    async def test_the_timeout_holds(self, serve: Serve, transport: AiohttpTransport, script: Script) -> None:
+        """However a server spends the time, the call ends with the timeout, and the connection with the call: R."""
+        server = await serve(script)
+        error = await refusal(transport, server.request(), RequestTimeoutError, within=SHORT)
+        assert fate(error) == "R"
+        assert "within 0.25 s" in str(error)
+        await server.all_gone()
+        assert (server.connections, len(server.requests)) == (1, 1)
+
+    async def test_a_pause_is_no_end(self, serve: Serve) -> None:
+        """A body that pauses is waited for: only its silence beyond the timeout ends the call."""
+        async with watched("on_request_end") as (session, headers_read):
+
+            async def script(wire: Wire) -> None:
+                await wire.hear()
+                await wire.say(answer(GOOD[:5], length=len(GOOD)))
+                await headers_read.wait()
+                await asyncio.sleep(0.25)
+                await wire.say(GOOD[5:])
+                await wire.wait_until_gone()
+
+            server = await serve(script)
+            response = await AiohttpTransport(session).send(server.request(), timeout=AT_ONCE)
+        assert response.body == GOOD
+
+
+# -- Cancelling and closing --------------------------------------------------------------------------------------------
+
+
+@frozen
+class Stage:
+    """A call that has come to a stage and stays there, and the one that it waits behind."""
+
+    transport: AiohttpTransport
+    task: asyncio.Task[Response]
+    ahead: list[asyncio.Task[Response]]
+    server: Server
+
+
+@pytest.fixture(params=["queue", "handshake", "headers", "body"])
+async def stage(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[Stage]:
+    where = request.param
+    event = {"queue": "on_connection_queued_start", "body": "on_request_end"}.get(where, "on_request_start")
+    script = {"handshake": Wire.wait_until_gone, "body": says(answer(b"{", length=99))}.get(where, hold)
+    server = await serve(script)
+    wanted = server.request()
+    if where == "handshake":
+        wanted = Request("GET", wanted.url.replace("http:", "https:"), wanted.headers)
+    async with watched(event, limit=1) as (session, reached), asyncio.timeout(AT_ONCE):
+        transport = AiohttpTransport(session)
+        transport._owns_session = True  # so that closing the one closes the other
+        ahead = []
+        if where == "queue":
+            ahead.append(asyncio.create_task(transport.send(wanted, timeout=AT_ONCE)))
+            await server.heard.wait()
+        # aiohttp does not end a handshake when its session is closed: only half of the timeout does.
+        timeout = SHORT if where == "handshake" else AT_ONCE
+        task = asyncio.create_task(transport.send(wanted, timeout=timeout))
+        await reached.wait()
+        await (server.connected if where == "handshake" else server.heard).wait()
+        yield Stage(transport, task, ahead, server)
+        await asyncio.gather(*ahead, task, return_exceptions=True)
+
+
+class TestCancelling:
+    async def test_cancelling_passes(self, stage: Stage) -> None:
+        """A call that is cancelled, wherever it is, ends with CancelledError, and its connection with it."""
+        for task in (stage.task, *stage.ahead):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await stage.server.all_gone()
+
+    async def test_closing_ends_calls(self, stage: Stage) -> None:
+        """Closing the transport ends every call under way with ClientClosedError: not with a cancellation, and not
+        with the timeout.
+        """
+        await stage.transport.aclose()
+        for task in (stage.task, *stage.ahead):
+            with pytest.raises(ClientClosedError) as caught:
+                await task
+            assert CANARY not in secrets_of(caught.value)
+        await stage.server.all_gone()
+
+    async def test_cancelled_while_closing(self, stage: Stage) -> None:
+        """A call that is cancelled in the moment of closing is cancelled."""
+        closing = asyncio.create_task(stage.transport.aclose())
+        stage.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stage.task
+        await closing
+
+
+class TestLoops:
+    def test_a_session_of_another_loop(self) -> None:
+        """A session that was made on another loop is a mistake of configuration, told in words."""
+
+        async def opened() -> aiohttp.ClientSession:
+            return aiohttp.ClientSession()
+
+        async def ask() -> None:
+            async with asyncio.timeout(AT_ONCE):
+                with socket.create_server((LOOPBACK, 0)) as listener:
+                    request = Request("GET", f"http://{LOOPBACK}:{listener.getsockname()[1]}/")
+                    await AiohttpTransport(session).send(request, timeout=SHORT)
+
+        with asyncio.Runner() as one, asyncio.Runner() as other:
+            session = one.run(opened())
+            with pytest.raises(ConfigurationError, match="another event loop"):
+                other.run(ask())
+            one.run(session.close())

@@ -1,0 +1,1043 @@
+"""Requests as documented, and what every answer means. Pure: no transport, no clock."""
+
+import datetime as dt
+import email.utils
+import json
+import logging
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import twusage
+from twusage import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    CreditsDepletedError,
+    DecodeError,
+    ForbiddenError,
+    InvalidRequestError,
+    Problem,
+    ProtocolError,
+    QuotaError,
+    RateLimit,
+    RateLimitedError,
+    Request,
+    Response,
+    ServerError,
+    SpendCapReachedError,
+    TwUsageError,
+    Usage,
+    UsageCapExceededError,
+    UsageField,
+)
+from twusage.codec import decode_usage
+from twusage.protocol import (
+    Headers,
+    authorize,
+    check_base_url,
+    read_date,
+    read_rate_limit,
+    read_usage,
+    usage_request,
+    without_credentials,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+BASE = "https://api.twitter.com/2/usage/tweets"
+NO_DAYS: list[Any] = [True, False, 7.0, float("nan"), "7", b"7", [7], (), {}]
+BOTH_DAILY = "usage.fields=daily_client_app_usage,daily_project_usage"
+NOW = dt.datetime(2026, 3, 1, 12, 0, 0, tzinfo=dt.UTC)
+EPOCH_NOW = int(NOW.timestamp())
+HTTP_NOW = email.utils.format_datetime(NOW, usegmt=True)
+RESET_AT = NOW + dt.timedelta(minutes=10)
+WINDOW = {
+    "x-rate-limit-limit": "50",
+    "x-rate-limit-remaining": "0",
+    "x-rate-limit-reset": str(EPOCH_NOW + 600),
+}
+TOKEN = "AAAAcanary%2Fcanary%3Dcanary"
+
+
+def fixture(name: str) -> bytes:
+    """The bytes of ``fixtures/<name>.json``."""
+    return (FIXTURES / f"{name}.json").read_bytes()
+
+
+def refusal(response: Response, *, now: dt.datetime | None = NOW, request: Request | None = None) -> Any:
+    """The error that a response means."""
+    with pytest.raises(TwUsageError) as caught:
+        read_usage(response, fetched_at=now, request=request)
+    error = caught.value
+    assert str(error).isprintable()
+    assert str(error).isascii()
+    return error
+
+
+# -- Requests ----------------------------------------------------------------------------------------------------------
+
+
+class TestUsageRequest:
+    def test_as_documented(self) -> None:
+        """Without arguments, the request is the document's own: no query at all."""
+        request = usage_request()
+        assert (request.method, request.url, request.body) == ("GET", BASE, b"")
+        assert request.headers == {"accept": "application/json", "user-agent": f"twusage/{twusage.__version__}"}
+
+    @pytest.mark.parametrize("days", [1, 7, 90])
+    def test_days_alone_ask_for_both_daily_fields(self, days: int) -> None:
+        """Days alone would change nothing in the answer, so both daily fields are asked for."""
+        assert usage_request(days=days).url == f"{BASE}?days={days}&{BOTH_DAILY}"
+
+    @pytest.mark.parametrize(
+        ("days", "fields", "query"),
+        [
+            (None, [], ""),
+            (None, (), ""),
+            (7, [], "?days=7"),
+            (None, [UsageField.PROJECT_CAP], "?usage.fields=project_cap"),
+            (None, ["project_cap"], "?usage.fields=project_cap"),
+            (90, [UsageField.DAILY_CLIENT_APP_USAGE], "?days=90&usage.fields=daily_client_app_usage"),
+            (None, [UsageField.DAILY_PROJECT_USAGE, "daily_client_app_usage"], f"?{BOTH_DAILY}"),
+            (None, ["daily_project_usage"] * 3, "?usage.fields=daily_project_usage"),
+            (None, (name for name in ("project_id", "project_cap")), "?usage.fields=project_cap,project_id"),
+            (None, {"project_id": 1}, "?usage.fields=project_id"),
+            (
+                None,
+                reversed(UsageField),
+                f"?usage.fields={','.join(UsageField)}",
+            ),
+        ],
+    )
+    def test_query(self, days: int | None, fields: Any, query: str) -> None:
+        """Fields are asked for once each and in one order, so that equal questions are equal requests."""
+        assert usage_request(days=days, fields=fields).url == BASE + query
+
+    def test_equal_questions_are_equal_requests(self) -> None:
+        """Order and spelling of the fields make no difference to the request."""
+        one = usage_request(days=7, fields=["project_id", UsageField.PROJECT_CAP])
+        other = usage_request(days=7, fields={UsageField.PROJECT_ID, "project_cap"})
+        assert one == other
+        assert hash(one) == hash(other)
+
+    def test_base_url(self) -> None:
+        """The base URL is the caller's."""
+        assert usage_request(base_url="http://[::1]:8080/x").url == "http://[::1]:8080/x/2/usage/tweets"
+
+    @pytest.mark.parametrize(
+        ("days", "quoted"),
+        [
+            *((days, str(days)) for days in (0, 91, -1, 10**18)),
+            *((days, repr(days)) for days in NO_DAYS),
+        ],
+        ids=repr,
+    )
+    def test_bad_days(self, days: Any, quoted: str) -> None:
+        """Days that the API would refuse, or that are no int, are refused before any I/O, with the value quoted."""
+        with pytest.raises(InvalidRequestError) as caught:
+            usage_request(days=days)
+        assert isinstance(caught.value, ValueError)
+        assert re.fullmatch(r"days must be (an int )?between 1 and 90, got .*", str(caught.value))
+        assert str(caught.value).endswith(f"got {quoted}")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"days": 10**5000},
+            {"days": -(10**5000)},
+            {"days": [10**5000]},
+            {"days": "7" * 10_000},
+            {"fields": [10**5000]},
+            {"fields": 10**5000},
+            {"fields": "project_cap" * 1000},
+            {"fields": ["x" * 10_000]},
+            {"fields": [["x" * 10_000] * 100]},
+        ],
+        ids=lambda arguments: next(iter(arguments)),
+    )
+    def test_monstrous_values_are_quoted_shortly(self, arguments: dict[str, Any]) -> None:
+        """However large a wrong value is, it is refused as any other, with a short message."""
+        with pytest.raises(InvalidRequestError) as caught:
+            usage_request(**arguments)
+        assert len(str(caught.value)) < 400
+        assert caught.value.__cause__ is None
+
+    def test_a_value_that_cannot_be_shown(self) -> None:
+        """A wrong value whose repr fails is refused as any other."""
+
+        class Hidden:
+            def __repr__(self) -> str:
+                raise RuntimeError
+
+        for arguments in ({"days": Hidden()}, {"fields": Hidden()}):
+            with pytest.raises(InvalidRequestError):
+                usage_request(**arguments)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("fields", "quoted"),
+        [
+            ("project_cap", "'project_cap'"),
+            (UsageField.PROJECT_CAP, "project_cap"),
+            ("", "''"),
+            (7, "7"),
+            (True, "True"),
+            (b"project_cap", "112"),
+            ([None], "None"),
+            (["projectcap"], "'projectcap'"),
+            (["PROJECT_CAP"], "'PROJECT_CAP'"),
+            (["project_cap "], "'project_cap '"),
+            (["project_cap,project_id"], "'project_cap,project_id'"),
+            (["project_cap", []], "[]"),
+            (["project_cap", 7], "7"),
+            (["a&b=c\r\n"], r"'a&b=c\r\n'"),
+            ((name for name in ("project_cap", "bad")), "'bad'"),
+        ],
+        ids=ascii,
+    )
+    def test_bad_fields(self, fields: Any, quoted: str) -> None:
+        """A bare text, and a name that is not documented, are refused before any I/O, with the value quoted."""
+        with pytest.raises(InvalidRequestError, match=r"^fields must be ") as caught:
+            usage_request(fields=fields)
+        assert isinstance(caught.value, ValueError)
+        assert quoted in str(caught.value)
+        assert "During handling" not in "".join(traceback.format_exception(caught.value))
+
+    def test_a_bad_name_is_answered_with_the_good_ones(self) -> None:
+        """The message lists what would have been right."""
+        with pytest.raises(InvalidRequestError) as caught:
+            usage_request(fields=["tweets"])
+        assert str(caught.value) == (
+            "fields must be among cap_reset_day, daily_client_app_usage, daily_project_usage, "
+            "project_cap, project_id, project_usage; got 'tweets'"
+        )
+
+
+class TestAuthorize:
+    def test_adds_the_header_verbatim(self) -> None:
+        """The token is sent as it is, its %2F and %3D undecoded; the first request stays without it."""
+        request = usage_request()
+        authorized = authorize(request, TOKEN)
+        assert authorized.headers["authorization"] == f"Bearer {TOKEN}"
+        assert authorized == evolve(request, headers={**request.headers, "authorization": f"Bearer {TOKEN}"})
+        assert "authorization" not in request.headers
+
+    def test_is_not_shown(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither the request nor its headers show the token, however they are printed."""
+        request = authorize(usage_request(), TOKEN)
+        with caplog.at_level(logging.DEBUG):
+            logging.getLogger("test").debug("%s %r %s", request, request.headers, [request])
+        shown = f"{request}{request!r}{request.headers}{request.headers!r}{caplog.text}"
+        assert "canary" not in shown
+        assert BASE in shown
+        assert "authorization" in shown
+
+
+class TestMessages:
+    def test_headers_in_any_case(self) -> None:
+        """Headers are kept in lower case and found in any."""
+        headers = Headers({"X-Rate-Limit-Reset": "1"})
+        assert list(headers) == ["x-rate-limit-reset"]
+        assert headers["X-RATE-LIMIT-RESET"] == headers["x-rate-limit-reset"] == "1"
+        assert headers.get("X-Rate-Limit-Reset") == "1"
+        assert headers.get("nothing") is None
+        assert headers.get("nothing", "x") == "x"
+        assert "X-Rate-Limit-Reset" in headers
+        assert "nothing" not in headers
+        assert 7 not in headers  # type: ignore[comparison-overlap]
+        with pytest.raises(KeyError):
+            headers["nothing"]
+
+    def test_headers_from_pairs(self) -> None:
+        """Headers may be given as pairs, or not at all."""
+        assert Headers([("A", "1")]) == {"a": "1"}
+        assert Headers() == {}
+
+    def test_a_response_takes_any_mapping(self) -> None:
+        """A response takes whatever headers a transport has, lowers their names, and shows no value of them."""
+        response = Response(200, {"Set-Cookie": "canary"}, b"canary")
+        assert response.headers["set-cookie"] == "canary"
+        assert isinstance(response.headers, Headers)
+        assert repr(response) == "Response(status=200, headers=Headers(set-cookie), body=<6 bytes>)"
+        assert Response(204) == Response(204, {}, b"")
+
+    def test_a_request_hides_its_body(self) -> None:
+        """A request's body may hold credentials."""
+        assert "canary" not in repr(Request("POST", BASE, {}, b"canary"))
+
+
+class TestBaseUrl:
+    @pytest.mark.parametrize(
+        ("url", "checked"),
+        [
+            ("https://api.twitter.com", "https://api.twitter.com"),
+            ("https://api.x.com/", "https://api.x.com"),
+            ("https://api.x.com///", "https://api.x.com"),
+            ("https://proxy.example:8443/twitter/", "https://proxy.example:8443/twitter"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("http://LOCALHOST", "http://LOCALHOST"),
+            ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+            ("http://127.255.1.2", "http://127.255.1.2"),
+            ("http://[::1]:8080/", "http://[::1]:8080"),
+            ("https://[2001:db8::1]", "https://[2001:db8::1]"),
+        ],
+    )
+    def test_good(self, url: str, checked: str) -> None:
+        """Https anywhere, http on loopback; without the slash at the end."""
+        assert check_base_url(url) == checked
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://api.twitter.com",
+            "http://127.0.0.1.evil.example",
+            "http://localhost.evil.example",
+            "http://128.0.0.1",
+            "http://0.0.0.0",
+            "http://[::2]",
+            "http://[2001:db8::1]:80",
+            "ftp://api.twitter.com",
+            "ws://localhost",
+            "file://localhost/etc/passwd",
+            "//api.twitter.com",
+        ],
+    )
+    def test_not_https(self, url: str) -> None:
+        """Anywhere but on loopback the token would be readable on the way."""
+        with pytest.raises(ConfigurationError, match="must be https") as caught:
+            check_base_url(url)
+        assert url[:10] in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "",
+            "/",
+            "api.twitter.com",
+            "localhost:8080",
+            "https://",
+            "https:///2",
+            "https://:443",
+            "https:api.twitter.com",
+            "https://api.twitter.com?x=1",
+            "https://api.twitter.com#x",
+            "https://api.twitter.com?",
+            "https://api.twitter.com/?",
+            "https://api.twitter.com#",
+            "https://api.twitter.com/#",
+            "https://api.twitter.com/a b",
+            " https://api.twitter.com",
+            "https://api.twitter.com ",
+            "https://api.twitter.com\n",
+            "https://api.twitter.com\r\nX-Evil: 1",
+            "https://api.twit\tter.com",
+            "https://api.twitter.com\0",
+            "https://api.twitter.com/\x7f",
+            "https://api.twitter.com\x1b[2J",
+            "https://äpi.twitter.com",
+            "https://api.twitter.com/\udcff",
+            "https://api.twitter.com:99999",
+            "https://api.twitter.com:port",
+            "https://[::1",
+            "https://[nonsense]",
+        ],
+        ids=ascii,
+    )
+    def test_malformed(self, url: str) -> None:
+        """What would make another URL than the one that was meant is refused."""
+        with pytest.raises(
+            ConfigurationError, match=r"^base_url must look like https://api\.twitter\.com, got "
+        ) as caught:
+            check_base_url(url)
+        assert str(caught.value).isprintable()
+        assert "During handling" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "https://user:canary@api.twitter.com",
+            "https://canary@api.twitter.com",
+            "https://:canary@api.twitter.com",
+            "https://u:canary@h:99999",
+            "https://u:canary@h:port",
+            "https://u:canary@[::1",
+            "https://u:canary@[x]/",
+            "https://user:canary@a b/",
+            "https://user:canary@a?b",
+            "http://user:canary@example",
+            "https://api.twitter.com\\@canary",
+        ],
+    )
+    def test_user_information(self, url: str) -> None:
+        """A password in the URL is refused and not quoted, whatever else is wrong with the URL."""
+        with pytest.raises(ConfigurationError) as caught:
+            check_base_url(url)
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+    def test_user_information_is_explained(self) -> None:
+        """The message says where the token belongs instead."""
+        with pytest.raises(ConfigurationError, match="must not hold a user name or a password"):
+            check_base_url("https://@api.twitter.com")
+
+    @pytest.mark.parametrize("url", [None, b"https://api.twitter.com", 7, Path("https://api.twitter.com")], ids=repr)
+    def test_not_text(self, url: Any) -> None:
+        """What is no str is refused."""
+        with pytest.raises(ConfigurationError, match="base_url must be a str, got"):
+            check_base_url(url)
+
+
+# -- Headers of responses ----------------------------------------------------------------------------------------------
+
+NO_DIGITS = [
+    "",
+    " ",
+    "abc",
+    "inf",
+    "nan",
+    "-1",
+    "+1",
+    "1_0",
+    "1.0",
+    "1e3",
+    " 1",
+    "1 ",
+    "٣",
+    "²",
+    "0x1",
+    "1,1",
+    "9" * 13,
+]
+NO_DIGITS += ["9" * 400, "1" * 5000, "\udcff", "1\n"]
+
+
+class TestRateLimitHeaders:
+    def test_plain(self) -> None:
+        """Three plain numbers are the window; the reset is UTC."""
+        seen = read_rate_limit(Response(200, {"X-Rate-Limit-Limit": "50"} | {k.title(): v for k, v in WINDOW.items()}))
+        assert seen == RateLimit(50, 0, RESET_AT)
+        assert seen.reset_at.tzinfo is dt.UTC
+
+    @pytest.mark.parametrize("name", list(WINDOW))
+    def test_one_missing(self, name: str) -> None:
+        """Two of the three are no window."""
+        assert read_rate_limit(Response(200, {key: text for key, text in WINDOW.items() if key != name})) is None
+
+    @pytest.mark.parametrize("name", list(WINDOW))
+    @pytest.mark.parametrize("text", NO_DIGITS, ids=lambda text: ascii(text)[:20])
+    def test_not_digits(self, name: str, text: str) -> None:
+        """What is not plainly a number of at most twelve digits is no header."""
+        assert read_rate_limit(Response(200, WINDOW | {name: text})) is None
+
+    def test_the_last_second(self) -> None:
+        """The last instant of the calendar is an instant; the next is none, and no overflow."""
+        last = read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "253402300799"}))
+        assert last == RateLimit(50, 0, dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC))
+        assert read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "253402300800"})) is None
+        assert read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "999999999999"})) is None
+
+    def test_of_a_capped_month(self) -> None:
+        """A capped 429 tells of another endpoint's window, and so of none; every other 429 tells of ours."""
+        headers = WINDOW | {"x-rate-limit-remaining": "39999"}
+        assert read_rate_limit(Response(429, headers, fixture("error_429_usage_capped"))) is None
+        for body in (b"", b"<html>", fixture("error_429_too_many_requests"), fixture("error_429_code_88")):
+            assert read_rate_limit(Response(429, headers, body)) == RateLimit(50, 39999, RESET_AT)
+
+    def test_zero(self) -> None:
+        """1970 is an instant, too."""
+        seen = read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "0"}))
+        assert seen == RateLimit(50, 0, dt.datetime(1970, 1, 1, tzinfo=dt.UTC))
+
+
+class TestDate:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Sun, 01 Mar 2026 12:00:00 GMT",
+            "Sun, 01 Mar 2026 12:00:00 -0000",
+            "Sun, 01 Mar 2026 13:00:00 +0100",
+            "Sunday, 01-Mar-26 12:00:00 GMT",
+        ],
+    )
+    def test_an_instant(self, text: str) -> None:
+        """A date is an instant in UTC, however it spells its zone."""
+        seen = read_date(Response(200, {"Date": text}))
+        assert seen == NOW
+        assert seen is not None
+        assert seen.tzinfo is dt.UTC
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "abc",
+            "0",
+            "-1",
+            "2026-03-01",
+            "Sun, 99 Mar 2026 12:00:00 GMT",
+            "9" * 5000,
+            "\udcff",
+            "Mon, 1 Jan 10000 1:1:1 GMT",
+        ],
+    )
+    def test_no_date(self, text: str) -> None:
+        """What is no HTTP date is none."""
+        assert read_date(Response(200, {"date": text})) is None
+
+    def test_absent(self) -> None:
+        """An answer may have no date."""
+        assert read_date(Response(200)) is None
+
+
+# -- Good answers ------------------------------------------------------------------------------------------------------
+
+
+class TestGoodAnswers:
+    def test_the_whole_usage(self) -> None:
+        """A 200 is the decoded usage, with the window of its headers and the time it came."""
+        body = fixture("usage_live")
+        usage = read_usage(Response(200, WINDOW, body), fetched_at=NOW)
+        assert usage == evolve(decode_usage(body), rate_limit=RateLimit(50, 0, RESET_AT), fetched_at=NOW)
+
+    def test_without_headers_and_time(self) -> None:
+        """Without headers the window is unknown; without a time it is 1970."""
+        assert read_usage(Response(200, {}, b'{"data":{}}')) == Usage()
+
+    def test_the_content_type_is_ignored(self) -> None:
+        """Bytes are parsed, whatever they are called."""
+        body = fixture("usage_live")
+        assert read_usage(Response(200, {"content-type": "text/html; charset=utf-7"}, body)) == decode_usage(body)
+
+    def test_problems_beside_data(self) -> None:
+        """Errors beside data in a 200 are kept with the good data."""
+        usage = read_usage(Response(200, {}, b'{"data":{"project_cap":"5"},"errors":[{"title":"Partial"}]}'))
+        assert usage == Usage(project_cap=5, errors=(Problem(title="Partial"),))
+
+    @pytest.mark.parametrize("data", [b"", b'"data":null,'])
+    def test_problems_without_data(self, data: bytes) -> None:
+        """Errors without data in a 200 are an API error."""
+        body = b"{" + data + b'"errors":[{"title":"Forbidden","detail":"Not yours.","code":7}]}'
+        error = refusal(Response(200, WINDOW, body))
+        assert type(error) is ApiError
+        assert str(error).startswith("200 Forbidden: Not yours. ")
+        assert error.status == 200
+        assert error.problem == Problem("Forbidden", detail="Not yours.", extra={"code": 7})
+        assert error.rate_limit == RateLimit(50, 0, RESET_AT)
+        assert not error.retryable
+
+    def test_a_known_problem_without_data(self) -> None:
+        """The problem counts, not the 200."""
+        assert type(refusal(Response(200, {}, fixture("error_401_invalid_token")))) is AuthenticationError
+        assert type(refusal(Response(200, {}, b'{"errors":[{"title":"UsageCapExceeded"}]}'))) is UsageCapExceededError
+
+    @pytest.mark.parametrize("body", [b"{}", b'{"data":null}', b'{"errors":[]}', b'{"title":"UsageCapExceeded"}'])
+    def test_neither_data_nor_problems(self, body: bytes) -> None:
+        """A 200 without data and without errors is no answer of this API."""
+        error = refusal(Response(200, {}, body))
+        assert (type(error), error.path, error.retryable) == (DecodeError, "$.data", False)
+
+    def test_a_page_with_200(self) -> None:
+        """A page from the edge with a 200 is worth one more try, and shown escaped."""
+        error = refusal(Response(200, {"content-type": "text/html"}, b"<html>\x1b[2J\n</html>"))
+        assert (type(error), error.retry_once) == (DecodeError, True)
+        assert error.excerpt == r"<html>\u001b[2J\n</html>"
+
+    def test_an_empty_200(self) -> None:
+        """An empty 200 is worth one more try."""
+        error = refusal(Response(200, WINDOW))
+        assert (type(error), error.retryable, error.retry_once) == (ProtocolError, True, True)
+
+    @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308, 399])
+    def test_redirects(self, status: int) -> None:
+        """No redirect is followed or tried again; where it leads is not shown."""
+        error = refusal(Response(status, {"location": "https://canary.example"}, b"<html>"))
+        assert (type(error), error.retryable) == (ProtocolError, False)
+        assert f"redirect ({status})" in str(error)
+        assert "canary" not in str(error)
+
+    @pytest.mark.parametrize("status", [0, 100, 101, 199, 201, 202, 204, 206, 299, 304, 600, 999])
+    @pytest.mark.parametrize("body", [b"", b'{"data":{"project_cap":"5"}}'])
+    def test_statuses_that_mean_nothing_here(self, status: int, body: bytes) -> None:
+        """Another status than 200 is never taken for success, and worth one more try."""
+        error = refusal(Response(status, {}, body))
+        assert (type(error), error.retryable, error.retry_once) == (ProtocolError, True, True)
+        assert f"status {status}," in str(error)
+
+
+# -- Refusals ----------------------------------------------------------------------------------------------------------
+
+KINDS: dict[str, type[ApiError | RateLimitedError]] = {
+    "error_400_invalid_request": BadRequestError,
+    "error_401_unauthorized": AuthenticationError,
+    "error_401_invalid_token": AuthenticationError,
+    "error_402_credits_depleted": CreditsDepletedError,
+    "error_402_credits_depleted_text_id": CreditsDepletedError,
+    "error_402_payment_required": CreditsDepletedError,
+    "error_403_spend_cap_reached": SpendCapReachedError,
+    "error_403_unsupported_authentication": ForbiddenError,
+    "error_403_client_forbidden": ForbiddenError,
+    "error_403_bad_credentials": ForbiddenError,
+    "error_429_too_many_requests": RateLimitedError,
+    "error_429_code_88": RateLimitedError,
+    "error_429_rate_limit_exceeded": RateLimitedError,
+    "error_429_usage_capped": UsageCapExceededError,
+    "error_503_service_unavailable": ServerError,
+}
+
+
+def test_every_error_fixture_is_tested() -> None:
+    """A new fixture needs a line in ``KINDS``."""
+    assert {path.stem for path in FIXTURES.glob("error_*.json")} == set(KINDS)
+
+
+@pytest.mark.parametrize("host", ["api.twitter.com", "api.x.com"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_known_error(name: str, host: str) -> None:
+    """Each body that was seen raises its class with all that it says, whichever host its type names."""
+    status = int(name.split("_")[1])
+    body = fixture(name).replace(b"https://api.twitter.com/2/", f"https://{host}/2/".encode())
+    headers = {} if status == 401 else dict(WINDOW)
+    headers |= {"x-transaction-id": "f00d", "date": HTTP_NOW, "content-type": "application/problem+json"}
+    error = refusal(Response(status, headers, body))
+    assert type(error) is KINDS[name]
+    assert error.status == status
+    assert error.headers == headers
+    assert error.body == body
+    assert error.request_id == "f00d"
+    assert error.rate_limit == (None if status == 401 else RateLimit(50, 0, RESET_AT))
+    written = json.loads(body)
+    said = written if "title" in written else written["errors"][0]
+    assert error.problem.title == said.get("title")
+    assert error.problem.type == said.get("type")
+    assert error.problem.detail == said.get("detail", said.get("message"))
+    assert error.problem.status == said.get("status")
+    assert error.problem.extra == {k: v for k, v in said.items() if k not in {"title", "type", "detail", "status"}}
+    assert error.retryable is (KINDS[name] in {RateLimitedError, ServerError})
+    assert isinstance(error, QuotaError) is issubclass(KINDS[name], QuotaError)
+    assert str(error).startswith(f"{status} ")
+    assert (error.problem.detail or "").rstrip(".").split("`")[0] in str(error)
+
+
+def test_messages_say_what_to_do() -> None:
+    """What a person reads is what the API said, and what to do about it."""
+    error = refusal(Response(403, {}, fixture("error_403_client_forbidden")))
+    assert str(error) == (
+        "403 Client Forbidden: When authenticating requests to the Twitter API v2 endpoints, you must use keys and "
+        "tokens from a Twitter developer App that is attached to a Project. This endpoint takes the app-only bearer "
+        "token of an app that is attached to a project."
+    )
+    assert str(refusal(Response(401, {}, fixture("error_401_unauthorized")))).startswith(
+        "401 Unauthorized. Use the app's"
+    )
+    spent = str(refusal(Response(429, WINDOW | {"date": HTTP_NOW}, b"")))
+    assert spent.startswith("429 Too Many Requests. The app's 15-minute window")
+    assert spent.endswith(" (not before 2026-03-01 12:10:01 UTC).")
+
+
+class TestKinds:
+    @pytest.mark.parametrize(
+        ("status", "body", "kind"),
+        [
+            (429, {"title": "Usage Cap Exceeded"}, UsageCapExceededError),
+            (429, {"title": "usagecapexceeded"}, UsageCapExceededError),
+            (403, {"title": "UsageCapExceeded"}, UsageCapExceededError),
+            (429, {"type": "https://api.x.com/2/problems/usage-capped"}, UsageCapExceededError),
+            (429, {"type": "https://api.x.com/2/problems/usage-capped/"}, UsageCapExceededError),
+            (429, {"type": "usage-capped"}, UsageCapExceededError),
+            (429, {"type": "https://api.x.com/2/problems/not-usage-capped"}, RateLimitedError),
+            (429, {"type": "https://usage-capped/other"}, RateLimitedError),
+            (403, {"title": "Credits Depleted"}, CreditsDepletedError),
+            (403, {"type": "https://api.x.com/2/problems/credits-depleted"}, CreditsDepletedError),
+            (403, {"type": "https://api.x.com/2/problems/credits"}, CreditsDepletedError),
+            (403, {"title": "Spend Cap Reached", "type": "https://x/credits"}, SpendCapReachedError),
+            (402, {"title": "SpendCapReached"}, SpendCapReachedError),
+            (402, {"title": "Anything", "type": "about:blank"}, CreditsDepletedError),
+            (400, {"type": "https://api.x.com/2/problems/rate-limit-exceeded"}, RateLimitedError),
+            (403, {"errors": [{"code": 88}]}, RateLimitedError),
+            (400, {"errors": [{"code": 89}]}, AuthenticationError),
+            (400, {"errors": [{"code": "89"}]}, BadRequestError),
+            (400, {"errors": [{"code": True}]}, BadRequestError),
+            (400, {"errors": [{"code": [88]}]}, BadRequestError),
+            (403, {"title": 7, "type": [], "errors": None}, ForbiddenError),
+            (403, {"title": "", "type": ""}, ForbiddenError),
+        ],
+        ids=str,
+    )
+    def test_title_and_type_before_status(
+        self, status: int, body: dict[str, Any], kind: type[ApiError | RateLimitedError]
+    ) -> None:
+        """The title counts first, then the last segment of the type, then the code, and the status last."""
+        assert type(refusal(Response(status, {}, json.dumps(body).encode()))) is kind
+
+    @pytest.mark.parametrize(
+        ("status", "kind"),
+        [
+            (400, BadRequestError),
+            (401, AuthenticationError),
+            (402, CreditsDepletedError),
+            (403, ForbiddenError),
+            (404, ApiError),
+            (405, ApiError),
+            (408, ServerError),
+            (409, ApiError),
+            (418, ApiError),
+            (429, RateLimitedError),
+            (451, ApiError),
+            (499, ApiError),
+            (500, ServerError),
+            (502, ServerError),
+            (503, ServerError),
+            (504, ServerError),
+            (520, ServerError),
+            (599, ServerError),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html>edge</html>",
+            b"{}",
+            b"[]",
+            b'{"title": "cut',
+            b'{"title": NaN, "detail": "cut',
+            b'{"data": {"project_cap": "5"}}',
+            b"\xff\xfe",
+        ],
+        ids=lambda body: ascii(body)[:30],
+    )
+    def test_status_alone(self, status: int, body: bytes, kind: type[ApiError | RateLimitedError]) -> None:
+        """Where the API did not speak, the status alone counts, and a body is never taken for success."""
+        error = refusal(Response(status, {}, body))
+        assert type(error) is kind
+        assert (error.status, error.body) == (status, body)
+        assert error.problem.title is None
+        assert error.request_id is None
+
+    @pytest.mark.parametrize(
+        ("status", "phrase"),
+        [(404, "404 Not Found."), (503, "503 Service Unavailable."), (520, "520 without a known meaning.")],
+    )
+    def test_without_a_title(self, status: int, phrase: str) -> None:
+        """Where the API said nothing, the message says what the status says."""
+        assert str(refusal(Response(status, {}, b""))).startswith(phrase)
+
+    def test_no_body_grows_into_the_message(self) -> None:
+        """A title and a detail of any length and kind make a short, printable message."""
+        body = json.dumps({"title": "t\x1b[2J" * 10**5, "detail": "\n٣\x7f" * 10**5}).encode()
+        assert len(str(refusal(Response(500, {}, body)))) < 600
+
+
+class TestSpendCap:
+    def test_reset_date(self) -> None:
+        """A spend cap tells when the next cycle begins: that day's midnight, UTC."""
+        error = refusal(Response(403, {}, fixture("error_403_spend_cap_reached")))
+        assert error.reset_date == dt.date(2026, 4, 14)
+        assert error.retry_at == dt.datetime(2026, 4, 14, tzinfo=dt.UTC)
+        assert str(error).endswith("(not before 2026-04-14 00:00:00 UTC).")
+
+    @pytest.mark.parametrize("value", ["soon", "", None, 20260414, "2026-02-30", "2026-W16-2", [], True])
+    def test_no_reset_date(self, value: object) -> None:
+        """What is no date is no reset date, and still a spend cap."""
+        error = refusal(Response(403, {}, json.dumps({"title": "SpendCapReached", "reset_date": value}).encode()))
+        assert (type(error), error.reset_date, error.retry_at) == (SpendCapReachedError, None, None)
+
+
+PLAIN = b'{"title":"Too Many Requests","type":"about:blank","status":429}'
+
+
+class TestTooManyRequests:
+    @pytest.mark.parametrize(
+        ("body", "headers", "spent"),
+        [
+            (PLAIN, WINDOW, True),
+            (PLAIN, {}, True),
+            (PLAIN, WINDOW | {"x-rate-limit-remaining": "abc"}, True),
+            (PLAIN, WINDOW | {"x-rate-limit-remaining": "-1"}, True),
+            (b"", WINDOW, True),
+            (b"<html>", {}, True),
+            (PLAIN, WINDOW | {"x-rate-limit-remaining": "1"}, False),
+            (PLAIN, {"x-rate-limit-remaining": "39999"}, False),
+            (b"<html>", {"x-rate-limit-remaining": "7"}, False),
+            (fixture("error_429_code_88"), WINDOW | {"x-rate-limit-remaining": "7"}, True),
+            (fixture("error_429_rate_limit_exceeded"), WINDOW | {"x-rate-limit-remaining": "7"}, True),
+        ],
+    )
+    def test_whose_limit_it_is(self, body: bytes, headers: dict[str, str], spent: bool) -> None:
+        """A 429 that leaves calls in the window is not about the window, unless it names it."""
+        error = refusal(Response(429, headers, body))
+        assert (type(error), error.window_spent, error.retryable) == (RateLimitedError, spent, True)
+
+    @pytest.mark.parametrize("remaining", ["39999", "0"])
+    def test_the_monthly_cap_is_another_thing(self, remaining: str) -> None:
+        """A capped 429 is a quota error whatever the window's headers say, and never retried."""
+        headers = WINDOW | {"x-rate-limit-remaining": remaining, "retry-after": "5", "date": HTTP_NOW}
+        error = refusal(Response(429, headers, fixture("error_429_usage_capped")))
+        assert (type(error), error.retryable, error.retry_at) == (UsageCapExceededError, False, None)
+        assert not isinstance(error, RateLimitedError)
+
+    def test_waits_a_second_longer_than_the_reset(self) -> None:
+        """The reset comes in whole seconds: the window opens one second after it."""
+        error = refusal(Response(429, WINDOW | {"date": HTTP_NOW}, PLAIN))
+        assert error.retry_at == RESET_AT + dt.timedelta(seconds=1)
+        assert error.retry_after == 601
+
+    def test_the_servers_clock_counts(self) -> None:
+        """A wait is reckoned from the answer's own date, not from a client's clock that may be wrong."""
+        error = refusal(Response(429, WINDOW | {"date": HTTP_NOW}, PLAIN), now=NOW + dt.timedelta(hours=5))
+        assert error.retry_after == 601
+
+    def test_the_clients_clock_where_there_is_no_date(self) -> None:
+        """Without a date, the time of the answer's coming counts."""
+        error = refusal(Response(429, WINDOW, PLAIN), now=NOW + dt.timedelta(seconds=100))
+        assert error.retry_after == 501
+        assert error.retry_at == RESET_AT + dt.timedelta(seconds=1)
+
+    def test_no_clock_at_all(self) -> None:
+        """Without any clock, the instant is known but not how far it is."""
+        error = refusal(Response(429, WINDOW, PLAIN), now=None)
+        assert (error.retry_at, error.retry_after) == (RESET_AT + dt.timedelta(seconds=1), None)
+        error = refusal(Response(429, {"retry-after": "30"}, PLAIN), now=None)
+        assert (error.retry_at, error.retry_after) == (None, 30)
+        error = refusal(Response(429, {}, PLAIN), now=None)
+        assert (error.retry_at, error.retry_after) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("retry_after", "seconds"),
+        [
+            ("0", 601),
+            ("600", 601),
+            ("602", 602),
+            ("3600", 3600),
+            (email.utils.format_datetime(NOW + dt.timedelta(seconds=700), usegmt=True), 700),
+            (email.utils.format_datetime(NOW + dt.timedelta(seconds=60), usegmt=True), 601),
+            (email.utils.format_datetime(NOW - dt.timedelta(days=900), usegmt=True), 601),
+            *((garbage, 601) for garbage in NO_DIGITS),
+        ],
+        ids=lambda value: ascii(value)[:40],
+    )
+    def test_the_larger_of_reset_and_retry_after(self, retry_after: str, seconds: int) -> None:
+        """Of the reset and Retry-After, as seconds or as a date, the later counts; garbage does not."""
+        error = refusal(Response(429, WINDOW | {"date": HTTP_NOW, "retry-after": retry_after}, PLAIN))
+        assert error.retry_after == seconds
+        assert error.retry_at == NOW + dt.timedelta(seconds=seconds)
+
+    @pytest.mark.parametrize(
+        "retry_after", ["30", email.utils.format_datetime(NOW + dt.timedelta(seconds=30), usegmt=True)]
+    )
+    def test_retry_after_alone(self, retry_after: str) -> None:
+        """Retry-After counts without a window, too."""
+        error = refusal(Response(429, {"date": HTTP_NOW, "retry-after": retry_after}, PLAIN))
+        assert (error.retry_after, error.retry_at) == (30, NOW + dt.timedelta(seconds=30))
+
+    def test_another_limit_does_not_wait_for_our_window(self) -> None:
+        """A 429 that is not about the window waits for its Retry-After alone."""
+        headers = WINDOW | {"x-rate-limit-remaining": "7", "date": HTTP_NOW}
+        assert refusal(Response(429, headers, PLAIN)).retry_at is None
+        assert refusal(Response(429, headers | {"retry-after": "20"}, PLAIN)).retry_after == 20
+
+    @pytest.mark.parametrize("reset", [0, 1, EPOCH_NOW - 86400, EPOCH_NOW - 1])
+    def test_a_reset_in_the_past(self, reset: int) -> None:
+        """A reset in the past is no wait, and never a negative one."""
+        error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": str(reset), "date": HTTP_NOW}, PLAIN))
+        assert error.retry_after == 0
+        assert error.retry_at == dt.datetime.fromtimestamp(reset + 1, dt.UTC)
+
+    @pytest.mark.parametrize("reset", [EPOCH_NOW + 86400, EPOCH_NOW + 10**6, 10**11, 253402300798, 253402300799])
+    def test_a_reset_absurdly_far(self, reset: int) -> None:
+        """A reset more than a day ahead is somebody's mistake: after one window we shall know. Nothing overflows."""
+        error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": str(reset), "date": HTTP_NOW}, PLAIN))
+        assert error.retry_after == 900
+        assert error.retry_at == NOW + dt.timedelta(minutes=15)
+
+    @pytest.mark.parametrize("retry_after", ["86401", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+    def test_a_retry_after_absurdly_far(self, retry_after: str) -> None:
+        """A Retry-After of more than a day is a mistake, too."""
+        error = refusal(Response(429, {"retry-after": retry_after, "date": HTTP_NOW}, PLAIN))
+        assert error.retry_after == 900
+        assert error.retry_at == NOW + dt.timedelta(minutes=15)
+
+    @pytest.mark.parametrize("reset", [*NO_DIGITS, "253402300800", "999999999999"], ids=lambda text: ascii(text)[:20])
+    def test_no_reset(self, reset: str) -> None:
+        """What is no reset leaves the wait unknown, and the window spent."""
+        error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": reset, "date": HTTP_NOW}, PLAIN))
+        assert (error.retry_at, error.retry_after, error.rate_limit) == (None, None, None)
+        assert error.window_spent
+
+    @pytest.mark.parametrize("retry_after", ["5", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+    @pytest.mark.parametrize("reset", ["0", "253402300799"])
+    def test_a_server_at_the_end_of_time(self, retry_after: str, reset: str) -> None:
+        """A date at the end of the calendar overflows nothing."""
+        headers = {"date": "Fri, 31 Dec 9999 23:59:59 GMT", "retry-after": retry_after, "x-rate-limit-reset": reset}
+        assert type(refusal(Response(429, WINDOW | headers, PLAIN))) is RateLimitedError
+        assert type(refusal(Response(503, WINDOW | headers, b""))) is ServerError
+
+
+class TestServerTrouble:
+    def test_retry_after(self) -> None:
+        """A server in trouble may say when to come back; the window has nothing to do with it."""
+        error = refusal(Response(503, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
+        assert (error.retry_at, error.retry_after) == (NOW + dt.timedelta(minutes=2), 120)
+        error = refusal(Response(503, WINDOW | {"date": HTTP_NOW}, b""))
+        assert (error.retry_at, error.retry_after) == (None, None)
+
+    def test_others_do_not_say(self) -> None:
+        """What will not mend itself has no time to come back."""
+        for status in (400, 401, 402, 403, 404):
+            error = refusal(Response(status, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
+            assert (error.retry_at, error.retry_after, error.retryable) == (None, None, False)
+
+
+class TestRequestId:
+    def test_is_cut_and_escaped(self) -> None:
+        """A transaction id is the server's text: escaped, and at most 200 characters of it."""
+        error = refusal(Response(500, {"x-transaction-id": "\x1b[2J" + "x" * 10_000}, b""))
+        assert error.request_id.startswith(r"\u001b[2J")
+        assert len(error.request_id) <= 200
+
+    @pytest.mark.parametrize("text", ["\udcff", "ab\udc80cd", "é", "\U0001f600"], ids=ascii)
+    def test_bytes_that_are_no_text(self, text: str) -> None:
+        """Header bytes that are not UTF-8 come from aiohttp as half characters; they are escaped like all others."""
+        error = refusal(Response(500, {"x-transaction-id": text}, b""))
+        assert type(error) is ServerError
+        assert error.request_id
+        assert error.request_id.isascii()
+        assert error.request_id.isprintable()
+
+    @pytest.mark.parametrize("headers", [{}, {"x-transaction-id": ""}])
+    def test_absent(self, headers: dict[str, str]) -> None:
+        """No id is none that anybody could give to the vendor's support."""
+        assert not refusal(Response(500, headers, b"")).request_id
+
+
+# -- Echoes ------------------------------------------------------------------------------------------------------------
+
+
+def texts(value: object) -> Iterator[str]:
+    """Whatever of an error a person may come to read: all but its headers and its body."""
+    if isinstance(value, BaseException):
+        yield from (str(value), repr(value), "".join(traceback.format_exception(value)))
+        yield from (repr(item) for name, item in vars(value).items() if name not in {"headers", "body"})
+        yield from (repr(value.__cause__), repr(value.__context__))
+        yield repr(getattr(value, "headers", ""))
+    else:
+        yield repr(value)
+
+
+class TestEchoes:
+    REQUEST = authorize(usage_request(), TOKEN)
+
+    @pytest.mark.parametrize("status", [200, 400, 401, 402, 403, 404, 429, 500, 503])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"title": TOKEN, "detail": f"Bearer {TOKEN} is wrong", "type": f"https://x/{TOKEN}", "x": [TOKEN]},
+            {"errors": [{"message": f"token {TOKEN}", "code": 7, TOKEN: TOKEN}]},
+            {"errors": [f"Authorization: Bearer {TOKEN}"]},
+        ],
+        ids=["problem", "errors", "text"],
+    )
+    def test_a_refusal_that_echoes_the_token(self, status: int, body: dict[str, Any]) -> None:
+        """The token of a refused request is in the error's headers and body as they came, and nowhere else."""
+        response = Response(status, {"x-transaction-id": f"id-{TOKEN}-id", "x-echo": TOKEN}, json.dumps(body).encode())
+        error = refusal(response, request=self.REQUEST)
+        assert not [text for text in texts(error) if "canary" in text]
+        if isinstance(error, ApiError | RateLimitedError):
+            assert TOKEN.encode() in error.body
+            assert error.headers["x-echo"] == TOKEN
+            assert error.headers["x-transaction-id"] == f"id-{TOKEN}-id"
+            assert error.request_id == "id-[Bearer credentials]-id"
+            assert "[Bearer credentials]" in repr(error.problem)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            f"<html>{TOKEN}</html>".encode(),
+            b"\xff" + TOKEN.encode(),
+            json.dumps({"data": {"project_cap": TOKEN}}).encode(),
+            json.dumps({"data": {TOKEN: {"a": [1]}, "project_cap": -1}}).encode(),
+            f'{{"data": {{"{TOKEN}": NaN}}}}'.encode(),
+            f'{{"{TOKEN}": 1, "{TOKEN}": 2}}'.encode(),
+            b"x" * 180 + TOKEN.encode(),
+        ],
+        ids=["page", "no text", "value", "beside", "path", "keys", "cut"],
+    )
+    def test_an_undecodable_answer_that_echoes_the_token(self, body: bytes) -> None:
+        """An excerpt and a path are free of the token, also where they are cut in its middle."""
+        error = refusal(Response(200, {}, body), request=self.REQUEST)
+        assert type(error) is DecodeError
+        assert not [text for text in texts(error) if "canary" in text or "AAAA" in text]
+
+    def test_a_good_answer_that_echoes_the_token(self) -> None:
+        """Good data with an echo is good data without it."""
+        body = json.dumps({"data": {"project_cap": "5", "echo": TOKEN}, "errors": [{"detail": TOKEN}]}).encode()
+        usage = read_usage(Response(200, {"x-echo": TOKEN}, body), request=self.REQUEST)
+        assert usage.project_cap == 5
+        assert "canary" not in repr(usage)
+        assert "canary" not in json.dumps(usage.to_dict())
+
+    def test_the_whole_header_is_known_by_its_scheme(self) -> None:
+        """Credentials of any scheme are taken out, and what they were is said."""
+        request = Request("POST", BASE, {"Authorization": "Basic c2VjcmV0OnNlY3JldA=="})
+        assert without_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
+
+    def test_nothing_to_take_out(self) -> None:
+        """Without a request, or with a test's short token, an answer stays as it came."""
+        assert without_credentials(b"canary", None) == b"canary"
+        assert without_credentials(b"canary", usage_request()) == b"canary"
+        assert without_credentials(b"data", authorize(usage_request(), "data")) == b"data"
+        assert without_credentials(b"12345678", authorize(usage_request(), "12345678")) == b"[Bearer credentials]"
+
+
+# -- Anything at all ---------------------------------------------------------------------------------------------------
+
+INSTANTS = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30))  # noqa: DTZ001 - only their text is used
+ZONES = st.sampled_from(["GMT", "-0000", "+2359", "-2359", "+9999", "EST", "", "X", "+99999999999", "٣"])
+DATES = st.builds(lambda at, zone: f"{at:%a, %d %b %Y %H:%M:%S} {zone}", INSTANTS, ZONES)
+HEADER_TEXT = st.one_of(
+    st.text(st.characters(), max_size=20),
+    st.text("0123456789 :,+-GMTJanFeb", max_size=30),
+    st.integers(0, 10**13).map(str),
+    st.sampled_from([*NO_DIGITS, "253402300799", "253402300800", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"]),
+    DATES,
+)
+NAMES = [*WINDOW, "date", "retry-after", "x-transaction-id", "content-type", "location", "x-echo"]
+HEADERS = st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, HEADER_TEXT))
+BODIES = st.one_of(
+    st.sampled_from([*map(fixture, KINDS), fixture("usage_live"), b"", PLAIN, b"<html>", b'{"errors":[{"code":88}]}']),
+    st.binary(max_size=40),
+)
+STATUSES = st.sampled_from([200, 204, 301, 304, 400, 401, 402, 403, 404, 408, 429, 500, 503, 999]) | st.integers(
+    -1, 1000
+)
+
+
+@settings(deadline=None, max_examples=250)
+@given(STATUSES, HEADERS, BODIES, st.sampled_from([NOW, None]), st.sampled_from([None, TestEchoes.REQUEST]))
+def test_any_answer(
+    status: int, headers: dict[str, str], body: bytes, now: dt.datetime | None, request: Request | None
+) -> None:
+    """Whatever status, headers and body come, they are a Usage or a TwUsageError with a sane time to come back."""
+    response = Response(status, headers, body)
+    seen, date = read_rate_limit(response), read_date(response)
+    assert seen is None or seen.reset_at.tzinfo is dt.UTC
+    assert date is None or date.tzinfo is dt.UTC
+    error: Any = None
+    try:
+        usage = read_usage(response, fetched_at=now, request=request)
+    except TwUsageError as caught:
+        error = caught
+    if error is None:
+        assert status == 200
+        assert usage.rate_limit == seen
+        return
+    assert str(error).isascii()
+    assert str(error).isprintable()
+    if isinstance(error, RateLimitedError | ServerError) and (date or now):
+        assert error.retry_after is None or 0 <= error.retry_after <= 86400
