@@ -84,8 +84,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def types(session: nox.Session) -> None:
-    """Mypy, strict, over the package, the tests and this file."""
-    session.install("-e", WITH_EXTRAS, *group("tests", "types"))
+    """Mypy, strict, over the package, the tests, the docs' own code and this file."""
+    session.install("-e", WITH_EXTRAS, *group("tests", "docs", "types"))
     session.run("mypy", *session.posargs)
 
 

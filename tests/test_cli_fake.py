@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -31,6 +32,11 @@ assert fake.callback
 INSIDE = fake.callback.__globals__
 
 
+# Until 8.2, click's runner mixed the two streams unless it was told otherwise.
+APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+RUNNER = CliRunner(**APART)
+
+
 def ask(url: str, token: str) -> dict[str, object]:
     request = urllib.request.Request(f"{url}/2/usage/tweets", headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -48,7 +54,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
             raise KeyboardInterrupt
 
         monkeypatch.setitem(INSIDE, "_until_ctrl_c", until_ctrl_c)
-        return CliRunner().invoke(twusage, ["fake", "--port", "0", *arguments])
+        return RUNNER.invoke(twusage, ["fake", "--port", "0", *arguments])
 
     return run
 
@@ -76,7 +82,7 @@ def test_many_apps_are_not_all_told(serve: Callable[..., Result]) -> None:
 )
 def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
     """In a sentence, with exit code 2."""
-    result = CliRunner().invoke(twusage, ["fake", *arguments])
+    result = RUNNER.invoke(twusage, ["fake", *arguments])
     assert result.exit_code == 2
     assert result.stderr.startswith("twusage: ")
 
@@ -84,7 +90,7 @@ def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
 def test_a_taken_port_is_told() -> None:
     """In a sentence, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = CliRunner().invoke(twusage, ["fake", "--port", str(taken.getsockname()[1])])
+        result = RUNNER.invoke(twusage, ["fake", "--port", str(taken.getsockname()[1])])
     assert result.exit_code == 1
     assert "in use" in result.stderr
     assert "Traceback" not in result.stderr
