@@ -631,7 +631,7 @@ class TestFailures:
             (402, problem("CreditsDepleted"), {}, 5, "credits"),
             (403, problem("SpendCapReached", reset_date="2026-04-14"), {}, 5, "spending limit"),
             (429, problem("UsageCapExceeded"), {}, 5, "monthly cap"),
-            (429, problem("Too Many Requests"), WINDOW, 6, "wait for it with --max-wait 900."),
+            (429, problem("Too Many Requests"), WINDOW, 6, "wait for it with --max-wait 960."),
             (503, problem("Service Unavailable"), {}, 8, "503 Service Unavailable"),
             (418, problem("Teapot"), {}, 9, "418 Teapot"),
             (302, b"", {}, 7, "redirect"),

@@ -278,6 +278,10 @@ async def test_a_foreign_limit_does_not_close_the_window(
     await client.get_usage()
     assert clock.monotonic() == 0.0
     await met
+    api.fail(Fault.rate_limited(headers={"x-rate-limit-remaining": "12"}))
+    hasty = make_client(api, retry=RetryPolicy.none())
+    with pytest.raises(RateLimitedError, match="Calls are left in the app's 15-minute window"):
+        await hasty.get_usage()
     assert 15.0 <= clock.monotonic() <= 30.0
 
 
@@ -350,6 +354,28 @@ async def test_a_young_result_is_reused_and_an_old_one_is_not(
     assert await client.get_usage(max_age=60) is first
     await clock.sleep(1)
     assert await client.get_usage(max_age=60) is not first
+    assert len(api.requests) == 2
+
+
+async def test_a_reused_result_lets_others_run(client: UsageClient) -> None:
+    """A loop that polls with max_age neither starves its program nor outlives its timeout."""
+    await client.get_usage()
+
+    async def poll() -> None:
+        while True:
+            await client.get_usage(max_age=60)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(poll(), 0.01)
+
+
+async def test_a_machine_that_slept_asks_anew(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
+    """A result grows old while the machine is suspended, though its monotonic clock stands still."""
+    first = await client.get_usage()
+    clock.suspend(8 * 3600)
+    assert await client.get_usage(max_age=60) is not first
+    clock.jump(-3600)
+    assert (await client.get_usage(max_age=60)).fetched_at > clock.now(), "a clock set back makes nothing old"
     assert len(api.requests) == 2
 
 
@@ -596,6 +622,21 @@ async def test_keywords_go_before_the_environment(api: FakeApi, monkeypatch: pyt
     ) as client:
         await client.get_usage(days=1)
     assert api.requests[0].url.startswith("http://localhost:1/2/usage/tweets?days=1&")
+
+
+def test_a_wrong_base_url_in_the_environment_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who never wrote base_url learns which variable it is."""
+    monkeypatch.setenv("X_BEARER_TOKEN", "AAAA")
+    monkeypatch.setenv("TWUSAGE_BASE_URL", "http://api.x.com")
+    with pytest.raises(ConfigurationError, match="TWUSAGE_BASE_URL must be https"):
+        UsageClient.from_env()
+
+
+def test_a_token_given_needs_none_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """auth= goes before the environment."""
+    for name in ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    assert isinstance(UsageClient.from_env(auth="AAAA"), UsageClient)
 
 
 def test_an_empty_base_url_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

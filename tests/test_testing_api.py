@@ -14,7 +14,7 @@ import pytest
 
 from twusage.errors import UsageCapExceededError
 from twusage.protocol import Request, Response, authorize, usage_request
-from twusage.testing import FakeApi, FakeApp, Fault, VirtualClock
+from twusage.testing import FakeApi, FakeApp, FakeProject, Fault, VirtualClock
 from twusage.testing.api import Runaway
 
 URL = "https://api.twitter.com/2/usage/tweets"
@@ -116,8 +116,54 @@ def test_reads_count(api: FakeApi) -> None:
 
 def test_reads_of_an_unknown_app_are_a_mistake_of_the_test(api: FakeApi) -> None:
     """A wrong id is told, not counted nowhere."""
-    with pytest.raises(LookupError, match="nobody"):
+    with pytest.raises(LookupError, match=r"give one of api\.apps"):
         api.read_posts("nobody", 1)
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, None, True])
+def test_reads_without_sense_are_a_mistake_of_the_test(api: FakeApi, count: Any) -> None:
+    """Posts are read by the whole piece."""
+    with pytest.raises(ValueError, match="count must be"):
+        api.read_posts(api.apps[0], count)
+
+
+def test_its_history_is_there_before_anybody_asks(api: FakeApi) -> None:
+    """A test may set the cap by the usage before its first request."""
+    assert len(api.apps[0].reads) == 90
+    before = api.project.usage()
+    assert before > 0
+    assert body(ask(api))["data"]["project_usage"] == str(before)
+    assert FakeProject("1", 10, 1).usage() == 0
+
+
+def test_an_app_may_leave_its_project(api: FakeApi) -> None:
+    """What it read is no longer the project's."""
+    before = int(body(ask(api))["data"]["project_usage"])
+    api.project.apps.pop()
+    assert int(body(ask(api))["data"]["project_usage"]) < before
+
+
+def test_a_program_that_reads_for_ever_is_stopped(clock: VirtualClock) -> None:
+    """A loop round refused reads ends as one round refused requests does."""
+    api = FakeApi(cap=0, history_days=0, clock=clock)
+    api.most_requests = 10
+
+    def loop() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                api.read_posts(api.apps[0], 1)
+
+    with pytest.raises(Runaway, match="10 requests"):
+        loop()
+
+
+def test_a_fault_that_is_none_is_told_at_once(api: FakeApi) -> None:
+    """A forgotten call, or no times at all, is a mistake of the test's, told where it is made."""
+    with pytest.raises(TypeError, match="takes a Fault"):
+        api.fail(Fault.rate_limited)  # type: ignore[arg-type]
+    for times in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="times must be"):
+            api.fail(Fault.rate_limited(), times=times)
 
 
 def test_a_project_at_its_cap_is_refused_its_reads(clock: VirtualClock) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from attrs import frozen
+
 from twusage import protocol
 from twusage.auth import Auth, as_auth, as_secret, auth_from_env
 from twusage.clock import Clock, SystemClock
@@ -75,7 +77,7 @@ class UsageClient:
         self._rate_limit: RateLimit | None = None
         self._closed = False
         self._leashes: set[asyncio.Timeout] = set()
-        self._kept: dict[str, tuple[float, Usage]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._shared: dict[str, _SharedCall] = {}
 
     @classmethod
@@ -87,7 +89,8 @@ class UsageClient:
         Raises:
             ConfigurationError: no variable is set, or what it holds is malformed.
         """
-        keywords.setdefault("base_url", os.environ.get("TWUSAGE_BASE_URL") or DEFAULT_BASE_URL)
+        if "base_url" not in keywords and (base_url := os.environ.get("TWUSAGE_BASE_URL")):
+            keywords["base_url"] = protocol.check_base_url(base_url, name="TWUSAGE_BASE_URL")
         return cls(keywords.pop("auth", None) or auth_from_env(), **keywords)
 
     @property
@@ -156,9 +159,10 @@ class UsageClient:
     # -- max_age: results that are young enough, and calls that are under way -----------------------------------------
 
     async def _recent(self, request: Request, max_age: float) -> Usage:
-        at, usage = self._kept.get(request.url, (-math.inf, None))
-        if usage is not None and self._clock.monotonic() - at <= max_age:
-            return usage
+        kept = self._kept.get(request.url)
+        if kept is not None and self._age(kept) <= max_age:
+            await asyncio.sleep(0)  # Whoever polls in a loop lets others run, and can be cancelled.
+            return kept.usage
         shared = self._shared.get(request.url)
         if shared is None or shared.abandoned:
             shared = self._shared[request.url] = _SharedCall(self._call(request))
@@ -168,9 +172,13 @@ class UsageClient:
             if shared.abandoned and self._shared.get(request.url) is shared:
                 del self._shared[request.url]
 
+    def _age(self, kept: _Kept) -> float:
+        # The monotonic clock stands still while the machine sleeps; the wall clock may be set back.
+        return max(self._clock.monotonic() - kept.monotonic, self._clock.time() - kept.wall)
+
     def _keep(self, request: Request, usage: Usage) -> None:
         self._kept.pop(request.url, None)  # so that the newest stands last
-        self._kept[request.url] = self._clock.monotonic(), usage
+        self._kept[request.url] = _Kept(usage, self._clock.monotonic(), self._clock.time())
         if len(self._kept) > _KEPT_RESULTS:
             del self._kept[next(iter(self._kept))]
 
@@ -222,6 +230,15 @@ class UsageClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+@frozen
+class _Kept:
+    """A result, and when it came by both clocks."""
+
+    usage: Usage
+    monotonic: float
+    wall: float
 
 
 class _SharedCall:

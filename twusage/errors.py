@@ -152,7 +152,8 @@ class _AnsweredError(TwUsageError):
     problem: Problem
     """The body as the API's problem document; all its fields are empty where the API did not speak."""
     rate_limit: RateLimit | None = None
-    """The app's window, where the answer told it."""
+    """The window that the answer's headers told. For a ``UsageCapExceededError`` it is that of the endpoints that read
+    posts (39,999 calls left), not of this one."""
     request_id: str | None = None
     """The ``x-transaction-id`` header: what the vendor's support asks for."""
     retry_after: float | None = None

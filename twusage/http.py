@@ -259,7 +259,7 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
             return ProtocolError(f"the answer is not HTTP ({ascii(said[:100])[1:-1]})", retry_once=True)
         case RuntimeError():
             return ConfigurationError(_OTHER_LOOP)
-        case OSError():
+        case OSError():  # Of a socket that was never connected: later ones come as _BrokenOffError.
             return ConnectError(f"no connection ({_reason(error)})")
         case _:
             return ProtocolError(f"aiohttp cannot send this request ({type(error).__name__})")

@@ -176,23 +176,23 @@ def authorize(request: Request, token: str) -> Request:
     return Request(request.method, request.url, headers, request.body)
 
 
-def check_base_url(base_url: object) -> str:
-    """The base URL without a trailing slash.
+def check_base_url(base_url: object, *, name: str = "base_url") -> str:
+    """The base URL without a trailing slash. ``name`` is what an error calls it.
 
     Raises:
         ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
             on the way), or it holds a user name, a query or a fragment.
     """
     if not isinstance(base_url, str):
-        raise ConfigurationError(f"base_url must be a str, got {type(base_url).__name__}")
+        raise ConfigurationError(f"{name} must be a str, got {type(base_url).__name__}")
     if "@" in base_url:  # Not quoted: what stands before it is a password.
-        raise ConfigurationError("base_url must not hold a user name or a password; give the token to the client")
+        raise ConfigurationError(f"{name} must not hold a user name or a password; give the token to the client")
     shown = quoted(base_url)
     scheme, host = _scheme_and_host(base_url)
     if not host:
-        raise ConfigurationError(f"base_url must look like {DEFAULT_BASE_URL}, got {shown}")
+        raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}, got {shown}")
     if scheme != "https" and not (scheme == "http" and _is_loopback(host)):
-        raise ConfigurationError(f"base_url must be https (http is for loopback only), got {shown}")
+        raise ConfigurationError(f"{name} must be https (http is for loopback only), got {shown}")
     return base_url.rstrip("/")
 
 
@@ -393,11 +393,14 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
     ApiError: "The API does not give the usage; check base_url",
 }
 
+_ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit was met. Try again in half a minute"
+
 
 def _sentence(kind: type[TwUsageError], status: int, problem: Problem, answer: Mapping[str, Any]) -> str:
     said = ": ".join(dict.fromkeys(codec.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
     when = f" (not before {answer['retry_at']:%Y-%m-%d %H:%M:%S} UTC)" if answer.get("retry_at") else ""
-    return f"{status} {said.rstrip('.') or _phrase(status)}. {_WHAT_TO_DO[kind]}{when}."
+    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_spent", True) else _ANOTHER_LIMIT
+    return f"{status} {said.rstrip('.') or _phrase(status)}. {what_to_do}{when}."
 
 
 def _phrase(status: int) -> str:

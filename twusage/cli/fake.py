@@ -44,8 +44,16 @@ __all__ = ["fake"]
     metavar="N",
     help="How many client apps the project has.",
 )
+@click.option(
+    "--history-days",
+    type=click.IntRange(0, 365),
+    default=90,
+    show_default=True,
+    metavar="N",
+    help="For how many days its apps have been reading; 0 for a project that never read.",
+)
 @click.option("--tokens", metavar="A,B,...", help="Bearer tokens for the apps, in order, instead of made-up ones.")
-def fake(*, port: int, cap: int, reset_day: int, apps: int, tokens: str | None) -> None:
+def fake(*, port: int, cap: int, reset_day: int, apps: int, history_days: int, tokens: str | None) -> None:
     """Serve a fake of the X/Twitter Usage API on this machine, until Ctrl-C.
 
     It answers GET /2/usage/tweets and POST /oauth2/token as the API does: with believable data, and with 50 calls in
@@ -53,7 +61,7 @@ def fake(*, port: int, cap: int, reset_day: int, apps: int, tokens: str | None) 
     """
     from twusage.testing import FakeServer  # here, because it needs aiohttp, which the other commands may not
 
-    api = FakeApi(apps=apps, cap=cap, reset_day=reset_day)
+    api = FakeApi(apps=apps, cap=cap, reset_day=reset_day, history_days=history_days)
     api.most_requests = 2**63  # it is not a test that asks
     given = [token.strip() for token in (tokens or "").split(",") if token.strip()]
     if len(given) > apps or len(set(given)) < len(given):

@@ -54,6 +54,7 @@ class FakeApp:
     api_secret: str = field(repr=False)
     """The secret that goes with the key."""
     _reads: dict[dt.date, int] = field(factory=dict, repr=False)
+    _before_reading: Callable[[], object] = field(default=lambda: None, repr=False)
     window_start: float | None = None
     """When its window opened, or ``None`` before its first call."""
     window_used: int = 0
@@ -67,6 +68,7 @@ class FakeApp:
     @property
     def reads(self) -> Mapping[dt.date, int]:
         """Posts read on each day, UTC; days without reads are not in it. ``FakeApi.read_posts`` adds to it."""
+        self._before_reading()
         return MappingProxyType(self._reads)
 
 
@@ -82,6 +84,7 @@ class FakeProject:
     """The day of the month on which its cycle turns."""
     apps: list[FakeApp] = field(factory=list)
     """The client apps that are attached to it."""
+    _today: Callable[[], dt.date] = field(default=lambda: dt.datetime.now(dt.UTC).date(), repr=False)
 
     def cycle_start(self, today: dt.date) -> dt.date:
         """The first day of the billing cycle. A reset day that the month does not have is its last day."""
@@ -90,8 +93,9 @@ class FakeProject:
             year, month = (year, month - 1) if month > 1 else (year - 1, 12)
         return self._turn(year, month)
 
-    def usage(self, today: dt.date) -> int:
-        """Posts read by all its apps in the cycle that the day is in."""
+    def usage(self, today: dt.date | None = None) -> int:
+        """Posts read by all its apps in the cycle that the day is in: today's, on the fake's clock, if left out."""
+        today = self._today() if today is None else today
         start = self.cycle_start(today)
         return sum(count for app in self.apps for day, count in app.reads.items() if start <= day <= today)
 
@@ -152,7 +156,8 @@ class FakeApi:
         """Every request that arrived, in order."""
         self.most_requests = 10_000
         """How many may arrive before the fake takes it for a loop that never ends, and raises ``Runaway``."""
-        self.project = FakeProject(f"{1281043626347900822499 + next(_SERIAL)}", cap, reset_day)
+        project_id = f"{1281043626347900822499 + next(_SERIAL)}"
+        self.project = FakeProject(project_id, cap, reset_day, today=lambda: self._today(self.clock.time()))
         self.user_tokens: set[str] = set()
         """User-context tokens: refused with a 403, as this endpoint does."""
         self._apps: list[FakeApp] = []
@@ -160,6 +165,7 @@ class FakeApi:
         self._last: dict[str, Response] = {}
         self._bodies: dict[tuple[object, ...], bytes] = {}
         self._history_days = history_days
+        self._refused_reads = 0
         self._transactions = itertools.count(0x9A3C)
         for _ in range(apps):
             self.add_app()
@@ -178,6 +184,7 @@ class FakeApi:
             project=(project or self.project) if attached else None,
             api_key=f"fakekey{serial:04}",
             api_secret=f"fakesecret{serial:04}",
+            before_reading=lambda: self._today(self.clock.time()),
         )
         self._apps.append(app)
         self._bodies.clear()
@@ -193,10 +200,14 @@ class FakeApi:
         """
         reader = next((known for known in self._apps if known is app or known.id == app), None)
         if reader is None:
-            raise LookupError(f"no app {app!r} in this fake")
+            raise LookupError("no such app in this fake: give one of api.apps, or its id")
+        if type(count) is not int or count < 0:
+            raise ValueError(f"count must be an int, 0 or more, got {count!r}")
         now = self.clock.time()
         today = self._today(now)
         if reader.project is not None and reader.project.usage(today) >= reader.project.cap:
+            self._refused_reads += 1
+            self._stop_runaway(self._refused_reads)
             read_usage(Fault.usage_capped().changed(Response(200, self._headers(now))))
         reader._reads[today] = reader._reads.get(today, 0) + count  # noqa: SLF001 - the fake and its apps are one
         self._bodies.clear()
@@ -208,6 +219,10 @@ class FakeApi:
 
         Faults queue up: the first one scripted that fits a request is the one that it meets.
         """
+        if not isinstance(fault, Fault):
+            raise TypeError(f"fail() takes a Fault, such as Fault.status(503), got {fault!r}")
+        if not times >= 1:
+            raise ValueError(f"times must be 1 or more, got {times!r}")
         self._scripted.append(_Scripted(fault, times, when))
 
     def assert_all_used(self) -> None:
@@ -216,6 +231,13 @@ class FakeApi:
         """
         left = [scripted for scripted in self._scripted if math.isfinite(scripted.times) or not scripted.met]
         assert not left, f"scripted and not used: {', '.join(map(str, left))}"
+
+    def _stop_runaway(self, requests: int) -> None:
+        if requests > self.most_requests:
+            raise Runaway(
+                f"{self.most_requests} requests to one fake: does the program ask for ever? "
+                "If it is right to, raise api.most_requests"
+            )
 
     def _next_fault(self, request: Request) -> Fault | None:
         for scripted in self._scripted:
@@ -239,8 +261,7 @@ class FakeApi:
         if fault is not None and fault.breakage is Breakage.CONNECT:
             return Outcome(Response(503), breakage=fault.breakage)
         self.requests.append(request)
-        if len(self.requests) > self.most_requests:
-            raise Runaway(f"{self.most_requests} requests to one fake: a loop that never ends? Set api.most_requests")
+        self._stop_runaway(len(self.requests))
         app = self._app_of(request)
         if fault is not None and fault.spends_window and app is not None:
             self._open_window(app, now)
@@ -279,7 +300,7 @@ class FakeApi:
 
     def _body(self, project: FakeProject, today: dt.date, days: int, fields: list[str]) -> bytes:
         # Most tests ask for the same again and again, and summing up a quarter of a year takes its time.
-        key = (project.id, project.cap, project.reset_day, today, days, *fields)
+        key = (project.id, project.cap, project.reset_day, today, days, *(app.id for app in project.apps), *fields)
         if key not in self._bodies:
             self._bodies[key] = json.dumps({"data": _data(project, today, days, fields)}).encode()
         return self._bodies[key]
@@ -328,11 +349,11 @@ class FakeApi:
 
     def _today(self, now: float) -> dt.date:
         today = dt.datetime.fromtimestamp(now, dt.UTC).date()
-        if self._history_days:
+        if days := self._history_days:
+            self._history_days = 0
             # Only now is it known when today is.
             for position, app in enumerate(self._apps):
-                app._reads |= _history(position, today, self._history_days)  # noqa: SLF001
-            self._history_days = 0
+                app._reads |= _history(position, today, days)  # noqa: SLF001
         return today
 
 

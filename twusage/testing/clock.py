@@ -141,12 +141,9 @@ class VirtualClock:
             loop = sleeper.woken.get_loop()
             loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
             return
-        sleeper.woken.set_exception(
-            RuntimeError(
-                f"a task sleeps for {seconds:g} s of virtual time, and nobody moves the clock: "
-                "await clock.advance(...) in the test, or make it VirtualClock(auto=True)"
-            )
-        )
+        told = "it ends never" if math.isinf(seconds) else "and nobody moves the clock: await clock.advance(...) in "
+        told += "" if math.isinf(seconds) else "the test, or make it VirtualClock(auto=True)"
+        sleeper.woken.set_exception(RuntimeError(f"a task sleeps for {seconds:g} s of virtual time, {told}"))
 
 
 def _is_busy(loop: asyncio.AbstractEventLoop) -> bool:
