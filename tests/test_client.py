@@ -159,6 +159,17 @@ async def test_an_error_of_the_api_is_raised_as_its_class(client: UsageClient, a
     assert len(api.requests) == 1
 
 
+@pytest.mark.parametrize("skew", [-300.0, 300.0])
+async def test_the_servers_clock_decides_when_the_window_opens(
+    client: UsageClient, api: FakeApi, clock: VirtualClock, skew: float
+) -> None:
+    """A server whose clock is wrong tells its resets by it; the wait is right all the same, by its Date."""
+    api.date_skew = skew
+    await asyncio.gather(*(client.get_usage() for _ in range(51)))
+    assert len(api.requests) == 51, "none was refused"
+    assert 900.0 <= clock.monotonic() <= 902.0
+
+
 async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
     """The monthly cap is not the rate limit: the next call goes at once."""
     api.fail(Fault.usage_capped())
@@ -448,6 +459,17 @@ async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
         assert gate.begun == 2
         assert not client._shared
     assert all(task.cancelled() for task in tasks)
+
+
+async def test_nothing_runs_on_for_nobody(api: FakeApi) -> None:
+    """With its only caller gone, the shared request ends: no task is left, and its place is given back."""
+    gate = Gate(api)
+    async with make_client(api, transport=gate) as client:
+        only = asyncio.create_task(client.get_usage(max_age=60))
+        await settle()
+        only.cancel()
+        await settle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_shared_failure_is_everybodys_own(api: FakeApi) -> None:

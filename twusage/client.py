@@ -164,7 +164,7 @@ class UsageClient:
             await asyncio.sleep(0)  # Whoever polls in a loop lets others run, and can be cancelled.
             return kept.usage
         shared = self._shared.get(request.url)
-        if shared is None or shared.abandoned:
+        if shared is None:
             shared = self._shared[request.url] = _SharedCall(self._call(request))
         try:
             return await shared.join()
