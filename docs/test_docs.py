@@ -48,6 +48,19 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
         assert not anchor or anchor in anchors, target
 
 
+def test_the_options_of_the_fake_are_documented() -> None:
+    """Those of ``twusage fake``, and what each is if left out. ``tests/test_cli.py`` does the same for ``show``."""
+    click = pytest.importorskip("click")
+    pytest.importorskip("rich")
+    from twusage.cli.fake import fake
+
+    documented = dict(re.findall(r"^\| [^`|]+ \| `(--[a-z-]+) \S+` \| (.+) \|$", page("cli"), re.MULTILINE))
+    context = click.Context(fake)
+    options = {parameter.opts[0]: parameter.get_default(context) for parameter in fake.params}
+    # What click gives where there is no default depends on its version.
+    assert documented == {name: str(value) if isinstance(value, int) else "made up" for name, value in options.items()}
+
+
 def test_the_readme_shows_what_the_demo_prints() -> None:
     """Line by line, apart from the numbers and the bars, which change from day to day."""
     pytest.importorskip("click")
