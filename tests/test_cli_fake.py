@@ -64,7 +64,7 @@ def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]
     result = serve("--apps", "2")
     assert result.exit_code == 130
     assert re.search(r"answers at http://127\.0\.0\.1:\d+ until Ctrl-C", result.stdout)
-    assert len(re.findall(r"^app \d+: token \S+$", result.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^app \d+: token \S+ \(or API key \S+ and secret \S+\)$", result.stdout, re.MULTILINE)) == 2
     assert result.stderr == ""
 
 
@@ -87,6 +87,13 @@ def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
     assert result.stderr.startswith("twusage: ")
 
 
+def test_a_token_that_no_client_could_send_is_refused() -> None:
+    """One with a space in it, for instance."""
+    result = RUNNER.invoke(twusage, ["fake", "--tokens", "a b"])
+    assert result.exit_code == 3
+    assert "the token holds a space" in result.stderr
+
+
 def test_a_taken_port_is_told() -> None:
     """In a sentence, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -99,7 +106,7 @@ def test_a_taken_port_is_told() -> None:
 def test_tokens_are_given_to_the_apps_in_order(serve: Callable[..., Result]) -> None:
     """The rest of the apps keep made-up ones."""
     result = serve("--tokens", "one, two,")
-    assert [line.split()[-1][:4] for line in result.stdout.splitlines()[-3:]] == ["one", "two", "AAAA"]
+    assert [line.split()[3][:4] for line in result.stdout.splitlines()[-3:]] == ["one", "two", "AAAA"]
 
 
 def test_it_waits_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -594,6 +594,41 @@ async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> No
         await call
 
 
+async def test_a_client_that_closes_in_the_step_of_a_call_opens_nothing() -> None:
+    """A call that goes on in the very step of the closing does not open a transport that nobody would close."""
+    ready = asyncio.get_running_loop().create_future()
+
+    class Slow:
+        async def token(self) -> str:
+            await ready
+            return "B" * 30
+
+    client = UsageClient(Slow(), base_url="http://127.0.0.1:9")
+    call = asyncio.create_task(client.get_usage())
+    await settle()
+    ready.set_result(None)
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await call
+    assert client._transport is None
+
+
+async def test_an_error_of_somebody_elses_is_shared_as_it_is(api: FakeApi) -> None:
+    """What a user's transport raises may not be made to be copied."""
+
+    class OddError(Exception):
+        def __init__(self, one: str, two: str) -> None:
+            super().__init__(one + two)
+
+    class Odd(FakeTransport):
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+            raise OddError("a", "b")
+
+    async with make_client(api, transport=Odd(api)) as client:
+        with pytest.raises(OddError, match="ab"):
+            await client.get_usage(max_age=1)
+
+
 async def test_a_transport_of_the_callers_stays_open(api: FakeApi) -> None:
     """Closing closes only what the client opened."""
     gate = Gate(api)

@@ -1041,3 +1041,27 @@ def test_any_answer(
     assert str(error).isprintable()
     if isinstance(error, RateLimitedError | ServerError) and (date or now):
         assert error.retry_after is None or 0 <= error.retry_after <= 86400
+
+
+class TestEchoesInDisguise:
+    TOKEN = "AAAA%2Fcanary%3Dcanary"
+
+    @pytest.mark.parametrize(
+        "echo",
+        [TOKEN, "AAAA/canary=canary", r"\u0041AAA%2F\u0063anary%3Dcanary", r"AAAA\/canary\u003dcanary"],
+        ids=["verbatim", "percent-decoded", "escaped", "both"],
+    )
+    def test_is_found_in_whatever_spelling(self, echo: str) -> None:
+        """An echo of the token is taken out of what is read, however JSON or a URL may spell it."""
+        request = authorize(usage_request(), self.TOKEN)
+        response = Response(403, {}, f'{{"title": "Odd", "detail": "you sent {echo}"}}'.encode())
+        with pytest.raises(ForbiddenError) as caught:
+            read_usage(response, request=request)
+        assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.problem}"
+        assert caught.value.body == response.body
+
+    def test_leaves_what_is_no_json_as_it_is(self) -> None:
+        """A backslash in a page from the edge is no escape."""
+        request = authorize(usage_request(), self.TOKEN)
+        assert without_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
+        assert without_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'

@@ -136,6 +136,17 @@ def test_its_history_is_there_before_anybody_asks(api: FakeApi) -> None:
     assert FakeProject("1", 10, 1).usage() == 0
 
 
+@pytest.mark.parametrize(
+    "knobs",
+    [{"cap": -1}, {"reset_day": 0}, {"reset_day": 32}, {"apps": -1}, {"rate_limit": 0}, {"rate_period": math.inf}],
+    ids=str,
+)
+def test_a_project_that_cannot_be_is_refused(knobs: dict[str, Any]) -> None:
+    """When it is made, not when it is asked."""
+    with pytest.raises(ValueError, match="no project is like that"):
+        FakeApi(**knobs)
+
+
 def test_an_app_may_leave_its_project(api: FakeApi) -> None:
     """What it read is no longer the project's."""
     before = int(body(ask(api))["data"]["project_usage"])

@@ -143,7 +143,7 @@ async def test_a_test_that_nobody_moves_on_is_told_so(monkeypatch: pytest.Monkey
 async def test_a_sleep_without_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a clock that moves itself cannot reach infinity."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
-    with pytest.raises(RuntimeError, match="sleeps for inf s of virtual time, it ends never"):
+    with pytest.raises(RuntimeError, match="sleeps for inf s of virtual time, it never ends"):
         await VirtualClock().sleep(math.inf)
 
 
@@ -168,6 +168,33 @@ async def test_a_woken_sleep_is_not_called_stalled() -> None:
     sleeper.woken.set_result(None)
     clock._stalled(sleeper, 1.0, 0.0)
     assert sleeper.woken.result() is None
+
+
+async def test_two_clocks_on_one_loop_do_not_wait_for_each_other() -> None:
+    """Neither takes the other's watching for work."""
+    one, two = VirtualClock(), VirtualClock()
+    async with asyncio.timeout(5):
+        await asyncio.gather(one.sleep(10), two.sleep(20))
+    assert (one.monotonic(), two.monotonic()) == (10.0, 20.0)
+    by_hand, other = VirtualClock(auto=False), VirtualClock(auto=False)
+    async with asyncio.timeout(5):
+        await asyncio.gather(by_hand.advance(5), other.advance(6))
+    assert (by_hand.monotonic(), other.monotonic()) == (5.0, 6.0)
+
+
+async def test_one_clock_is_advanced_by_one_at_a_time() -> None:
+    """Two would wait for each other: the second is told."""
+    clock = VirtualClock(auto=False)
+    results = await asyncio.gather(clock.advance(5), clock.advance(5), return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), RuntimeError]
+    assert clock.monotonic() == 5.0
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
+async def test_it_moves_forward_only(seconds: float) -> None:
+    """Nobody can advance it by less than nothing, or to no end."""
+    with pytest.raises(ValueError, match="moves forward"):
+        await VirtualClock().advance(seconds)
 
 
 def test_it_serves_one_loop_after_another() -> None:

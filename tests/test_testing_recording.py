@@ -96,6 +96,22 @@ async def test_no_secret_reaches_the_file(api: FakeApi, path: Path) -> None:
     assert "[Bearer credentials]" in text
 
 
+async def test_a_minted_token_is_found_wherever_it_stands(api: FakeApi, path: Path) -> None:
+    """Deep in the document as well as on top."""
+    api.fail(Fault.status(200, {"data": [{"access_token": "minted-secret"}, 1]}))
+    await RecordingTransport(FakeTransport(api), path).send(Request("GET", "https://api.x.com/"), timeout=1)
+    assert "minted-secret" not in path.read_text()
+
+
+async def test_a_header_that_is_no_text_is_recorded(api: FakeApi, path: Path) -> None:
+    """Aiohttp hands bytes that are no UTF-8 through as half characters: a paid answer is not lost for them."""
+    api.fail(Fault.with_headers(x_transaction_id="caf\udce9"))
+    request = Request("GET", "https://api.x.com/2/usage/tweets", {"authorization": f"Bearer {api.apps[0].token}"})
+    recorded = await RecordingTransport(FakeTransport(api), path).send(request, timeout=1)
+    played = await ReplayTransport(path).send(request, timeout=1)
+    assert (played.status, played.headers["x-transaction-id"]) == (200, recorded.headers["x-transaction-id"])
+
+
 async def test_a_person_can_read_it(api: FakeApi, path: Path) -> None:
     """Indented JSON: the request as a line, the answer's document as a document."""
     async with recorded_by(api, path) as client:
@@ -167,10 +183,34 @@ async def test_a_recording_of_nothing_says_so(path: Path) -> None:
         await ReplayTransport(path).send(Request("GET", "https://api.x.com/"), timeout=1)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"twusage_recording": 2, "exchanges": []}'])
+HOSTILE = [
+    "[]",
+    "{}",
+    "no JSON",
+    "[" * 100_000,
+    '{"twusage_recording": 2, "exchanges": []}',
+    '{"twusage_recording": 1}',
+    '{"twusage_recording": 1, "exchanges": null}',
+    *(
+        f'{{"twusage_recording": 1, "exchanges": [{exchange}]}}'
+        for exchange in (
+            "1",
+            '{"request": "GET /"}',
+            '{"response": {"status": 200, "headers": {}, "body": ""}}',
+            '{"request": "GET /", "response": {"status": 200, "headers": {}}}',
+            '{"request": "GET /", "response": {"status": "x", "headers": {}, "body": ""}}',
+            '{"request": "GET /", "response": {"status": 200, "headers": 1, "body": ""}}',
+            '{"request": "GET /", "response": {"status": 200, "headers": {}, "body": "\u20ac"}}',
+            '{"request": "GET /", "error": {}}',
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_another_file_is_no_recording(path: Path, text: str) -> None:
-    """It is told when it is opened."""
-    path.write_text(text)
+    """Whatever is wrong with it is told when it is opened."""
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="is not a recording"):
         ReplayTransport(path)
 

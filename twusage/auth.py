@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from typing import NoReturn, Protocol
 
 from twusage.errors import ConfigurationError
@@ -24,16 +23,9 @@ class Secret:
     __slots__ = ("__text", "fingerprint")
 
     def __init__(self, text: str) -> None:
-        if not isinstance(text, str):
-            raise ConfigurationError(f"a token must be a str, got {type(text).__name__}")
-        if not text:
-            raise ConfigurationError("the token is empty")
-        # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
-        if not all("!" <= character <= "~" for character in text):
-            raise ConfigurationError(
-                "the token holds a space, a line break or a character that is not ASCII. "
-                "Give the token alone, without 'Bearer' and without quotes"
-            )
+        if reason := _malformed(text):
+            del text  # so that no traceback shows it
+            raise ConfigurationError(reason)
         self.__text = text
         self.fingerprint: str = hashlib.sha256(text.encode()).hexdigest()
         """The SHA-256 of the text, for keys: it tells two secrets apart and gives neither away."""
@@ -64,6 +56,20 @@ class Secret:
         return _Lost, ()
 
 
+def _malformed(text: object) -> str | None:
+    if not isinstance(text, str):
+        return f"a token must be a str, got {type(text).__name__}"
+    if not text:
+        return "the token is empty"
+    # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
+    if not all("!" <= character <= "~" for character in text):
+        return (
+            "the token holds a space, a line break or a character that is not ASCII. "
+            "Give the token alone, without 'Bearer' and without quotes"
+        )
+    return None
+
+
 class _Lost(Secret):
     """What is left of a secret after pickling."""
 
@@ -77,7 +83,10 @@ class _Lost(Secret):
 
 
 class Auth(Protocol):
-    """Where the bearer token comes from. It is asked before every call, so a token may change between calls."""
+    """Where the bearer token comes from. It is asked before every attempt, so a token may change in between.
+
+    All the tokens that one ``Auth`` gives are of one project: a client may hand on a result that another token brought.
+    """
 
     async def token(self) -> Secret | str:
         """The app-only bearer token to use now."""
@@ -94,20 +103,32 @@ class BearerToken:
     __slots__ = ("_secret",)
 
     def __init__(self, token: str) -> None:
-        self._secret = Secret(token)
+        try:
+            self._secret = Secret(token)
+        except ConfigurationError as error:
+            refusal = error.with_traceback(None)
+        else:
+            return
+        del token  # so that no traceback shows it
+        raise refusal
 
     async def token(self) -> Secret:
         """The token that was given."""
         return self._secret
 
     def __repr__(self) -> str:
-        return f"BearerToken({self._secret})"
+        return "BearerToken(Secret(…))"  # whatever it holds, and even if it is but half made
 
 
 def as_auth(auth: object) -> Auth:
     """A ``str`` is a bearer token. Raises ``ConfigurationError`` for what is neither that nor an ``Auth``."""
     if isinstance(auth, str):
-        return BearerToken(auth)
+        try:
+            return BearerToken(auth)
+        except ConfigurationError as error:
+            refusal = error.with_traceback(None)
+        del auth  # so that no traceback shows it
+        raise refusal
     if callable(getattr(auth, "token", None)):
         return auth  # type: ignore[return-value]  # as far as can be seen before it is asked
     # Not quoted: bytes may well be a token.
@@ -116,17 +137,24 @@ def as_auth(auth: object) -> Auth:
 
 def as_secret(token: Secret | str) -> Secret:
     """What an ``Auth`` gave, as a secret. Raises ``ConfigurationError`` where it cannot be one."""
-    return token if isinstance(token, Secret) else Secret(token)
+    if isinstance(token, Secret):
+        return token
+    try:
+        return Secret(token)
+    except ConfigurationError as error:
+        refusal = error.with_traceback(None)
+    del token  # so that no traceback shows it
+    raise refusal
 
 
-def auth_from_env(environ: Mapping[str, str] = os.environ) -> BearerToken:
+def auth_from_env() -> BearerToken:
     """The credentials in the environment: the first of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN``, ``BEARER_TOKEN``
     that is not empty. Raises ``ConfigurationError`` where there is none, or where it is malformed.
     """
     for name in TOKEN_VARIABLES:
-        if token := environ.get(name):
+        if os.environ.get(name):
             try:
-                return BearerToken(token)
+                return BearerToken(os.environ[name])
             except ConfigurationError as error:
                 reason = f"{name}: {error}"
             raise ConfigurationError(reason)

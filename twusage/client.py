@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
-import math
 import os
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
@@ -16,7 +15,14 @@ from attrs import frozen
 from twusage import protocol
 from twusage.auth import Auth, as_auth, as_secret, auth_from_env
 from twusage.clock import Clock, SystemClock
-from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, InvalidRequestError, RateLimitedError
+from twusage.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    InvalidRequestError,
+    RateLimitedError,
+    TwUsageError,
+)
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
 from twusage.ratelimit import RateLimiter, default_limiter
@@ -25,6 +31,7 @@ from twusage.transport import Transport
 
 __all__ = ["UsageClient"]
 
+_A_DAY = 86_400.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
 # Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
 _KEPT_RESULTS = 16
@@ -66,7 +73,15 @@ class UsageClient:
         base_url: str = DEFAULT_BASE_URL,
         timeout: float = 30.0,
     ) -> None:
-        self._auth = as_auth(auth)
+        try:
+            self._auth = as_auth(auth)
+        except ConfigurationError as error:
+            refusal: ConfigurationError | None = error.with_traceback(None)
+        else:
+            refusal = None
+        del auth  # so that no traceback shows a token
+        if refusal is not None:
+            raise refusal
         self._transport = transport
         self._owns_transport = transport is None
         self._limiter = limiter
@@ -185,6 +200,8 @@ class UsageClient:
     # -- Opening and closing ------------------------------------------------------------------------------------------
 
     def _the_transport(self) -> Transport:
+        if self._closed:  # in the very step in which this call went on: nobody would close what it opens now
+            raise ClientClosedError(_CLOSED_MEANWHILE)
         if self._transport is None:
             from twusage.http import AiohttpTransport  # here, so that a program on the fake never loads aiohttp
 
@@ -263,9 +280,12 @@ class _SharedCall:
                 self._task.cancel()
         if self._task.cancelled():
             raise ClientClosedError(_CLOSED_MEANWHILE)
-        if error := self._task.exception():
+        error = self._task.exception()
+        if isinstance(error, TwUsageError):
             # A copy each: one exception raised by a thousand callers would gather a thousand tracebacks.
             raise copy.copy(error).with_traceback(error.__traceback__)
+        if error is not None:
+            raise error  # Somebody else's: who knows whether it can be copied.
         return self._task.result()
 
     async def end(self) -> None:
@@ -281,7 +301,7 @@ def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
 
 
 def _checked_timeout(timeout: object) -> float:
-    if type(timeout) in {int, float} and 0 < timeout < math.inf:  # type: ignore[operator]
+    if type(timeout) in {int, float} and 0 < timeout <= _A_DAY:  # type: ignore[operator]
         return timeout  # type: ignore[return-value]
     raise ConfigurationError(f"timeout must be a number of seconds above 0, got {protocol.quoted(timeout)}")
 

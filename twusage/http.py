@@ -42,7 +42,7 @@ from twusage.errors import (
     TransportError,
     TwUsageError,
 )
-from twusage.protocol import Request, Response, without_credentials
+from twusage.protocol import Headers, Request, Response, without_credentials
 
 __all__ = ["AiohttpTransport"]
 
@@ -51,6 +51,8 @@ MAX_BODY = 8 * 2**20
 _PIECE = 2**18
 # Seconds without a byte of the body, after which aiohttp is asked anew.
 _PULSE = 0.1
+# Names of encodings look like this. Anything else may be whatever the server likes, an echo of the token perhaps.
+_ENCODING = re.compile(r"[a-z0-9, -]{1,20}")
 # Longer runs of such letters are no words: a token, or the part of one that aiohttp cut off.
 _OPAQUE = re.compile(r"[\w%+/=.~-]{24,}")
 
@@ -136,13 +138,14 @@ class AiohttpTransport:
             **self._options,
         ) as response:
             # Left with some of the body still to come, aiohttp closes the connection.
-            headers = _joined(response.headers)
+            headers = Headers(response.headers.items())
             body = await self._read(response, headers.get("content-encoding", "").strip().lower())
             return Response(response.status, headers, body)
 
     async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
         if encoding not in {"", "identity", "gzip", "x-gzip"}:
-            raise ProtocolError(f"the answer's content-encoding is {encoding[:40]!a}; only gzip was offered")
+            shown = encoding if _ENCODING.fullmatch(encoding) else "not the name of one"
+            raise ProtocolError(f"the answer's content-encoding is {shown}; only gzip was offered")
         if (response.content_length or 0) > self._max_body:
             raise self._oversized()
         body = bytearray()
@@ -267,12 +270,3 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
 
 def _reason(error: OSError) -> str:
     return ascii(error.strerror or type(error).__name__)[1:-1]
-
-
-def _joined(headers: Any) -> dict[str, str]:
-    """A header that came twice is one with two values (RFC 9110, 5.3), so that nobody takes the first for all."""
-    joined: dict[str, str] = {}
-    for name, value in headers.items():
-        key = name.lower()
-        joined[key] = f"{joined[key]}, {value}" if key in joined else value
-    return joined

@@ -7,14 +7,15 @@ back means. Times come in as arguments or stand in the answer's own headers.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
 
@@ -61,22 +62,46 @@ _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
 _FIXED_HEADERS = {"accept": "application/json", "user-agent": f"twusage/{__version__}"}
 
 
-class Headers(dict[str, str]):
-    """HTTP headers: kept in lower case, found in any case, and shown without their values, for some are secret."""
+class Headers(Mapping[str, str]):
+    """HTTP headers: frozen, kept in lower case, found in any case, and shown without their values: some are secret.
+
+    A header that comes twice is one with two values (RFC 9110, 5.3), so that nobody takes the first for all.
+    """
+
+    __slots__ = ("_values",)
 
     def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        known = isinstance(headers, Headers)
-        super().__init__(headers if known else {name.lower(): value for name, value in dict(headers).items()})
+        if isinstance(headers, Headers):
+            self._values: dict[str, str] = headers._values  # noqa: SLF001 - its own kind's, and frozen
+            return
+        self._values = {}
+        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+            key = name.lower()
+            self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
 
     def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
+        return self._values[name.lower()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and super().__contains__(name.lower())
+        return isinstance(name, str) and name.lower() in self._values
 
     def get(self, name: str, default: Any = None) -> Any:
-        found = super().get(name)  # nearly always asked for in lower case
-        return super().get(name.lower(), default) if found is None else found
+        """The value, or the default."""
+        return self._values.get(name.lower(), default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Headers], tuple[dict[str, str]]]:
+        return Headers, (self._values,)
 
     def __repr__(self) -> str:
         return f"Headers({', '.join(self)})"
@@ -171,9 +196,7 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    headers = Headers(request.headers)
-    headers["authorization"] = f"Bearer {token}"
-    return Request(request.method, request.url, headers, request.body)
+    return Request(request.method, request.url, {**request.headers, "authorization": f"Bearer {token}"}, request.body)
 
 
 def check_base_url(base_url: object, *, name: str = "base_url") -> str:
@@ -411,10 +434,24 @@ def _phrase(status: int) -> str:
 
 
 def without_credentials(body: bytes, request: Request | None) -> bytes:
-    """What an answer said, with the request's own credentials taken out where it echoes them."""
+    """What an answer said, with the request's own credentials taken out where it echoes them, in whatever spelling."""
     scheme, _, secret = (request.headers.get("authorization", "") if request else "").partition(" ")
-    # A secret this short is a test's, and may well be a word of the document.
-    return body.replace(secret.encode(), f"[{scheme} credentials]".encode()) if len(secret) >= 8 else body
+    if len(secret) < 8:  # A secret this short is a test's, and may well be a word of the document.
+        return body
+    instead = f"[{scheme} credentials]".encode()
+    for spelling in {secret, unquote(secret)}:
+        body = body.replace(spelling.encode(), instead)
+    if b"\\" in body and (plain := _unescaped(body)) != without_credentials(plain, request):
+        return without_credentials(plain, request)
+    return body
+
+
+def _unescaped(body: bytes) -> bytes:
+    """The same document without the escapes that a secret may hide behind."""
+    try:
+        return json.dumps(json.loads(body), ensure_ascii=False).replace("\\", "").encode(errors="replace")
+    except (ValueError, RecursionError):
+        return b""
 
 
 def _clean(text: str, request: Request | None) -> str:

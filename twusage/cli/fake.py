@@ -6,6 +6,7 @@ import threading
 
 import click
 
+from twusage.auth import Secret
 from twusage.testing import FakeApi
 
 __all__ = ["fake"]
@@ -66,13 +67,15 @@ def fake(*, port: int, cap: int, reset_day: int, apps: int, history_days: int, t
     given = [token.strip() for token in (tokens or "").split(",") if token.strip()]
     if len(given) > apps or len(set(given)) < len(given):
         raise click.UsageError(f"--tokens needs at most one token an app, each another: {len(given)} for {apps}")
+    for token in given:
+        Secret(token)  # a token that no client could send helps nobody
     for app, token in zip(api.apps, given, strict=False):
         app.tokens[:] = [token]
     with FakeServer(api, port=port) as server:
         click.echo(f"The fake API answers at {server.url} until Ctrl-C. For instance, with twusage:")
         click.echo(f"  TWUSAGE_BASE_URL={server.url} X_BEARER_TOKEN='{server.token}' twusage show")
         for app in api.apps[:10]:
-            click.echo(f"app {app.id}: token {app.token}")
+            click.echo(f"app {app.id}: token {app.token} (or API key {app.api_key} and secret {app.api_secret})")
         if apps > 10:
             click.echo(f"and {apps - 10} apps more")
         _until_ctrl_c()

@@ -147,6 +147,8 @@ class FakeApi:
         rate_period: float = 900.0,
         clock: Clock | None = None,
     ) -> None:
+        if not (1 <= reset_day <= 31 and cap >= 0 and apps >= 0 and rate_limit >= 1 and 0 < rate_period < math.inf):
+            raise ValueError("no project is like that: a cap of 0 or more, a reset day from 1 to 31, a real window")
         self.clock: Clock = SystemClock() if clock is None else clock
         self.rate_limit = rate_limit
         self.rate_period = rate_period
@@ -230,7 +232,8 @@ class FakeApi:
         all): the test did not go where it meant to.
         """
         left = [scripted for scripted in self._scripted if math.isfinite(scripted.times) or not scripted.met]
-        assert not left, f"scripted and not used: {', '.join(map(str, left))}"
+        if left:  # not an assert statement: python -O would leave it out
+            raise AssertionError(f"scripted and not used: {', '.join(map(str, left))}")
 
     def _stop_runaway(self, requests: int) -> None:
         if requests > self.most_requests:

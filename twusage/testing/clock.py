@@ -7,6 +7,7 @@ import datetime as dt
 import heapq
 import itertools
 import math
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
@@ -61,7 +62,7 @@ class VirtualClock:
 
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock has moved that far. Raises ``RuntimeError`` where that can never be."""
-        if seconds <= 0:
+        if not seconds > 0:
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
@@ -77,7 +78,14 @@ class VirtualClock:
             alarm.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Move on by that much, waking every sleeper in its turn and letting it run until it waits again."""
+        """Move on by that much, waking every sleeper in its turn and letting it run until it waits again.
+
+        Raises ``RuntimeError`` while another ``advance`` of this clock is under way: each would wait for the other.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"a clock moves forward by a number of seconds, not by {seconds!r}; see jump()")
+        if self._advancing:
+            raise RuntimeError("this clock is being advanced already: by the test and by the program under test?")
         loop = asyncio.get_running_loop()
         until = self._monotonic + seconds
         self._advancing = True
@@ -86,7 +94,7 @@ class VirtualClock:
             while (first := self._first()) and first.until <= until:
                 self._wake(first)
                 await self._settle(loop)
-            self._monotonic = until
+            self._monotonic = max(self._monotonic, until)
         finally:
             self._advancing = False
             self._watch(loop)
@@ -111,10 +119,11 @@ class VirtualClock:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._auto and not self._watching:
             self._watching = True
-            loop.call_soon(self._look, loop, _QUIET_ROUNDS)
+            self._look_again(loop, _QUIET_ROUNDS)
 
     def _look(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
         """Runs once a round of the loop while anybody sleeps, and moves the time when nobody else ran."""
+        _looking[loop] -= 1
         first = self._first()
         if self._advancing or first is None or math.isinf(first.until):
             self._watching = False
@@ -126,12 +135,20 @@ class VirtualClock:
         else:
             self._wake(first)
             rounds = _QUIET_ROUNDS
+        self._look_again(loop, rounds)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        _looking[loop] = _looking.get(loop, 0) + 1
         loop.call_soon(self._look, loop, rounds)
 
     async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
         quiet = 0
         while quiet < _QUIET_ROUNDS:
-            await asyncio.sleep(0)
+            _looking[loop] = _looking.get(loop, 0) + 1
+            try:
+                await asyncio.sleep(0)
+            finally:
+                _looking[loop] -= 1
             quiet = 0 if _is_busy(loop) else quiet + 1
 
     def _stalled(self, sleeper: _Sleeper, seconds: float, since: float) -> None:
@@ -141,11 +158,15 @@ class VirtualClock:
             loop = sleeper.woken.get_loop()
             loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
             return
-        told = "it ends never" if math.isinf(seconds) else "and nobody moves the clock: await clock.advance(...) in "
+        told = "it never ends" if math.isinf(seconds) else "and nobody moves the clock: await clock.advance(...) in "
         told += "" if math.isinf(seconds) else "the test, or make it VirtualClock(auto=True)"
         sleeper.woken.set_exception(RuntimeError(f"a task sleeps for {seconds:g} s of virtual time, {told}"))
 
 
+# How many callbacks of our own wait to run on each loop: two clocks must not take each other for work.
+_looking: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+
+
 def _is_busy(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether callbacks wait to run besides the one that asks. asyncio has no public word for it."""
-    return bool(getattr(loop, "_ready", ()))
+    """Whether callbacks wait to run besides those that ask. asyncio has no public word for it."""
+    return len(getattr(loop, "_ready", ())) > _looking.get(loop, 0)

@@ -61,7 +61,7 @@ class RecordingTransport:
 
     def _record(self, request: Request, **outcome: object) -> None:
         self._exchanges.append({"request": _key(request), **outcome})
-        text = json.dumps({"twusage_recording": _FORMAT, "exchanges": self._exchanges}, indent=2, ensure_ascii=False)
+        text = json.dumps({"twusage_recording": _FORMAT, "exchanges": self._exchanges}, indent=2)
         # All or nothing: a reader never finds half a recording.
         draft = self._path.with_name(f"{self._path.name}.new")
         draft.write_text(f"{text}\n", encoding="utf-8")
@@ -77,12 +77,16 @@ class ReplayTransport:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        recording = json.loads(self._path.read_text(encoding="utf-8"))
-        if not isinstance(recording, dict) or recording.get("twusage_recording") != _FORMAT:
-            raise ValueError(f"{self._path} is not a recording of RecordingTransport")
-        self._exchanges: dict[str, list[dict[str, Any]]] = {}
-        for exchange in recording["exchanges"]:
-            self._exchanges.setdefault(exchange["request"], []).append(exchange)
+        self._exchanges: dict[str, list[Response | TransportError]] = {}
+        try:
+            recording = json.loads(self._path.read_text(encoding="utf-8"))
+            if recording["twusage_recording"] != _FORMAT:
+                raise ValueError("another format")  # noqa: TRY301 - told below, with the others
+            for exchange in recording["exchanges"]:
+                answer = _error(exchange["error"]) if "error" in exchange else _read(exchange["response"])
+                self._exchanges.setdefault(exchange["request"], []).append(answer)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{self._path} is not a recording of RecordingTransport ({error!r})") from None
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109, ARG002 - as Transport has it
         """The recorded answer, or the recorded error. ``AssertionError`` for a request that was not recorded, or not as
@@ -92,10 +96,10 @@ class ReplayTransport:
         if not self._exchanges.get(key):
             known = "; ".join(f"{key} ({len(left)} left)" for key, left in self._exchanges.items()) or "nothing"
             raise AssertionError(f"{self._path} has no answer (left) to {key}. It holds: {known}. Record it again")
-        exchange = self._exchanges[key].pop(0)
-        if "error" in exchange:
-            raise _error(exchange["error"])
-        return _read(exchange["response"])
+        answer = self._exchanges[key].pop(0)
+        if isinstance(answer, TransportError):
+            raise answer
+        return answer
 
     async def aclose(self) -> None:
         """Nothing to give back."""
@@ -103,7 +107,8 @@ class ReplayTransport:
     def assert_all_used(self) -> None:
         """Raise ``AssertionError`` if something was recorded and never asked for."""
         left = {key: len(exchanges) for key, exchanges in self._exchanges.items() if exchanges}
-        assert not left, f"recorded and never asked for: {left}"
+        if left:  # not an assert statement: python -O would leave it out
+            raise AssertionError(f"recorded and never asked for: {left}")
 
 
 def _key(request: Request) -> str:
@@ -125,15 +130,18 @@ def _written_body(body: bytes) -> dict[str, object]:
     except DecodeError:
         # What is not JSON is kept byte for byte, as text in which every byte is a character.
         return {"body": body.decode("latin-1")}
-    return {"json": {name: _REDACTED if name in _SECRET_FIELDS else value for name, value in document.items()}}
+    return {"json": _redacted(document)}
+
+
+def _redacted(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _REDACTED if name in _SECRET_FIELDS else _redacted(item) for name, item in value.items()}
+    return [_redacted(item) for item in value] if isinstance(value, list) else value
 
 
 def _read(written: Mapping[str, Any]) -> Response:
-    if "json" in written:
-        body = json.dumps(written["json"], ensure_ascii=False).encode()
-    else:
-        body = written["body"].encode("latin-1")
-    return Response(written["status"], written["headers"], body)
+    body = json.dumps(written["json"]).encode() if "json" in written else written["body"].encode("latin-1")
+    return Response(int(written["status"]), {str(name): str(value) for name, value in written["headers"].items()}, body)
 
 
 def _error(written: Mapping[str, Any]) -> TransportError:
