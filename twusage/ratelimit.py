@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,8 +18,8 @@ from weakref import WeakKeyDictionary
 
 from attrs import define
 
-from twusage.clock import Clock, SystemClock
-from twusage.errors import RateLimitedError
+from twusage.clock import Clock, SystemClock, Wait
+from twusage.errors import ConfigurationError, RateLimitedError
 from twusage.models import RateLimit
 
 __all__ = ["LocalRateLimiter", "RateLimiter", "RateWindow", "Slot", "default_limiter"]
@@ -26,6 +27,8 @@ __all__ = ["LocalRateLimiter", "RateLimiter", "RateWindow", "Slot", "default_lim
 LIMIT = 50
 PERIOD = 900.0
 DAY = 86400.0
+# Seconds by which the two clocks may drift apart between two looks: time servers correct in smaller steps.
+APART = 5.0
 
 
 class Slot(Protocol):
@@ -50,12 +53,15 @@ class Slot(Protocol):
 class RateLimiter(Protocol):
     """Gives places in the windows of apps."""
 
-    def slot(self, app: str, *, max_wait: float = math.inf) -> AbstractAsyncContextManager[Slot]:
+    def slot(
+        self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
+    ) -> AbstractAsyncContextManager[Slot]:
         """Wait for a place and hold it: ``async with limiter.slot(app) as slot: ...``, first come first served.
 
         Args:
             app: whose window it is: a key that tells apps apart and gives no secret away.
             max_wait: seconds. A wait that is known to be longer raises ``RateLimitedError`` at once, with ``retry_at``.
+            on_wait: called when a wait begins whose length is known, and again when that changes.
         """
         ...
 
@@ -66,7 +72,8 @@ class RateWindow:
     ===========================================  ====================================================================
     rule                                         why
     ===========================================  ====================================================================
-    ``remaining - in_flight`` may go             a call under way may be counted already or not yet: count it twice
+    ``remaining - in_flight - reserve`` may go   a call under way may be counted already or not yet: count it twice;
+                                                 ``reserve`` is left to other programs on the same credentials
     in an unknown window one probe goes          the server may have lowered its limit; one call finds out, not fifty
     of two remainders the smaller counts         answers arrive out of order
     an older reset is ignored                    that answer speaks of a window that is over
@@ -76,12 +83,15 @@ class RateWindow:
     no headers: 50 in 900 s from that call on    what the API's document says
     a reset more than a day ahead is one window  no window of this API is that long; a probe will tell
     an unknown outcome counts as a call          it may have reached the server
+    a suspended machine knows nothing any more   its monotonic clock stood still; a spent window stays spent, though:
+                                                 the wall clock may just have been set
     ===========================================  ====================================================================
     """
 
-    def __init__(self, limit: int = LIMIT, period: float = PERIOD) -> None:
+    def __init__(self, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0) -> None:
         self.documented = limit
         self.period = period
+        self.reserve = reserve
         self.limit = limit  # as the headers last said it
         self.in_flight = 0
         self.remaining: int | None = None  # None: an unknown window
@@ -95,9 +105,10 @@ class RateWindow:
             self._forget()
         if self.remaining is None:
             return math.inf if self.in_flight else 0.0
-        if self.remaining > self.in_flight:
+        free = self.remaining - self.reserve
+        if free > self.in_flight:
             return 0.0
-        return math.inf if self.remaining > 0 else self.opens_at - now
+        return math.inf if free > 0 else self.opens_at - now
 
     def take(self, now: float) -> bool:
         """Take a place, if one is free."""
@@ -134,6 +145,11 @@ class RateWindow:
         self.remaining = 0
         self.opens_at = now + max(1.0, retry_after)
 
+    def suspended(self) -> None:
+        """Wall and monotonic time have come apart: the machine slept, or somebody set its clock."""
+        if self.remaining is not None and self.remaining > self.reserve:
+            self._forget()
+
     def _forget(self) -> None:
         self.remaining = self.reset = None
         self.offset, self.opens_at = -math.inf, math.inf
@@ -146,33 +162,44 @@ class LocalRateLimiter:
         clock: waits are measured by it.
         limit: calls in a window where the API's headers do not say: 50 by its document.
         period: seconds of a window where the API's headers do not say: 900 by its document.
+        reserve: calls of every window that are left to other programs on the same credentials.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
     """
 
-    def __init__(self, *, clock: Clock | None = None, limit: int = LIMIT, period: float = PERIOD) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0
+    ) -> None:
+        if type(reserve) is not int or not 0 <= reserve < limit:
+            raise ConfigurationError(f"reserve must be an int from 0 to {limit - 1}, got {reserve!r}")
         self._clock = clock or SystemClock()
-        self._limit, self._period = limit, period
+        self._limit, self._period, self._reserve = limit, period, reserve
         self._queues: dict[str, _Queue] = {}
 
-    def slot(self, app: str, *, max_wait: float = math.inf) -> _LocalSlot:
+    def slot(
+        self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
+    ) -> _LocalSlot:
         """A place in the app's window. See ``RateLimiter.slot``."""
         queue = self._queues.get(app)
         if queue is None:
-            queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period), self._clock)
-        return _LocalSlot(queue, max_wait)
+            queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period, self._reserve), self._clock)
+        return _LocalSlot(queue, max_wait, on_wait)
 
 
 class _LocalSlot:
-    __slots__ = ("_max_wait", "_queue", "_unknown", "waited")
+    __slots__ = ("_max_wait", "_on_wait", "_queue", "_unknown", "waited")
 
-    def __init__(self, queue: _Queue, max_wait: float) -> None:
+    def __init__(self, queue: _Queue, max_wait: float, on_wait: Callable[[Wait], None] | None) -> None:
         self._queue = queue
         self._max_wait = max_wait
+        self._on_wait = on_wait
         self._unknown = True
         self.waited = 0.0
 
     async def __aenter__(self) -> Self:
         if not self._queue.enter():
-            self.waited = await self._queue.wait(self._max_wait)
+            self.waited = await self._queue.wait(self._max_wait, self._on_wait)
         return self
 
     async def __aexit__(
@@ -198,6 +225,9 @@ class _Waiter:
     granted: asyncio.Future[None]
     max_wait: float
     since: float
+    on_wait: Callable[[Wait], None] | None
+    told: float = -math.inf
+    """Until when it was told to wait, on our clock."""
 
 
 class _Queue:
@@ -210,17 +240,18 @@ class _Queue:
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
         self._told: float | None = None
+        self._wall_ahead = clock.time() - clock.monotonic()
         self._seen: RateLimit | None = None
 
     def enter(self) -> bool:
         # Nobody overtakes those who wait.
-        return not self._waiting and self.window.take(self.clock.monotonic())
+        return not self._waiting and self.window.take(self._now())
 
-    async def wait(self, max_wait: float) -> float:
+    async def wait(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> float:
         """Wait for a place and take it; the seconds that it took."""
         since = self.clock.monotonic()
-        self._refuse_if_too_long(self._wait_at(len(self._waiting), since), max_wait)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
+        self._foresee(waiter, len(self._waiting), since)
         self._waiting.append(waiter)
         self._serve()
         try:
@@ -246,7 +277,7 @@ class _Queue:
 
     def _serve(self) -> None:
         """Let go whoever may go now, and see to it that somebody wakes the others."""
-        now = self.clock.monotonic()
+        now = self._now()
         while self._waiting:
             granted = self._waiting[0].granted
             if not granted.done():  # done: cancelled a moment ago, and not yet out of the queue
@@ -266,9 +297,9 @@ class _Queue:
         patient: deque[_Waiter] = deque()
         for waiter in self._waiting:
             try:
-                self._refuse_if_too_long(self._wait_at(len(patient), now), waiter.max_wait - (now - waiter.since))
+                self._foresee(waiter, len(patient), now)
                 patient.append(waiter)
-            except RateLimitedError as error:
+            except Exception as error:  # noqa: BLE001 - too long a wait, or a hook that fails: its own call's matter
                 if not waiter.granted.done():
                     waiter.granted.set_exception(error)
         self._waiting = patient
@@ -276,21 +307,37 @@ class _Queue:
     def _wait_at(self, position: int, now: float) -> float:
         """The least that the one at this position of the queue has to wait. 0 where it hangs on another's answer."""
         wait = self.window.wait(now)
-        return wait + position // max(1, self.window.limit) * self.window.period if 0 < wait < math.inf else 0.0
+        a_window = max(1, self.window.limit - self.window.reserve)
+        return wait + position // a_window * self.window.period if 0 < wait < math.inf else 0.0
 
-    def _refuse_if_too_long(self, wait: float, max_wait: float) -> None:
-        if wait <= max_wait:
+    def _foresee(self, waiter: _Waiter, position: int, now: float) -> None:
+        """Tell a wait that is now known: to its hook, or as an error where it would be too long."""
+        wait = self._wait_at(position, now)
+        if not wait:
             return
         offset = self.window.offset
-        server_now = self.clock.monotonic() + offset if math.isfinite(offset) else self.clock.time()
+        server_now = now + offset if math.isfinite(offset) else self.clock.time()
         retry_at = datetime.fromtimestamp(server_now + wait, UTC)
-        raise RateLimitedError(
-            f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and max_wait "
-            f"leaves {max(0.0, max_wait):.0f} s for waiting. Nothing was sent",
-            rate_limit=self._seen,
-            retry_at=retry_at,
-            retry_after=wait,
-        )
+        left = waiter.max_wait - (now - waiter.since)
+        if wait > left:
+            raise RateLimitedError(
+                f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
+                f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
+                rate_limit=self._seen,
+                retry_at=retry_at,
+                retry_after=wait,
+            )
+        if waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0:
+            waiter.told = now + wait
+            waiter.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
+
+    def _now(self) -> float:
+        """Monotonic time, with an eye on the wall clock: the two come apart when the machine was suspended."""
+        now, wall = self.clock.monotonic(), self.clock.time()
+        if abs(wall - now - self._wall_ahead) > APART:
+            self.window.suspended()
+        self._wall_ahead = wall - now
+        return now
 
     def _set_timer(self, at: float | None) -> None:
         if at == self._timer_at:

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime as dt
 from collections.abc import Awaitable, Callable
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 from attrs import Attribute, define, field, frozen
 
-from twusage.clock import Clock
-from twusage.errors import ConfigurationError, RateLimitedError, TwUsageError
+from twusage.clock import Clock, Wait
+from twusage.errors import ConfigurationError, QuotaError, RateLimitedError, TwUsageError
 
-__all__ = ["Patience", "RetryPolicy"]
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = ["Patience", "RetryBudget", "RetryPolicy", "budget_of"]
 
 T = TypeVar("T")
+# Seconds to stay away from a limit that is not the window's, of which nothing is known.
 _FOREIGN_LIMIT = 15.0
 
 
 @define
+class RetryBudget:
+    """What an app may spend on retries, so that its clients do not multiply an outage.
+
+    A retry costs one token; a call that succeeds gives a tenth of one back, up to ten. Waiting for the app's window
+    costs nothing: that is no outage.
+    """
+
+    tokens: float = 10.0
+
+    def spend(self) -> bool:
+        """Pay for one retry, if there is enough left."""
+        enough = self.tokens >= 1.0
+        self.tokens -= enough
+        return enough
+
+    def earn(self) -> None:
+        """A call has succeeded."""
+        self.tokens = min(10.0, self.tokens + 0.1)
+
+
+@define
 class Patience:
-    """What is left of the seconds that one call may spend waiting."""
+    """What one call may still spend: seconds of waiting, and its app's retries."""
 
     left: float
+    budget: RetryBudget = field(factory=RetryBudget)
 
     def spend(self, seconds: float) -> None:
         self.left -= seconds
+
+
+_OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RetryBudget]] = WeakKeyDictionary()
+
+
+def budget_of(app: str) -> RetryBudget:
+    """The budget that all clients of an app share on the running loop."""
+    return _OF_LOOP.setdefault(asyncio.get_running_loop(), {}).setdefault(app, RetryBudget())
 
 
 def _at_least(least: int, *types: type) -> Callable[[object, Attribute[Any], Any], None]:
@@ -50,73 +87,116 @@ class RetryPolicy:
     """Seconds that one call may spend waiting, for the window and between tries. A wait that would exceed it is not
     begun: the call raises at once, a ``RateLimitedError`` with its ``retry_at``. The default outlasts one window."""
 
+    stop: Callable[[RetryCallState], bool] | None = field(default=None, kw_only=True)
+    """A tenacity ``stop`` of your own, besides the two limits above."""
+    wait: Callable[[RetryCallState], float] | None = field(default=None, kw_only=True)
+    """A tenacity ``wait`` of your own, in the place of the random backoff. What the server asks for still counts."""
+    retry: Callable[[RetryCallState], bool] | None = field(default=None, kw_only=True)
+    """A tenacity ``retry`` of your own, in the place of ``error.retryable``. A ``QuotaError`` is never retried."""
+
     @classmethod
     def none(cls) -> Self:
         """One attempt, no waiting."""
         return cls(max_attempts=1, max_wait=0.0)
 
-    async def run(self, attempt: Callable[[Patience], Awaitable[T]], clock: Clock) -> T:
-        """Make the attempt, and again as this policy says. Raises what the last attempt raised."""
+    async def run(
+        self,
+        attempt: Callable[[Patience], Awaitable[T]],
+        clock: Clock,
+        *,
+        on_wait: Callable[[Wait], None] | None = None,
+    ) -> T:
+        """Make the attempt, and again as this policy says. Raises what the last attempt raised.
+
+        Args:
+            attempt: one attempt. It is given the patience that is left, spends of it what it waits itself, and tells it
+                whose budget pays for the retries.
+            clock: what the waits are measured by.
+            on_wait: called when a wait between two attempts begins.
+        """
         patience = Patience(self.max_wait)
         try:
-            return await attempt(patience)  # Outside tenacity, which costs as much as all the rest of a good call.
+            result = await attempt(patience)  # Outside tenacity, which costs as much as all the rest of a good call.
         except TwUsageError as error:
-            if self.max_attempts == 1 or not _may_succeed(error):
+            if self.max_attempts == 1:
                 raise
             first = error
-        return await self._again(first, attempt, patience, clock)
+        else:
+            patience.budget.earn()
+            return result
+        return await _Retries(self, first, patience, clock, on_wait).run(attempt)
 
-    async def _again(
-        self, first: TwUsageError, attempt: Callable[[Patience], Awaitable[T]], patience: Patience, clock: Clock
-    ) -> T:
+
+@define(eq=False)
+class _Retries:
+    """The attempts of one call after its first has failed. Each call has its own: nothing here is shared."""
+
+    policy: RetryPolicy
+    first: TwUsageError
+    patience: Patience
+    clock: Clock
+    on_wait: Callable[[Wait], None] | None
+    error: TwUsageError | None = None
+    garbled: int = 0
+
+    async def run(self, attempt: Callable[[Patience], Awaitable[T]]) -> T:
         # Imported where it is needed: a program whose calls succeed never loads it.
-        from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-        from tenacity.wait import wait_random, wait_random_exponential
+        from tenacity import AsyncRetrying
 
-        untold: list[TwUsageError] = [first]
-        failures: list[TwUsageError] = []
+        untold = [self.first]
 
         async def next_attempt() -> T:
             if untold:  # Tenacity has not seen the first attempt fail: it is told of it here.
                 raise untold.pop()
-            return await attempt(patience)
+            result = await attempt(self.patience)
+            self.patience.budget.earn()
+            return result
 
-        def worth_it(error: BaseException) -> bool:
-            if not isinstance(error, TwUsageError) or not _may_succeed(error):
-                return False
-            failures.append(error)
-            return not error.retry_once or sum(failure.retry_once for failure in failures) == 1
+        return await AsyncRetrying(
+            retry=self._worth_it, stop=self._give_up, wait=self._wait, sleep=self._sleep, reraise=True
+        )(next_attempt)
 
-        enough = stop_after_attempt(self.max_attempts)
-        backoff = wait_random_exponential(multiplier=0.5, max=20)
-        elsewhere = wait_random(_FOREIGN_LIMIT, 2 * _FOREIGN_LIMIT)
+    def _worth_it(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, TwUsageError) or isinstance(error, QuotaError) or _refused_by_us(error):
+            return False
+        self.error = error
+        self.garbled += error.retry_once
+        if self.policy.retry is not None:
+            return self.policy.retry(state)
+        return error.retryable and not (error.retry_once and self.garbled > 1)
 
-        def wait(state: RetryCallState) -> float:
-            error = failures[-1]
-            if isinstance(error, RateLimitedError):
-                # The limiter makes everybody wait for the window. Another limit is for this call to sit out.
-                return 0.0 if error.window_spent else max(error.retry_after or 0.0, elsewhere(state))
-            return max(getattr(error, "retry_after", None) or 0.0, backoff(state))
+    def _wait(self, state: RetryCallState) -> float:
+        from tenacity.wait import wait_random, wait_random_exponential
 
-        def give_up(state: RetryCallState) -> bool:
-            asked = getattr(failures[-1], "retry_after", None) or 0.0
-            return enough(state) or max(state.upcoming_sleep, asked) > patience.left
+        asked = self._asked()
+        backoff = self.policy.wait or wait_random_exponential(multiplier=0.5, max=20)
+        if not isinstance(self.error, RateLimitedError):
+            return max(asked, backoff(state))
+        if not self.error.window_spent:
+            return max(asked, wait_random(_FOREIGN_LIMIT, 2 * _FOREIGN_LIMIT)(state))
+        # The limiter makes everybody wait for the window. A reset that is already past says nothing: back off as well.
+        return 0.0 if asked else backoff(state)
 
-        async def sleep(seconds: float) -> None:
-            patience.spend(seconds)
-            await clock.sleep(seconds)
+    def _give_up(self, state: RetryCallState) -> bool:
+        if state.attempt_number >= self.policy.max_attempts or (self.policy.stop and self.policy.stop(state)):
+            return True
+        if max(state.upcoming_sleep, self._asked()) > self.patience.left:
+            return True  # Never sleep in vain.
+        return not isinstance(self.error, RateLimitedError) and not self.patience.budget.spend()
 
-        # One for each call: a shared AsyncRetrying mixes up the results of concurrent calls.
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(worth_it),
-            stop=give_up,
-            wait=wait,
-            sleep=sleep,
-            reraise=True,
-        )
-        return await retrying(next_attempt)
+    def _asked(self) -> float:
+        """Seconds that the server asks to wait."""
+        return getattr(self.error, "retry_after", None) or 0.0
+
+    async def _sleep(self, seconds: float) -> None:
+        self.patience.spend(seconds)
+        if seconds and self.on_wait is not None:
+            until = dt.datetime.fromtimestamp(self.clock.time() + seconds, dt.UTC)
+            self.on_wait(Wait(seconds, until, f"the last attempt failed ({type(self.error).__name__})"))
+        await self.clock.sleep(seconds)
 
 
-def _may_succeed(error: TwUsageError) -> bool:
+def _refused_by_us(error: TwUsageError) -> bool:
     # Without a status it is our own limiter that refuses: the wait is longer than this call may wait.
-    return error.retryable and not (isinstance(error, RateLimitedError) and error.status is None)
+    return isinstance(error, RateLimitedError) and error.status is None
