@@ -58,7 +58,7 @@ _CODES = {kind: end.code for end in EXITS for kind in end.kinds}
 
 # What the SDK's own sentence cannot know: which option or variable of this command helps.
 _HINTS: dict[type[BaseException], str] = {
-    RateLimitedError: "Come back later, or wait for it with --max-wait 900",
+    RateLimitedError: "Come back later, or wait for it with --max-wait 960",
     RequestTimeoutError: "Try again, or give it longer with --timeout 60",
     TlsError: "Here, the variable SSL_CERT_FILE names a file of certificates to trust",
     DecodeError: "Try again, then update twusage, or report this",
