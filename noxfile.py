@@ -4,6 +4,8 @@ What belongs here: how to run a tool. What it demands is written in pyproject.to
 dependencies and lowest versions are read from there.
 """
 
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -109,6 +111,53 @@ def bench(session: nox.Session) -> None:
     """What a call costs, as a ratio to what people would use instead. Not among the defaults: it proves nothing."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "tests/bench/bench_fake.py")
+
+
+@nox.session(python=OLDEST)
+def mutation(session: nox.Session) -> None:
+    """Whether the tests of the rate limit would notice: mutmut breaks one small thing after the other, they must fail.
+
+    Not among the defaults: it takes minutes, and its result changes only with these modules. `-- NAME` shows a mutant.
+    """
+    session.install("-e", WITH_EXTRAS, *group("tests", "mutation"))
+    # Away from the checkout, so that no other tool stumbles over a thousand broken copies.
+    scratch = Path(session.create_tmp(), "scratch")
+    if not session.posargs:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for name in ("twusage", "tests"):
+            shutil.copytree(name, scratch / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy("pyproject.toml", scratch)
+    session.chdir(scratch)
+    if session.posargs:
+        session.run("mutmut", "show", *session.posargs)
+        return
+    session.run("mutmut", "run", silent=True)  # hundreds of lines of progress; shown where it fails
+    results = session.run("mutmut", "results", "--all", "true", silent=True, log=False) or ""
+    ends = re.findall(r"^ *(\S+)\.(x\S+__mutmut_\d+): (.+)$", results, re.MULTILINE)  # module, mutant, how it ended
+    failed = []
+    for module in sorted({module for module, _, _ in ends}):
+        alive = [mutant for of, mutant, end in ends if of == module and end not in {"killed", "timeout"}]
+        total = sum(of == module for of, _, _ in ends)
+        session.log(f"{module}: {total - len(alive)} of {total} killed, {1 - len(alive) / total:.1%}")
+        for mutant in alive:
+            session.run("mutmut", "show", f"{module}.{mutant}", log=False)
+        failed += [module] if len(alive) > 0.05 * total else []
+    if failed or not ends:
+        session.error(f"more than 5% of the mutants live, or there are none: {failed}")
+
+
+@nox.session(python=OLDEST)
+def fleet(session: nox.Session) -> None:
+    """64 processes, a real Redis, and a server that counts 429s: none. `-- --processes 8 --windows 3` is shorter."""
+    session.install("-e", ".[redis]")
+    session.run("python", "tests/fleet/fleet.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def sim(session: nox.Session) -> None:
+    """The rate limit, simulated: what 500 calls cost in every world, and by other rules. The tests run a part of it."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "tests/sim/simulate.py", *session.posargs)
 
 
 @nox.session

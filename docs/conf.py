@@ -42,6 +42,10 @@ nitpick_ignore_regex = [
 # Not public: they are named in annotations only, and nobody has to know more of them than is said there.
 nitpick_ignore = [
     ("py:class", "twusage.ratelimit._LocalSlot"),
+    ("py:class", "twusage.integrations.redis._RedisSlot"),
+    ("py:class", "RetryCallState"),  # tenacity's
+    ("py:class", "redis.asyncio.client.Redis"),
+    ("py:class", "redis.asyncio.cluster.RedisCluster"),
     ("py:class", "twusage.testing.api.Outcome"),
     ("py:class", "twusage.testing.faults.Breakage"),
 ]

@@ -16,9 +16,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import IO, Any, NoReturn
 
 import pytest
@@ -32,6 +32,7 @@ from click.testing import CliRunner, Result
 import twusage as sdk
 from twusage import __main__ as entry
 from twusage.cli.app import twusage
+from twusage.cli.countdown import Countdown
 from twusage.cli.exits import EXITS, complain, exit_code, finish, printable
 from twusage.cli.show import show
 from twusage.cli.table import usage_text
@@ -927,6 +928,204 @@ class TestBrokenOutput:
         assert capsys.readouterr().err == ""
 
 
+# -- The countdown -----------------------------------------------------------------------------------------------------
+
+
+class Screen(io.StringIO):
+    """A terminal of one line and a cursor that returns: what is seen, each time that something was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [""]
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return -1
+
+    def write(self, text: str) -> int:
+        assert text.count("\r") == 1
+        assert text.endswith("\r"), "the next to write would not overwrite it"
+        self.seen.append((text[:-1] + self.seen[-1][len(text) - 1 :]).rstrip())
+        return super().write(text)
+
+
+class Loop:
+    """A loop whose time a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.calls: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Any, *arguments: Any) -> Any:
+        planned = (when, lambda: call(*arguments))
+        self.calls.append(planned)
+
+        def cancel() -> None:
+            if planned in self.calls:
+                self.calls.remove(planned)
+
+        return SimpleNamespace(cancel=cancel)
+
+    def move(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.calls and (first := min(self.calls, key=lambda planned: planned[0]))[0] <= until:
+            self.calls.remove(first)
+            self.now = first[0]
+            first[1]()
+        self.now = until
+
+
+NOON = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
+SPENT = "the app's 15-minute window is spent"
+
+
+def wait_of(seconds: float, reason: str = SPENT) -> sdk.Wait:
+    return sdk.Wait(seconds, NOON + dt.timedelta(seconds=seconds), reason)
+
+
+class TestCountdown:
+    @pytest.fixture
+    def loop(self, monkeypatch: pytest.MonkeyPatch) -> Loop:
+        loop = Loop()
+        monkeypatch.setattr("twusage.cli.countdown.asyncio.get_running_loop", lambda: loop)
+        return loop
+
+    @pytest.fixture
+    def screen(self) -> Screen:
+        return Screen()
+
+    def test_it_counts_down(self, loop: Loop, screen: Screen) -> None:
+        """Once a second, on one line, and in the end there is nothing."""
+        with redirect_stderr(screen):
+            Countdown()(wait_of(62.5))
+            loop.move(100)
+        times = ["1:03", "1:02", "1:01", "1:00", *(f"0:{left:02}" for left in range(59, 0, -1))]
+        assert screen.seen == ["", *(f"{left} to wait, until 12:01:02 UTC: {SPENT}" for left in times), ""]
+        assert loop.calls == []
+
+    def test_no_escape_sequence(self, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+        """So NO_COLOR has nothing to forbid, nor has a dumb terminal anything to show."""
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        with redirect_stderr(screen):
+            Countdown()(wait_of(3, "because\x1b[2J"))
+            loop.move(10)
+        assert "\x1b" not in screen.getvalue()
+        assert r"because\x1b[2J" in screen.getvalue()
+
+    def test_it_goes_when_the_answer_comes(self, loop: Loop, screen: Screen) -> None:
+        """However much was left; and it does not come back."""
+        with redirect_stderr(screen):
+            countdown = Countdown()
+            countdown(wait_of(900))
+            loop.move(1.5)
+            countdown.clear()
+            assert screen.seen[-2:] == [f"14:59 to wait, until 12:15:00 UTC: {SPENT}", ""]
+            loop.move(100)
+            countdown.clear()
+        assert len(screen.seen) == 4
+
+    def test_another_wait_takes_its_place(self, loop: Loop, screen: Screen) -> None:
+        """Nothing of a longer line is left behind it, and the first does not tick on."""
+        with redirect_stderr(screen):
+            countdown = Countdown()
+            countdown(wait_of(900))
+            countdown(wait_of(45, "a"))
+            loop.move(1)
+            assert screen.seen[-2:] == ["0:45 to wait, until 12:00:45 UTC: a", "0:44 to wait, until 12:00:45 UTC: a"]
+            countdown(wait_of(0.5))
+        assert screen.seen[-1] == ""
+        assert loop.calls == []
+
+    @pytest.mark.parametrize(
+        ("columns", "line"),
+        [
+            (71, f"15:00 to wait, until 12:15:00 UTC: {SPENT}"),
+            (70, "15:00 to wait, until 12:15:00 UTC"),
+            (34, "15:00 to wait, until 12:15:00 UTC"),
+            (33, "15:00"),
+            (6, "15:00"),
+            (5, ""),
+            (1, ""),
+            (0, f"15:00 to wait, until 12:15:00 UTC: {SPENT}"),
+        ],
+    )
+    def test_a_narrow_terminal(
+        self, columns: int, line: str, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What does not fit is left out whole, and the last column stays free: the line would not stay one. A terminal
+        that does not know its width says 0.
+        """
+        monkeypatch.setattr("os.get_terminal_size", lambda fd: {-1: os.terminal_size((columns, 24))}[fd])
+        with redirect_stderr(screen):
+            Countdown()(wait_of(900))
+            assert screen.seen == ["", line]
+            loop.move(1)
+        assert screen.seen[-1] == line.replace("15:00", "14:59", 1)
+
+    def test_a_wait_too_short_to_read(self, loop: Loop, screen: Screen) -> None:
+        """Below a second nothing is shown."""
+        with redirect_stderr(screen):
+            Countdown()(wait_of(0.9))
+            assert screen.seen == [""]
+            Countdown()(wait_of(1))
+        assert len(screen.seen) == 2
+
+    def test_no_terminal(self, loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        """One plain line a wait, for the mail of a cron job; FORCE_COLOR makes no terminal of a file."""
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        countdown = Countdown()
+        for seconds in (900, 0.5, 45.4):
+            countdown(wait_of(seconds))
+            countdown.clear()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.splitlines() == [
+            f"twusage: waiting 900 s, until 2026-01-15 12:15:00 UTC: {SPENT}",
+            f"twusage: waiting 45 s, until 2026-01-15 12:00:45 UTC: {SPENT}",
+        ]
+        assert loop.calls == []
+
+    def test_a_stderr_that_is_gone(self, loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Closed, or a terminal that was hung up: the call goes on."""
+        monkeypatch.setattr(sys, "stderr", None)
+        Countdown()(wait_of(900))
+
+        class HungUp(Screen):
+            def write(self, _: str) -> NoReturn:
+                raise OSError
+
+        monkeypatch.setattr(sys, "stderr", HungUp())
+        countdown = Countdown()
+        countdown(wait_of(900))
+        loop.move(2)
+        countdown.clear()
+
+    @pytest.mark.parametrize("options", [("--json",), ("--csv",), ()])
+    def test_stdout_stays_clean(self, options: tuple[str, ...], wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The wait is told on stderr, and is not in the data."""
+
+        async def sleep(_: object, seconds: float) -> None:
+            pass
+
+        monkeypatch.setattr("twusage.clock.SystemClock.sleep", sleep)
+        wire.says(DOCUMENT)
+        plain = run("show", *options)
+        wire.says(problem("Service Unavailable"), 503, retry_after="45")
+        wire.says(DOCUMENT)
+        waited = run("show", *options)
+        assert waited.exit_code == 0
+        assert waited.stdout == plain.stdout or "--json" in options
+        assert "waiting" not in waited.stdout
+        assert re.fullmatch(
+            r"twusage: waiting 45 s, until [\d: -]{19} UTC: the last attempt failed \(ServerError\)\n", waited.stderr
+        )
+
+
 # -- Real processes ----------------------------------------------------------------------------------------------------
 
 
@@ -1009,6 +1208,42 @@ class TestProcess:
                 process.send_signal(signal.SIGINT)
                 assert process.communicate(timeout=30) == (b"", b"")
         assert process.returncode == 130
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="ptys and signals")
+    def test_ctrl_c_during_the_countdown(self) -> None:
+        """130, and the terminal's line is empty again: nothing but spaces where it was."""
+        import pty  # POSIX only
+
+        program = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from twusage.__main__ import main; main()"
+        )
+        env = os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN, "COLUMNS": "80", "TERM": "xterm"}
+        ours, theirs = pty.openpty()
+        with listening() as server, os.fdopen(ours, "rb", buffering=0) as screen:
+            process = subprocess.Popen(
+                [sys.executable, "-c", program, "show", "--max-wait", "900", "--csv"],
+                env=env | {"TWUSAGE_BASE_URL": url(server)},
+                stdout=subprocess.PIPE,
+                stderr=theirs,
+            )
+            os.close(theirs)
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 429 Too Many\r\nretry-after: 600\r\ncontent-length: 0\r\n\r\n")
+                first = screen.read(65536)
+                process.send_signal(signal.SIGINT)
+                rest = b""
+                try:
+                    while piece := screen.read(65536):
+                        rest += piece
+                except OSError:  # Linux's way of saying that the other side is closed
+                    pass
+            assert process.communicate(timeout=30)[0] == b""
+        assert process.returncode == 130
+        assert re.fullmatch(rb"10:00 to wait, until [\d:]{8} UTC: the app's 15-minute window is spent\r", first), first
+        assert re.fullmatch(rb"(9:59 [^\r\n]+\r)* +\r", rest), rest
 
     @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}])
     def test_poor_encodings(self, env: dict[str, str]) -> None:

@@ -6,8 +6,11 @@ import asyncio
 import gc
 import logging
 import pickle
+import random
 import warnings
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -32,6 +35,7 @@ from twusage import (
     UsageCapExceededError,
     UsageClient,
     UsageField,
+    Wait,
 )
 from twusage.client import _KEPT_RESULTS
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
@@ -238,10 +242,12 @@ async def test_a_timeout_takes_a_place(api: FakeApi) -> None:
 async def test_the_fifty_first_call_waits_for_the_next_window(
     client: UsageClient, api: FakeApi, clock: VirtualClock
 ) -> None:
-    """No 429 is ever provoked: the call that would be one too many waits until a second after the reset."""
+    """No 429 is ever provoked: the call that would be one too many waits until a second after the reset, and a little
+    longer in case our clock is fast.
+    """
     await asyncio.gather(*(client.get_usage() for _ in range(51)))
     assert len(api.requests) == 51
-    assert 900.0 <= clock.monotonic() <= 901.0
+    assert 901.0 <= clock.monotonic() <= 901.0 * 1.00025
 
 
 async def test_a_429_is_waited_for(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
@@ -344,6 +350,161 @@ async def test_the_timeout_reaches_the_transport(api: FakeApi) -> None:
         with pytest.raises(RequestTimeoutError, match="within 5 s"):
             await client.get_usage()
     assert api.clock.monotonic() == 5.0
+
+
+# -- The budget of retries ---------------------------------------------------------------------------------------------
+
+
+async def failing_calls(client: UsageClient, api: FakeApi, calls: int) -> list[int]:
+    """How many requests each of so many calls in a row sends, where all of them fail."""
+    sent = [len(api.requests)]
+    for _ in range(calls):
+        with pytest.raises(TwUsageError):
+            await client.get_usage()
+        sent.append(len(api.requests))
+    return [after - before for before, after in pairwise(sent)]
+
+
+async def test_an_outage_is_not_multiplied(client: UsageClient, api: FakeApi) -> None:
+    """Ten retries in all; from then on each call makes one attempt, until calls have succeeded."""
+    api.fail(Fault.status(503), times=16)
+    assert await failing_calls(client, api, 6) == [4, 4, 4, 2, 1, 1]
+    for _ in range(10):
+        await client.get_usage()
+    api.fail(Fault.status(503), times=3)
+    assert await failing_calls(client, api, 2) == [2, 1]
+
+
+async def test_the_clients_of_an_app_share_its_budget(api: FakeApi) -> None:
+    """Two clients of one app have ten retries together; another app has its own."""
+    async with make_client(api) as one, make_client(api) as two, make_client(api, app=1) as other:
+        api.fail(Fault.status(503), times=100)
+        assert await failing_calls(one, api, 3) == [4, 4, 4]
+        assert await failing_calls(two, api, 2) == [2, 1]
+        assert await failing_calls(other, api, 1) == [4]
+
+
+async def test_a_window_waited_for_is_no_retry_of_an_outage(client: UsageClient, api: FakeApi) -> None:
+    """With nothing left in the budget, a 429 of the window is waited for all the same."""
+    api.fail(Fault.status(503), times=15)
+    await failing_calls(client, api, 5)
+    api.fail(Fault.rate_limited())
+    await client.get_usage()
+    api.assert_all_used()
+
+
+async def test_a_429_whose_reset_is_past_is_no_busy_loop(
+    client: UsageClient, api: FakeApi, clock: VirtualClock
+) -> None:
+    """Each further attempt comes a second later at least."""
+    api.fail(Fault.rate_limited(headers={"x-rate-limit-reset": "1000000000"}), times=4)
+    with pytest.raises(RateLimitedError):
+        await client.get_usage()
+    assert len(api.requests) == 4
+    assert 3.0 <= clock.monotonic() <= 3.0 + 0.5 + 1 + 2
+
+
+# -- Who is told of a wait ---------------------------------------------------------------------------------------------
+
+
+def at(moment: datetime, seconds: float) -> datetime:
+    return moment + timedelta(seconds=seconds)
+
+
+async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) -> None:
+    """When it begins: how long, until when by the server's clock, why. A call that goes at once tells nothing."""
+    told: list[tuple[float, Wait]] = []
+    noon = clock.now()
+    async with make_client(api, on_wait=lambda wait: told.append((clock.monotonic(), wait))) as client:
+        for _ in range(50):
+            await client.get_usage()
+        await clock.sleep(100.0)
+        assert told == []
+        await client.get_usage()
+    assert told == [(100.0, Wait(801.0, at(noon, 901), "the app's 15-minute window is spent"))]
+
+
+async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
+    """The wait between two attempts, too."""
+    told: list[Wait] = []
+    noon = clock.now()
+    api.fail(Fault.status(503, headers={"retry-after": "45"}))
+    async with make_client(api, on_wait=told.append) as client:
+        await client.get_usage()
+    assert told == [Wait(45.0, at(noon, 45), "the last attempt failed (ServerError)")]
+
+
+async def test_a_429_is_told_once(api: FakeApi) -> None:
+    """The one wait until the window opens, and no other."""
+    told: list[Wait] = []
+    api.fail(Fault.rate_limited())
+    async with make_client(api, on_wait=told.append) as client:
+        await client.get_usage()
+    assert [wait.seconds for wait in told] == [901.0]
+
+
+async def test_calls_that_share_a_request_share_its_wait(api: FakeApi) -> None:
+    """Equal calls with max_age= wait for one request: that is one wait."""
+    told: list[Wait] = []
+    api.fail(Fault.rate_limited())
+    async with make_client(api, on_wait=told.append) as client:
+        await asyncio.gather(*(client.get_usage(max_age=60) for _ in range(10)))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.rate_limited(), Fault.status(503, headers={"retry-after": "45"})], ids=repr)
+async def test_a_hook_that_raises_ends_its_call_only(fault: Fault, api: FakeApi, clock: VirtualClock) -> None:
+    """What it raises is raised to its caller. It leaves no place in the queue: another client's calls all go."""
+
+    def hook(_: Wait) -> None:
+        raise ZeroDivisionError
+
+    api.fail(fault)
+    async with make_client(api, on_wait=hook) as client, make_client(api) as other:
+        with pytest.raises(ZeroDivisionError):
+            await client.get_usage()
+        await asyncio.gather(*(other.get_usage() for _ in range(49)))
+    assert clock.monotonic() < 902.0
+
+
+# -- The log -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_long_wait_is_a_line_in_the_log(
+    api: FakeApi, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line at INFO, when it begins: how long, until when, why; no token, and nothing when the wait is over."""
+    caplog.set_level(logging.INFO, "twusage")
+    noon = clock.now()
+    api.fail(Fault.rate_limited())
+    async with make_client(api) as client:
+        await client.get_usage()
+    assert clock.now() > at(noon, 900)
+    assert caplog.record_tuples == [
+        (
+            "twusage",
+            logging.INFO,
+            "waiting 901 s, until 2026-01-15 12:15:01+00:00: the app's 15-minute window is spent",
+        )
+    ]
+    assert api.apps[0].token not in caplog.text
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(3, 1), (2, 0)])
+async def test_a_short_wait_is_no_line_in_the_log(
+    seconds: int, lines: int, api: FakeApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three seconds is where a person begins to wonder. A hook is told of the others too."""
+    monkeypatch.setattr(random, "uniform", lambda low, _: low)
+    caplog.set_level(logging.INFO, "twusage")
+    told: list[Wait] = []
+    api.fail(Fault.status(503, headers={"retry-after": str(seconds)}))
+    async with make_client(api, on_wait=told.append) as client:
+        await client.get_usage()
+    assert [wait.seconds for wait in told] == [seconds]
+    assert len(caplog.records) == lines
+    if lines:
+        assert caplog.messages[0].endswith(": the last attempt failed (ServerError)")
 
 
 # -- max_age -----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
+import tenacity
+from tenacity.asyncio.retry import retry_if_exception as async_retry_if_exception
 
+from twusage.clock import Wait
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -24,19 +30,24 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.retry import Patience, RetryPolicy
+from twusage.retry import Patience, RetryBudget, RetryPolicy, budget_of
 from twusage.testing import VirtualClock
 
 CONNECT = ConnectError("no connection")
+WINDOW = RateLimitedError("429", status=429, retry_after=100.0)
+FOREIGN = RateLimitedError("429", status=429, window_spent=False)
 GARBLED = DecodeError("not JSON", retry_once=True)
 
 
-def attempts(*outcomes: Exception | str) -> tuple[Callable[[Patience], Awaitable[str]], list[object]]:
-    """An attempt that ends in each of these in turn, and the log of what it did."""
+def attempts(
+    *outcomes: BaseException | str, budget: RetryBudget | None = None
+) -> tuple[Callable[[Patience], Awaitable[str]], list[object]]:
+    """An attempt that ends in each of these in turn, and the log of what it did. The budget is its app's."""
     log: list[object] = []
     todo = list(outcomes)
 
     async def attempt(patience: Patience) -> str:
+        patience.budget = budget or patience.budget
         outcome = todo.pop(0)
         log.append(outcome)
         if isinstance(outcome, str):
@@ -197,14 +208,43 @@ async def test_a_window_that_opens_too_late_is_not_waited_for(clock: VirtualCloc
     assert clock.monotonic() == 0.0
 
 
+@pytest.mark.parametrize("asked", [100.0, None])
+async def test_the_limiter_is_asked_before_anybody_sleeps(asked: float | None, clock: VirtualClock) -> None:
+    """Whether the 429 said how long or not: the limiter knows, and refuses at once where it is too long."""
+    refusal = RateLimitedError("our own limiter refuses")
+    attempt, log = attempts(RateLimitedError("429", status=429, retry_after=asked), refusal, "never")
+    with pytest.raises(RateLimitedError) as caught:
+        await RetryPolicy().run(attempt, clock)
+    assert caught.value is refusal
+    assert len(log) == 2
+    assert clock.monotonic() == 0.0
+
+
+async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None:
+    """A server whose clock is wrong: a second, and the backoff on top, each time."""
+    attempt, log = attempts(*[RateLimitedError("429", status=429, retry_after=0.0)] * 4)
+    with pytest.raises(RateLimitedError):
+        await RetryPolicy().run(attempt, clock)
+    assert len(log) == 4
+    assert clock.monotonic() == 1.5 + 2.0 + 3.0
+
+
 async def test_a_429_that_is_not_the_windows_is_sat_out(clock: VirtualClock) -> None:
     """With calls left in the window, another limit was met: 15 to 30 s, or what the server asks for."""
-    attempt, _ = attempts(RateLimitedError("429", status=429, window_spent=False), "done")
+    attempt, _ = attempts(FOREIGN, "done")
     assert await RetryPolicy().run(attempt, clock) == "done"
     assert clock.monotonic() == 30.0
     attempt, _ = attempts(RateLimitedError("429", status=429, window_spent=False, retry_after=77.0), "done")
     assert await RetryPolicy().run(attempt, clock) == "done"
     assert clock.monotonic() == 30.0 + 77.0
+
+
+async def test_a_429_that_is_not_the_windows_is_met_ever_more_slowly(clock: VirtualClock) -> None:
+    """The random part doubles, up to ten minutes."""
+    attempt, _ = attempts(*[FOREIGN] * 9)
+    with pytest.raises(RateLimitedError):
+        await RetryPolicy(max_attempts=9, max_wait=math.inf).run(attempt, clock)
+    assert clock.monotonic() == 8 * 15 + 15 + 30 + 60 + 120 + 240 + 480 + 600 + 600
 
 
 async def test_a_429_that_is_not_the_windows_waits_fifteen_seconds_at_least(
@@ -213,7 +253,7 @@ async def test_a_429_that_is_not_the_windows_waits_fifteen_seconds_at_least(
     """Whatever the dice say, a foreign limit is not met again at once."""
     monkeypatch.setattr(random, "uniform", lambda low, _: low)
     monkeypatch.setattr(random, "random", lambda: 0.0)
-    attempt, _ = attempts(RateLimitedError("429", status=429, window_spent=False), "done")
+    attempt, _ = attempts(FOREIGN, "done")
     await RetryPolicy().run(attempt, clock)
     assert clock.monotonic() == 15.0
 
@@ -229,8 +269,17 @@ async def test_a_server_that_asks_for_too_much_is_not_waited_for(clock: VirtualC
     """A wait that would exceed max_wait is not begun."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), "never")
     with pytest.raises(ServerError):
-        await RetryPolicy(max_wait=44.0).run(attempt, clock)
+        await RetryPolicy(max_wait=44.9).run(attempt, clock)
     assert clock.monotonic() == 0.0
+
+
+async def test_what_may_just_be_waited_is_waited(clock: VirtualClock) -> None:
+    """max_wait itself is not too long."""
+    for error in (ServerError("503", status=503, retry_after=45.0), CONNECT):
+        attempt, _ = attempts(error, "done")
+        assert await RetryPolicy(max_wait=45 if error is not CONNECT else 0.5).run(attempt, clock) == "done"
+    attempt, _ = attempts(RateLimitedError("429", status=429), "done")
+    assert await RetryPolicy(max_wait=0).run(attempt, clock) == "done", "the limiter knows, and it had nothing against"
 
 
 async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
@@ -263,7 +312,8 @@ async def test_none_makes_one_attempt(clock: VirtualClock) -> None:
     with pytest.raises(ConnectError):
         await RetryPolicy.none().run(attempt, clock)
     assert len(log) == 1
-    assert RetryPolicy.none().max_wait == 0.0
+    assert clock.monotonic() == 0.0
+    assert RetryPolicy.none() == RetryPolicy(max_attempts=1, max_wait=0.0)
 
 
 async def test_no_waiting_is_no_retry(clock: VirtualClock) -> None:
@@ -285,6 +335,298 @@ async def test_concurrent_calls_do_not_mix(clock: VirtualClock) -> None:
     assert await asyncio.gather(*map(call, range(40))) == [f"done {name}" for name in range(40)]
 
 
+# -- The budget --------------------------------------------------------------------------------------------------------
+
+
+def test_ten_retries_are_what_there_is() -> None:
+    """Ten tokens, and not an eleventh."""
+    budget = RetryBudget()
+    assert [budget.spend() for _ in range(12)] == [True] * 10 + [False] * 2
+
+
+def test_ten_successes_earn_a_retry() -> None:
+    """Nine do not, and an eleventh token is never kept."""
+    budget = RetryBudget(tenths=0)
+    for _ in range(9):
+        budget.earn()
+    assert not budget.spend()
+    budget.earn()
+    assert budget.spend()
+    assert not budget.spend()
+    for _ in range(1000):
+        budget.earn()
+    assert budget == RetryBudget()
+
+
+async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
+    """The app's calls share the budget: when it is spent, each makes one attempt, and fails as itself."""
+    budget = RetryBudget()
+    made = []
+    for _ in range(6):
+        attempt, log = attempts(*[CONNECT] * 4, budget=budget)
+        with pytest.raises(ConnectError):
+            await RetryPolicy().run(attempt, clock)
+        made.append(len(log))
+    assert made == [4, 4, 4, 2, 1, 1]
+
+
+async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
+    """First attempts and retries alike: nine of the one and one of the other, and there is a retry again."""
+    budget = RetryBudget(tenths=10)
+    attempt, log = attempts(CONNECT, "done", budget=budget)
+    assert await RetryPolicy().run(attempt, clock) == "done"
+    for _ in range(8):
+        attempt, _ = attempts("done", budget=budget)
+        await RetryPolicy().run(attempt, clock)
+    assert budget == RetryBudget(tenths=9)
+    attempt, _ = attempts("done", budget=budget)
+    await RetryPolicy().run(attempt, clock)
+    attempt, log = attempts(CONNECT, CONNECT, "never", budget=budget)
+    with pytest.raises(ConnectError):
+        await RetryPolicy().run(attempt, clock)
+    assert len(log) == 2
+
+
+async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
+    """To wait for the app's own window is no retry of an outage; to meet another limit again is."""
+    budget = RetryBudget(tenths=0)
+    for past in (WINDOW, RateLimitedError("429", status=429, retry_after=0.0)):
+        attempt, _ = attempts(past, "done", budget=budget)
+        assert await RetryPolicy().run(attempt, clock) == "done"
+    attempt, _ = attempts(FOREIGN, "never", budget=budget)
+    with pytest.raises(RateLimitedError):
+        await RetryPolicy().run(attempt, clock)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [RetryPolicy(max_attempts=2), RetryPolicy(max_wait=0.5), RetryPolicy(stop=tenacity.stop_after_attempt(2))],
+    ids=["attempts", "max_wait", "stop"],
+)
+async def test_a_retry_that_is_not_made_costs_nothing(policy: RetryPolicy, clock: VirtualClock) -> None:
+    """One retry was made, and one is paid for."""
+    budget = RetryBudget()
+    attempt, log = attempts(*[CONNECT] * 4, budget=budget)
+    with pytest.raises(ConnectError):
+        await policy.run(attempt, clock)
+    assert len(log) == 2
+    assert budget == RetryBudget(tenths=90)
+
+
+def test_a_budget_is_the_apps_on_its_loop() -> None:
+    """One for all who ask for that app on the running loop; another app and another loop have their own."""
+
+    async def two_apps() -> tuple[RetryBudget, RetryBudget]:
+        assert budget_of("a") is budget_of("a")
+        assert budget_of("a") == RetryBudget()
+        return budget_of("a"), budget_of("b")
+
+    (a, b), (a_elsewhere, _) = asyncio.run(two_apps()), asyncio.run(two_apps())
+    assert a is not b
+    assert a is not a_elsewhere
+
+
+# -- Who is told of a wait ---------------------------------------------------------------------------------------------
+
+
+async def test_a_wait_between_two_attempts_is_told(clock: VirtualClock) -> None:
+    """How long, until when, and why: before it begins. The window's waits are the limiter's to tell."""
+    attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), WINDOW, CONNECT, "done")
+    told: list[tuple[float, Wait]] = []
+    await RetryPolicy().run(attempt, clock, on_wait=lambda wait: told.append((clock.monotonic(), wait)))
+    noon = VirtualClock().now()
+    assert told == [
+        (0.0, Wait(45.0, noon + timedelta(seconds=45), "the last attempt failed (ServerError)")),
+        (45.0, Wait(2.0, noon + timedelta(seconds=47), "the last attempt failed (ConnectError)")),
+    ]
+
+
+async def test_a_hook_that_raises_ends_its_call(clock: VirtualClock) -> None:
+    """Its exception is the caller's, whatever it is; it is no failure of an attempt."""
+
+    def hook(_: Wait) -> None:
+        raise CONNECT
+
+    attempt, log = attempts(ServerError("503", status=503), "never")
+    with pytest.raises(ConnectError):
+        await RetryPolicy().run(attempt, clock, on_wait=hook)
+    assert len(log) == 1
+    assert clock.monotonic() == 0.0
+
+
+# -- Pieces of the user's own ------------------------------------------------------------------------------------------
+
+
+async def test_a_stop_of_ones_own(clock: VirtualClock) -> None:
+    """It ends what the policy would go on with, and the error is the last attempt's. It cannot prolong anything."""
+    attempt, log = attempts(*[CONNECT] * 4)
+    with pytest.raises(ConnectError):
+        await RetryPolicy(stop=tenacity.stop_after_attempt(2)).run(attempt, clock)
+    assert len(log) == 2
+    attempt, log = attempts(*[CONNECT] * 4)
+    with pytest.raises(ConnectError):
+        await RetryPolicy(stop=tenacity.stop_never).run(attempt, clock)
+    assert len(log) == 4
+
+
+@pytest.mark.parametrize(
+    ("stop", "tries"),
+    [
+        (tenacity.stop_after_delay(10), 1),
+        (tenacity.stop_after_delay(10.5), 2),
+        (tenacity.stop_after_delay(timedelta(seconds=11)), 3),
+        (tenacity.stop_before_delay(11.4), 2),
+        (tenacity.stop_before_delay(11.5) | tenacity.stop_after_delay(99), 2),
+        (tenacity.stop_before_delay(11.6) & tenacity.stop_after_attempt(2), 3),
+    ],
+    ids=str,
+)
+async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: int, clock: VirtualClock) -> None:
+    """stop_after_delay counts on the client's clock, and from the beginning of the first attempt, which takes 10 s."""
+    tried = 0
+
+    async def attempt(_: Patience) -> str:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            await clock.sleep(10.0)
+        raise CONNECT
+
+    with pytest.raises(ConnectError):
+        await RetryPolicy(stop=stop).run(attempt, clock)
+    assert tried == tries
+
+
+@pytest.mark.parametrize(
+    ("wait", "waited"),
+    [
+        (tenacity.wait_fixed(5), 5.0 + 5.0 + 5.0),
+        (tenacity.wait_none(), 0.0),
+        (tenacity.wait_incrementing(start=1, increment=2), 1.0 + 3.0 + 5.0),
+        (tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(7)), 1.0 + 7.0 + 7.0),
+        (tenacity.wait_fixed(3) + tenacity.wait_random(0, 2), 15.0),
+        (lambda state: float(state.attempt_number), 1.0 + 2.0 + 3.0),
+    ],
+    ids=str,
+)
+async def test_a_wait_of_ones_own(wait: Callable[..., float], waited: float, clock: VirtualClock) -> None:
+    """In the place of the random backoff."""
+    attempt, log = attempts(*[CONNECT] * 4)
+    with pytest.raises(ConnectError):
+        await RetryPolicy(wait=wait).run(attempt, clock)
+    assert len(log) == 4
+    assert clock.monotonic() == waited
+
+
+async def test_a_wait_of_ones_own_does_not_overrule_the_server(clock: VirtualClock) -> None:
+    """Retry-After, the window, 15 s for a limit of which nothing is known: these are waited all the same."""
+    failures = (ServerError("503", status=503, retry_after=45.0), WINDOW, FOREIGN)
+    attempt, _ = attempts(*failures, "done")
+    await RetryPolicy(wait=tenacity.wait_fixed(2)).run(attempt, clock)
+    assert clock.monotonic() == 45.0 + 0.0 + 17.0
+
+
+async def test_a_wait_of_ones_own_is_bounded(clock: VirtualClock) -> None:
+    """max_wait holds for it too."""
+    attempt, log = attempts(CONNECT, "never")
+    with pytest.raises(ConnectError):
+        await RetryPolicy(wait=tenacity.wait_fixed(61), max_wait=60).run(attempt, clock)
+    assert len(log) == 1
+
+
+async def _no_connection(error: BaseException) -> bool:
+    return isinstance(error, ConnectError)
+
+
+@pytest.mark.parametrize(
+    ("retry", "tries"),
+    [
+        (tenacity.retry_if_exception_type(ConnectError), 3),
+        (tenacity.retry_if_exception_type((ConnectError, ServerError)), 4),
+        (tenacity.retry_if_not_exception_type(ConnectError), 1),
+        (tenacity.retry_if_exception_message(match="no conn"), 3),
+        (tenacity.retry_if_exception_type(ServerError) | tenacity.retry_if_exception_type(ConnectError), 4),
+        (async_retry_if_exception(_no_connection), 3),
+        (tenacity.retry_never, 1),
+        (tenacity.retry_always, 4),
+    ],
+    ids=[*"abcdefgh"],
+)
+async def test_a_retry_of_ones_own(retry: Callable[..., bool], tries: int, clock: VirtualClock) -> None:
+    """In the place of error.retryable; an async one is awaited."""
+    attempt, log = attempts(CONNECT, CONNECT, ServerError("500", status=500), GARBLED, "never")
+    with pytest.raises(TwUsageError):
+        await RetryPolicy(retry=retry).run(attempt, clock)
+    assert len(log) == tries
+
+
+async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: VirtualClock) -> None:
+    """An Auth of the user's own may bring another token for a 401; a garbled answer may be tried more than once."""
+    attempt, _ = attempts(AuthenticationError("401", status=401), GARBLED, GARBLED, "done")
+    policy = RetryPolicy(retry=tenacity.retry_if_exception_type((AuthenticationError, DecodeError)))
+    assert await policy.run(attempt, clock) == "done"
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        UsageCapExceededError("capped", status=429),
+        RateLimitedError("our own limiter refuses"),
+        asyncio.CancelledError(),
+        KeyboardInterrupt(),
+        ZeroDivisionError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("before", [(), (CONNECT,)], ids=["first", "later"])
+async def test_some_things_are_final_whatever_a_piece_says(
+    before: tuple[Exception, ...], final: BaseException, clock: VirtualClock
+) -> None:
+    """Quota errors, our own refusals, cancellations, what is not ours: no retry= of the user's is asked of them."""
+    attempt, log = attempts(*before, final, "never")
+    with pytest.raises(type(final)) as caught:
+        await RetryPolicy(retry=tenacity.retry_if_exception(lambda _: True)).run(attempt, clock)
+    assert caught.value is final
+    assert log == [*before, final]
+
+
+async def test_a_result_is_a_result_whatever_a_piece_says(clock: VirtualClock) -> None:
+    """retry= is asked of errors: a good answer is never thrown away."""
+    for before in ([], [CONNECT]):
+        attempt, _ = attempts(*before, "done", "never")
+        assert await RetryPolicy(retry=tenacity.retry_always).run(attempt, clock) == "done"
+
+
+async def test_a_piece_that_raises_is_heard(clock: VirtualClock) -> None:
+    """A bug in a piece of the user's own is not hidden."""
+    for policy in (RetryPolicy(stop=lambda _: 1 / 0 > 0), RetryPolicy(wait=lambda _: 1 / 0)):
+        attempt, _ = attempts(CONNECT, "never")
+        with pytest.raises(ZeroDivisionError):
+            await policy.run(attempt, clock)
+
+
+def test_a_policy_is_a_value() -> None:
+    """Frozen, comparable and hashable, with tenacity's pieces too: they are equal to themselves."""
+    stop, wait = tenacity.stop_after_delay(3), tenacity.wait_fixed(1)
+    assert RetryPolicy(stop=stop, wait=wait) == RetryPolicy(stop=stop, wait=wait)
+    assert len({RetryPolicy(stop=stop), RetryPolicy(stop=stop), RetryPolicy(), RetryPolicy(max_wait=960.0)}) == 2
+
+
+async def test_a_call_that_succeeds_does_not_load_tenacity(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a failure is worth its price."""
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    attempt, _ = attempts("done")
+    assert await RetryPolicy().run(attempt, clock) == "done"
+    attempt, _ = attempts(CONNECT)
+    with pytest.raises(ConnectError):
+        await RetryPolicy.none().run(attempt, clock)
+
+
+# -- Policies without sense --------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "keywords",
     [
@@ -294,11 +636,15 @@ async def test_concurrent_calls_do_not_mix(clock: VirtualClock) -> None:
         {"max_wait": -1},
         {"max_wait": math.nan},
         {"max_wait": "60"},
+        {"max_wait": True},
+        {"stop": 5},
+        {"wait": 1.5},
+        {"retry": "always"},
     ],
     ids=str,
 )
-def test_a_policy_without_sense_is_refused(keywords: dict[str, float]) -> None:
+def test_a_policy_without_sense_is_refused(keywords: dict[str, Any]) -> None:
     """It is told when it is made, with the value."""
     ((name, value),) = keywords.items()
     with pytest.raises(ConfigurationError, match=f"{name} must be .* got {value!r}"):
-        RetryPolicy(**keywords)  # type: ignore[arg-type]
+        RetryPolicy(**keywords)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twusage._version import __version__
 from twusage.auth import Auth, BearerToken, Secret
 from twusage.client import UsageClient
-from twusage.clock import Clock, SystemClock
+from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -94,6 +94,7 @@ __all__ = [
     "UsageCapExceededError",
     "UsageClient",
     "UsageField",
+    "Wait",
     "__version__",
 ]
 

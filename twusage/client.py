@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+import logging
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from attrs import frozen
 
 from twusage import protocol
 from twusage.auth import Auth, as_auth, as_secret, auth_from_env
-from twusage.clock import Clock, SystemClock
+from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -26,12 +27,15 @@ from twusage.errors import (
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
 from twusage.ratelimit import RateLimiter, default_limiter
-from twusage.retry import Patience, RetryPolicy
+from twusage.retry import Patience, RetryPolicy, budget_of
 from twusage.transport import Transport
 
 __all__ = ["UsageClient"]
 
 _A_DAY = 86_400.0
+_log = logging.getLogger("twusage")
+# Seconds from which on a wait is worth a line in the log: a person would begin to wonder.
+_LONG_WAIT = 3.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
 # Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
 _KEPT_RESULTS = 16
@@ -57,6 +61,8 @@ class UsageClient:
         clock: what time it is.
         base_url: where the API is: https, or http on loopback.
         timeout: seconds for one request on the wire, from waiting for a connection to the answer's last byte.
+        on_wait: called with a ``Wait`` whenever a call begins to wait, and again when it turns out to be another wait:
+            for a countdown. It must not block.
 
     Raises:
         ConfigurationError: an argument is wrong. A token is never quoted.
@@ -72,6 +78,7 @@ class UsageClient:
         clock: Clock | None = None,
         base_url: str = DEFAULT_BASE_URL,
         timeout: float = 30.0,
+        on_wait: Callable[[Wait], None] | None = None,
     ) -> None:
         try:
             self._auth = as_auth(auth)
@@ -89,6 +96,7 @@ class UsageClient:
         self._clock: Clock = SystemClock() if clock is None else clock
         self._base_url = protocol.check_base_url(base_url)
         self._timeout = _checked_timeout(timeout)
+        self._on_wait = on_wait
         self._rate_limit: RateLimit | None = None
         self._closed = False
         self._leashes: set[asyncio.Timeout] = set()
@@ -146,14 +154,18 @@ class UsageClient:
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
-        usage = await self._retry.run(lambda patience: self._attempt(request, patience), self._clock)
+        usage = await self._retry.run(
+            lambda patience: self._attempt(request, patience), self._clock, on_wait=self._announce
+        )
         self._keep(request, usage)
         return usage
 
     async def _attempt(self, request: Request, patience: Patience) -> Usage:
         secret = as_secret(await self._auth.token())
         request = protocol.authorize(request, secret.reveal())
-        async with self._the_limiter().slot(secret.fingerprint, max_wait=patience.left) as slot:
+        patience.budget = budget_of(secret.fingerprint)
+        limiter = self._the_limiter()
+        async with limiter.slot(secret.fingerprint, max_wait=patience.left, on_wait=self._announce) as slot:
             patience.spend(slot.waited)
             try:
                 response = await self._the_transport().send(request, timeout=self._timeout)
@@ -196,6 +208,12 @@ class UsageClient:
         self._kept[request.url] = _Kept(usage, self._clock.monotonic(), self._clock.time())
         if len(self._kept) > _KEPT_RESULTS:
             del self._kept[next(iter(self._kept))]
+
+    def _announce(self, wait: Wait) -> None:
+        if wait.seconds >= _LONG_WAIT:
+            _log.info("waiting %.0f s, until %s: %s", wait.seconds, wait.until.isoformat(" ", "seconds"), wait.reason)
+        if self._on_wait is not None:
+            self._on_wait(wait)
 
     # -- Opening and closing ------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
 from typing import Protocol
 
 from attrs import frozen
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "Wait"]
 
 
 class Clock(Protocol):
@@ -42,3 +43,15 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait that many seconds."""
         await asyncio.sleep(seconds)
+
+
+@frozen
+class Wait:
+    """A wait that a call begins, for whoever shows a countdown: ``UsageClient(..., on_wait=print)``."""
+
+    seconds: float
+    """How long, as far as is known now."""
+    until: dt.datetime
+    """Until when: UTC, the server's clock where it is known."""
+    reason: str
+    """Why, in words that hold no secret."""

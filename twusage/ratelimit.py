@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -17,8 +18,8 @@ from weakref import WeakKeyDictionary
 
 from attrs import define
 
-from twusage.clock import Clock, SystemClock
-from twusage.errors import RateLimitedError
+from twusage.clock import Clock, SystemClock, Wait
+from twusage.errors import ConfigurationError, RateLimitedError
 from twusage.models import RateLimit
 
 __all__ = ["LocalRateLimiter", "RateLimiter", "RateWindow", "Slot", "default_limiter"]
@@ -26,6 +27,14 @@ __all__ = ["LocalRateLimiter", "RateLimiter", "RateWindow", "Slot", "default_lim
 LIMIT = 50
 PERIOD = 900.0
 DAY = 86400.0
+# Of each wait, what is added to it: clocks are up to 200 ppm fast, and a little.
+DRIFT = 0.00025
+# Seconds of waiting after one refusal and after many: where they do not tell when to come back, this is all there is.
+FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
+# Seconds by which the two clocks may drift apart between two looks: time servers correct in smaller steps.
+APART = 5.0
+# Where datetime ends, with the year 9999.
+LAST_INSTANT = 253402300799.0
 
 
 class Slot(Protocol):
@@ -50,12 +59,15 @@ class Slot(Protocol):
 class RateLimiter(Protocol):
     """Gives places in the windows of apps."""
 
-    def slot(self, app: str, *, max_wait: float = math.inf) -> AbstractAsyncContextManager[Slot]:
+    def slot(
+        self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
+    ) -> AbstractAsyncContextManager[Slot]:
         """Wait for a place and hold it: ``async with limiter.slot(app) as slot: ...``, first come first served.
 
         Args:
             app: whose window it is: a key that tells apps apart and gives no secret away.
             max_wait: seconds. A wait that is known to be longer raises ``RateLimitedError`` at once, with ``retry_at``.
+            on_wait: called when a wait begins whose length is known, and again when that changes.
         """
         ...
 
@@ -66,77 +78,140 @@ class RateWindow:
     ===========================================  ====================================================================
     rule                                         why
     ===========================================  ====================================================================
-    ``remaining - in_flight`` may go             a call under way may be counted already or not yet: count it twice
+    ``remaining - in_flight - reserve`` may go   a call under way may be counted already or not yet: count it twice;
+                                                 ``reserve`` is left to other programs on the same credentials
     in an unknown window one probe goes          the server may have lowered its limit; one call finds out, not fifty
+    calls of the last window stop no probe       one that hangs would keep all others from a window that is open
     of two remainders the smaller counts         answers arrive out of order
     an older reset is ignored                    that answer speaks of a window that is over
     it opens one second after its reset          the reset comes in whole seconds; waking early costs a second 429
-    the largest ``server - ours`` is the offset  an answer's way only makes it smaller; learnt anew in each window,
-                                                 because clocks drift
-    no headers: 50 in 900 s from that call on    what the API's document says
+    near its reset it is unknown as well         an answer was written between its call's sending and its coming: until
+                                                 the window surely opens, one call at a time asks whether it has
+    the soonest that an answer tells is right    its way only makes ``server - ours`` smaller; learnt anew in each
+                                                 window, and for each wait 1/4000 of it longer, because clocks drift
+    two probes told nothing: the document        50 in 900 s. One may have been lost; behind more than that nobody
+    counts                                       waits in an outage. Between 900 s after the first was sent and 900 s
+                                                 after the last was answered nobody goes: no answer would tell whether
+    a reset in the past is no header             it may come from a cache; after a 429 with one it waits
+                                                 1 s, and half as long again each time
     a reset more than a day ahead is one window  no window of this API is that long; a probe will tell
-    an unknown outcome counts as a call          it may have reached the server
+    an unknown outcome counts as a call          it may have reached the server; until a call that was sent later tells
+    a suspended machine knows nothing any more   its monotonic clock stood still; a spent window stays spent, though:
+                                                 the wall clock may just have been set
     ===========================================  ====================================================================
     """
 
-    def __init__(self, limit: int = LIMIT, period: float = PERIOD) -> None:
+    def __init__(self, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0) -> None:
         self.documented = limit
         self.period = period
+        self.reserve = reserve
         self.limit = limit  # as the headers last said it
-        self.in_flight = 0
+        self.length = period  # as a window showed that was seen from its first call
+        self.sent: dict[int, float] = {}  # the tickets of calls under way, and when they went
+        self.tickets = 0  # counts calls
+        self.first = 1  # the first ticket of this window
+        self.probe = 0  # the ticket of the probe that is under way
+        self.probed_at = math.inf  # when its first probe went
+        self.lost = 0  # calls of unknown end that remaining may not tell of
+        self.lost_by = 0  # the newest ticket when the last of them was lost
         self.remaining: int | None = None  # None: an unknown window
-        self.reset: float | None = None  # the server's clock
+        self.reset = -math.inf  # the server's clock; in an unknown window, the last one's
         self.offset = -math.inf  # the server's clock minus ours
-        self.opens_at = math.inf  # our clock
+        self.ends_at = -math.inf  # our clock: until then calls surely count in this window
+        self.opens_at = math.inf  # our clock: from then on surely in the next one
+        self.slack = 0.0  # seconds of that which are there in case our clock is fast
+        self.backoff = FIRST_BACKOFF
+        self.closed_until = -math.inf
+
+    @property
+    def in_flight(self) -> int:
+        """Places that are held."""
+        return len(self.sent)
 
     def wait(self, now: float) -> float:
         """Seconds until a call may go: 0 is now, infinite is *not before another call's answer*."""
         if now >= self.opens_at:
             self._forget()
         if self.remaining is None:
-            return math.inf if self.in_flight else 0.0
-        if self.remaining > self.in_flight:
-            return 0.0
-        return math.inf if self.remaining > 0 else self.opens_at - now
+            return math.inf if self.probe or len(self.sent) >= self.documented else 0.0
+        free = self.remaining - self.lost - self.reserve
+        if free <= 0 or (now >= self.ends_at and self.reset == -math.inf):
+            return self.opens_at - now
+        return 0.0 if free > len(self.sent) and (now < self.ends_at or not self.probe) else math.inf
 
-    def take(self, now: float) -> bool:
-        """Take a place, if one is free."""
-        free = self.wait(now) == 0.0
-        self.in_flight += free
-        return free
+    def take(self, now: float) -> int:
+        """Take a place, if one is free: its ticket, from 1 on, or 0."""
+        if self.wait(now):
+            return 0
+        self.tickets += 1
+        self.sent[self.tickets] = now
+        if self.remaining is None or now >= self.ends_at:
+            self.probe, self.probed_at = self.tickets, min(self.probed_at, now)
+        return self.tickets
 
-    def give_back(self, now: float, *, unknown: bool) -> None:
-        """End a call. ``unknown``: no headers told whether it counted, so it does."""
-        self.in_flight -= 1
-        if unknown and self.remaining is not None:
-            self.remaining -= 1
-        elif unknown:
-            self.remaining, self.opens_at = self.documented - 1, now + self.period
+    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
+        """End a call. ``unknown``: nothing told whether it counted, so it does."""
+        del self.sent[ticket]
+        if unknown:
+            self.lost, self.lost_by = self.lost + 1, self.tickets
+            if self.remaining is None and self.lost > 1 and ticket == self.probe:
+                self.remaining = self.documented
+                self.ends_at, self.opens_at = self.probed_at + self.period, now + self.period
+                self.reset = self.offset = -math.inf  # whatever they were, they made no sense of these answers
+                self.backoff = FIRST_BACKOFF
+        if ticket == self.probe:
+            self.probe = 0
 
-    def observe(self, now: float, seen: RateLimit, server_now: float) -> None:
-        """Take in what an answer's headers said, before that call's ``give_back``."""
-        reset = seen.reset_at.timestamp()
-        if self.reset is not None and reset < self.reset:
-            return
-        if reset != self.reset:
-            self._forget()
-        self.reset, self.limit = reset, seen.limit
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
+        """Take in what an answer's headers said, before that call's ``give_back``. False: they say nothing."""
+        reset, offset = seen.reset_at.timestamp(), server_now - now
+        known = self.remaining is not None
+        if (known and reset < self.reset) or reset + 1.0 - max(offset, self.offset) <= now:
+            return ticket < self.first  # an answer that is late, out of a window that is over; or else nonsense
+        wait = reset + 1.0 - server_now
+        lost = self.lost if ticket <= self.lost_by else 0  # a call that went after them tells of them, too
+        if wait > DAY:
+            self.ends_at = self.opens_at = self.opens_at if known else now + self.period
+        else:
+            if reset > self.reset:
+                self._forget()
+                self.offset, self.backoff, self.closed_until = offset, FIRST_BACKOFF, -math.inf
+                if seen.remaining == seen.limit - 1:
+                    self.length = wait
+            self.reset, self.limit, self.offset = reset, seen.limit, max(self.offset, offset)
+            self.ends_at = max(self.ends_at, self.sent.get(ticket, now) + wait - 1.0)
+            if now + wait + wait * DRIFT < self.opens_at:
+                self.slack = wait * DRIFT
+                self.opens_at = max(self.closed_until, now + wait + self.slack)
         self.remaining = seen.remaining if self.remaining is None else min(self.remaining, seen.remaining)
-        self.offset = max(self.offset, server_now - now)
-        self.opens_at = reset + 1.0 - self.offset
-        if self.opens_at - now > DAY:
-            self.opens_at = now + self.period
+        self.lost = lost
+        return True
 
     def close(self, now: float, retry_after: float | None) -> None:
         """The server says that the window is spent."""
         if retry_after is None:
             retry_after = self.opens_at - now if math.isfinite(self.opens_at) else self.period
-        self.remaining = 0
-        self.opens_at = now + max(1.0, retry_after)
+        if now >= self.closed_until:  # the first to be refused since it was open, not one of fifty
+            backoff, self.backoff = self.backoff, min(1.5 * self.backoff, LAST_BACKOFF)
+            self.closed_until = now + backoff
+        self.remaining, self.slack = 0, 0.0
+        self.ends_at = self.opens_at = self.closed_until = max(self.closed_until, now + retry_after)
+
+    def suspended(self) -> None:
+        """Wall and monotonic time have come apart: the machine slept, or somebody set its clock."""
+        self.offset = -math.inf
+        if self.remaining is not None and self.remaining - self.lost > self.reserve:
+            self._forget()
 
     def _forget(self) -> None:
-        self.remaining = self.reset = None
-        self.offset, self.opens_at = -math.inf, math.inf
+        if self.remaining is not None:
+            self.first = self.tickets + 1
+        if self.reset == -math.inf:
+            self.lost = 0
+        self.remaining, self.probe = None, 0
+        self.ends_at, self.probed_at = -math.inf, math.inf
+        self.opens_at = math.inf
+        self.slack = 0.0
 
 
 class LocalRateLimiter:
@@ -146,44 +221,56 @@ class LocalRateLimiter:
         clock: waits are measured by it.
         limit: calls in a window where the API's headers do not say: 50 by its document.
         period: seconds of a window where the API's headers do not say: 900 by its document.
+        reserve: calls of every window that are left to other programs on the same credentials.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
     """
 
-    def __init__(self, *, clock: Clock | None = None, limit: int = LIMIT, period: float = PERIOD) -> None:
+    def __init__(
+        self, *, clock: Clock | None = None, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0
+    ) -> None:
+        if type(reserve) is not int or not 0 <= reserve < limit:
+            raise ConfigurationError(f"reserve must be an int from 0 to {limit - 1}, got {reserve!r}")
         self._clock = clock or SystemClock()
-        self._limit, self._period = limit, period
+        self._limit, self._period, self._reserve = limit, period, reserve
         self._queues: dict[str, _Queue] = {}
 
-    def slot(self, app: str, *, max_wait: float = math.inf) -> _LocalSlot:
+    def slot(
+        self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
+    ) -> _LocalSlot:
         """A place in the app's window. See ``RateLimiter.slot``."""
         queue = self._queues.get(app)
         if queue is None:
-            queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period), self._clock)
-        return _LocalSlot(queue, max_wait)
+            queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period, self._reserve), self._clock)
+        return _LocalSlot(queue, max_wait, on_wait)
 
 
 class _LocalSlot:
-    __slots__ = ("_max_wait", "_queue", "_unknown", "waited")
+    __slots__ = ("_max_wait", "_on_wait", "_queue", "_ticket", "_unknown", "waited")
 
-    def __init__(self, queue: _Queue, max_wait: float) -> None:
+    def __init__(self, queue: _Queue, max_wait: float, on_wait: Callable[[Wait], None] | None) -> None:
         self._queue = queue
         self._max_wait = max_wait
+        self._on_wait = on_wait
+        self._ticket = 0
         self._unknown = True
         self.waited = 0.0
 
     async def __aenter__(self) -> Self:
-        if not self._queue.enter():
-            self.waited = await self._queue.wait(self._max_wait)
+        self._ticket = self._queue.enter()
+        if not self._ticket:
+            self._ticket, self.waited = await self._queue.wait(self._max_wait, self._on_wait)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._queue.leave(unknown=self._unknown)
+        self._queue.leave(self._ticket, unknown=self._unknown)
 
     def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
         if rate_limit is not None:
-            self._unknown = False
-            self._queue.observe(rate_limit, server_now)
+            self._unknown = not self._queue.observe(self._ticket, rate_limit, server_now)
 
     def close_window(self, retry_after: float | None) -> None:
         self._unknown = False
@@ -195,9 +282,13 @@ class _LocalSlot:
 
 @define(eq=False)
 class _Waiter:
-    granted: asyncio.Future[None]
+    granted: asyncio.Future[int]
+    """The ticket of its place."""
     max_wait: float
     since: float
+    on_wait: Callable[[Wait], None] | None
+    told: float = -math.inf
+    """Until when it was told to wait, on our clock."""
 
 
 class _Queue:
@@ -206,91 +297,116 @@ class _Queue:
     def __init__(self, window: RateWindow, clock: Clock) -> None:
         self.window = window
         self.clock = clock
-        self._waiting: deque[_Waiter] = deque()
+        # Ordered, and anybody leaves it in no time: with a deque, ten thousand who are cancelled take seconds.
+        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
-        self._told: float | None = None
+        self._told = -math.inf
+        self._wall_ahead = clock.time() - clock.monotonic()
         self._seen: RateLimit | None = None
 
-    def enter(self) -> bool:
+    def enter(self) -> int:
         # Nobody overtakes those who wait.
-        return not self._waiting and self.window.take(self.clock.monotonic())
+        return 0 if self._waiting else self.window.take(self._now())
 
-    async def wait(self, max_wait: float) -> float:
-        """Wait for a place and take it; the seconds that it took."""
-        since = self.clock.monotonic()
-        self._refuse_if_too_long(self._wait_at(len(self._waiting), since), max_wait)
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since)
-        self._waiting.append(waiter)
-        self._serve()
+    async def wait(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
+        """Wait for a place and take it: its ticket, and the seconds that it took."""
+        since = self._now()
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
+        self._foresee(waiter, len(self._waiting), since)
+        self._waiting[waiter] = None
         try:
-            await waiter.granted
+            self._serve()
+            ticket = await waiter.granted
         except BaseException:
+            granted = waiter.granted
             if waiter in self._waiting:
-                self._waiting.remove(waiter)
-            elif not waiter.granted.cancelled() and waiter.granted.exception() is None:
+                del self._waiting[waiter]
+            elif granted.done() and not granted.cancelled() and granted.exception() is None:
                 # Cancelled in the tick of the grant: the place goes to the next one.
-                self.window.give_back(self.clock.monotonic(), unknown=False)
+                self.window.give_back(self.clock.monotonic(), granted.result(), unknown=False)
             self._serve()
             raise
-        return self.clock.monotonic() - since
+        return ticket, self.clock.monotonic() - since
 
-    def leave(self, *, unknown: bool) -> None:
-        self.window.give_back(self.clock.monotonic(), unknown=unknown)
+    def leave(self, ticket: int, *, unknown: bool) -> None:
+        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
         self._serve()
 
-    def observe(self, rate_limit: RateLimit, server_now: float | None) -> None:
+    def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
         self._seen = rate_limit
-        server_now = self.clock.time() if server_now is None else server_now
-        self.window.observe(self.clock.monotonic(), rate_limit, server_now)
+        now = self._now()
+        return self.window.observe(now, ticket, rate_limit, self._server(now) if server_now is None else server_now)
+
+    def _server(self, now: float) -> float:
+        """The server's time, as far as its answers told; else the wall clock's."""
+        offset = self.window.offset
+        return now + offset if math.isfinite(offset) else self.clock.time()
 
     def _serve(self) -> None:
         """Let go whoever may go now, and see to it that somebody wakes the others."""
-        now = self.clock.monotonic()
+        now = self._now()
         while self._waiting:
-            granted = self._waiting[0].granted
-            if not granted.done():  # done: cancelled a moment ago, and not yet out of the queue
-                if not self.window.take(now):
+            first = next(iter(self._waiting))
+            if not first.granted.done():  # done: cancelled a moment ago, and not yet out of the queue
+                ticket = self.window.take(now)
+                if not ticket:
                     break
-                granted.set_result(None)
-            self._waiting.popleft()
-        # None: the queue is empty, or hangs on the answer to a call that is under way.
-        opens_at = self.window.opens_at if self._waiting and self.window.wait(now) < math.inf else None
-        if opens_at is not None and opens_at != self._told:
-            self._told = opens_at
-            self._dismiss(now)
-        self._set_timer(opens_at if self._waiting else None)
+                first.granted.set_result(ticket)
+            del self._waiting[first]
+        if not self._waiting or math.isinf(self.window.wait(now)):
+            self._told = -math.inf  # whoever comes meanwhile has been told nothing
+        elif abs(self.window.opens_at - self._told) > 1.0:
+            self._told = self.window.opens_at
+            self._tell(now)
+        # Not only where the wait is known: a call under way may hang beyond the end of its window.
+        self._set_timer(self.window.opens_at if self._waiting and self.window.opens_at < math.inf else None)
 
-    def _dismiss(self, now: float) -> None:
-        """The window is another than was thought: tell those whom it makes wait too long, now and not later."""
-        patient: deque[_Waiter] = deque()
+    def _tell(self, now: float) -> None:
+        """The window is another than was thought: those whom it makes wait too long hear it now and not later."""
+        dismissed, position = [], 0
         for waiter in self._waiting:
+            if waiter.granted.done():
+                continue
             try:
-                self._refuse_if_too_long(self._wait_at(len(patient), now), waiter.max_wait - (now - waiter.since))
-                patient.append(waiter)
-            except RateLimitedError as error:
-                if not waiter.granted.done():
-                    waiter.granted.set_exception(error)
-        self._waiting = patient
+                self._foresee(waiter, position, now)
+                position += 1
+            except Exception as error:  # noqa: BLE001 - too long a wait, or a hook that fails: its own call's matter
+                waiter.granted.set_exception(error)
+                dismissed.append(waiter)
+        for waiter in dismissed:
+            del self._waiting[waiter]
 
-    def _wait_at(self, position: int, now: float) -> float:
-        """The least that the one at this position of the queue has to wait. 0 where it hangs on another's answer."""
+    def _foresee(self, waiter: _Waiter, position: int, now: float) -> None:
+        """Tell a wait that is known, to its hook, or as an error where it is too long. It is the least for whoever
+        stands at that position of the queue.
+        """
         wait = self.window.wait(now)
-        return wait + position // max(1, self.window.limit) * self.window.period if 0 < wait < math.inf else 0.0
-
-    def _refuse_if_too_long(self, wait: float, max_wait: float) -> None:
-        if wait <= max_wait:
+        if not 0 < wait < math.inf:  # It hangs on another call's answer.
             return
-        offset = self.window.offset
-        server_now = self.clock.monotonic() + offset if math.isfinite(offset) else self.clock.time()
-        retry_at = datetime.fromtimestamp(server_now + wait, UTC)
-        raise RateLimitedError(
-            f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and max_wait "
-            f"leaves {max(0.0, max_wait):.0f} s for waiting. Nothing was sent",
-            rate_limit=self._seen,
-            retry_at=retry_at,
-            retry_after=wait,
-        )
+        wait -= min(wait, self.window.slack)  # a countdown need not be so careful
+        wait += position // max(1, self.window.limit - self.window.reserve) * self.window.length
+        retry_at = datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
+        left = waiter.max_wait - (now - waiter.since)
+        if wait > left:
+            raise RateLimitedError(
+                f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
+                f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
+                rate_limit=self._seen,
+                retry_at=retry_at,
+                retry_after=wait,
+            )
+        if waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0:
+            waiter.told = now + wait
+            waiter.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
+
+    def _now(self) -> float:
+        """Monotonic time, with an eye on the wall clock: the two come apart when the machine was suspended."""
+        now, wall = self.clock.monotonic(), self.clock.time()
+        if abs(wall - now - self._wall_ahead) > APART:
+            self.window.suspended()
+        self._wall_ahead = wall - now
+        return now
 
     def _set_timer(self, at: float | None) -> None:
         if at == self._timer_at:
@@ -303,6 +419,11 @@ class _Queue:
     async def _wake(self, at: float) -> None:
         try:
             await self.clock.sleep(at - self.clock.monotonic())
+        except asyncio.CancelledError:
+            if self._timer is asyncio.current_task():  # not by us: somebody cancels all tasks that there are
+                self._timer = self._timer_at = None
+                self._serve()
+            raise
         except Exception as error:  # noqa: BLE001 - a clock of the user's that fails must not leave its waiters asleep
             for waiter in self._waiting:
                 if not waiter.granted.done():

@@ -5,9 +5,12 @@ Each ``type: ignore`` here is a claim, too: mypy complains where it has nothing 
 
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import assert_type
+
+import tenacity
+import tenacity.asyncio
 
 from twusage import (
     AiohttpTransport,
@@ -37,6 +40,7 @@ from twusage import (
     Usage,
     UsageClient,
     UsageField,
+    Wait,
 )
 from twusage.codec import decode_usage
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
@@ -153,18 +157,22 @@ class MySecretAuth:
 class MyLimiter:
     """A hand-written RateLimiter."""
 
-    def slot(self, app: str, *, max_wait: float = 60.0) -> AbstractAsyncContextManager[Slot]:
+    def slot(
+        self, app: str, *, max_wait: float = 60.0, on_wait: Callable[[Wait], None] | None = None
+    ) -> AbstractAsyncContextManager[Slot]:
         """Another limiter's place."""
-        return LocalRateLimiter().slot(app, max_wait=max_wait)
+        return LocalRateLimiter().slot(app, max_wait=max_wait, on_wait=on_wait)
 
 
 class MyGeneratorLimiter:
     """A hand-written RateLimiter, the short way."""
 
     @contextlib.asynccontextmanager
-    async def slot(self, app: str, *, max_wait: float = 60.0) -> AsyncIterator[Slot]:
+    async def slot(
+        self, app: str, *, max_wait: float = 60.0, on_wait: Callable[[Wait], None] | None = None
+    ) -> AsyncIterator[Slot]:
         """Another limiter's place."""
-        async with LocalRateLimiter().slot(app, max_wait=max_wait) as slot:
+        async with LocalRateLimiter().slot(app, max_wait=max_wait, on_wait=on_wait) as slot:
             yield slot
 
 
@@ -210,3 +218,18 @@ def the_protocols() -> None:
     UsageClient(SyncAuth())  # type: ignore[arg-type]
     UsageClient("AAAA", "https://api.x.com")  # type: ignore[call-arg, arg-type]
     assert_type(RetryPolicy.none(), RetryPolicy)
+
+
+def the_pieces_of_tenacity() -> None:
+    """Its own objects are welcome, and so are functions; what answers something else is not."""
+    RetryPolicy(stop=tenacity.stop_after_delay(30) | tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(1))
+    RetryPolicy(retry=tenacity.retry_if_exception_type(OSError))
+    RetryPolicy(retry=tenacity.asyncio.retry_if_exception(a_predicate))
+    RetryPolicy(wait=lambda state: 1.5 * state.attempt_number)
+    RetryPolicy(wait=lambda _: "soon")  # type: ignore[arg-type, return-value]
+    UsageClient("AAAA", on_wait=print)
+
+
+async def a_predicate(error: BaseException) -> bool:
+    """What tenacity's async retry asks."""
+    return isinstance(error, OSError)

@@ -1,9 +1,11 @@
 """The ``twusage`` command. Thin: everything it shows comes from below.
 
-==========  ============================================================================================================
-``app``     the group of commands; click's own complaints in one sentence
-``show``    ``twusage show``: its options, one call, and where the answer goes
-``table``   a ``Usage`` as the text that a person reads
-``exits``   exit codes and the sentences on stderr; it loads neither click nor rich, for they may be missing
-==========  ============================================================================================================
+=============  =========================================================================================================
+``app``        the group of commands; click's own complaints in one sentence
+``show``       ``twusage show``: its options, one call, and where the answer goes
+``fake``       ``twusage fake``: the fake API on a port of this machine
+``table``      a ``Usage`` as the text that a person reads
+``countdown``  what is shown while the call waits
+``exits``      exit codes and the sentences on stderr; it loads neither click nor rich, for they may be missing
+=============  =========================================================================================================
 """

@@ -8,11 +8,13 @@ import io
 import json
 import os
 import sys
+from typing import Any
 
 import click
 from rich.console import Console
 
 from twusage.auth import TOKEN_VARIABLES
+from twusage.cli.countdown import Countdown
 from twusage.cli.exits import complain, let_go, printable
 from twusage.cli.table import usage_text
 from twusage.client import UsageClient
@@ -86,8 +88,15 @@ def show(
         raise click.UsageError("--json and --csv exclude each other: choose one")
     if demo and token_file is not None:
         raise click.UsageError("--demo needs no --token-file: choose one")
-    client = _demo_client() if demo else _client(token_file, timeout, RetryPolicy(max_wait=max_wait))
-    usage = asyncio.run(_usage(client, days))
+    countdown = Countdown()
+    if demo:
+        client = _demo_client()
+    else:
+        client = _client(token_file, timeout=timeout, retry=RetryPolicy(max_wait=max_wait), on_wait=countdown)
+    try:
+        usage = asyncio.run(_usage(client, days))
+    finally:
+        countdown.clear()
     for problem in usage.errors:
         complain(f"warning: the API says: {_told(problem)}")
     if as_json:
@@ -107,14 +116,14 @@ async def _usage(client: UsageClient, days: int) -> Usage:
         return await client.get_usage(days=days)
 
 
-def _client(token_file: str | None, timeout: float, retry: RetryPolicy) -> UsageClient:
+def _client(token_file: str | None, **keywords: Any) -> UsageClient:
     if token_file is not None:
-        return UsageClient.from_env(auth=_token_from(token_file), timeout=timeout, retry=retry)
+        return UsageClient.from_env(auth=_token_from(token_file), **keywords)
     if not any(map(os.environ.get, TOKEN_VARIABLES)):
         raise ConfigurationError(
             f"no bearer token: set {TOKEN_VARIABLES[0]} or give --token-file PATH; to look around without, give --demo"
         )
-    return UsageClient.from_env(timeout=timeout, retry=retry)
+    return UsageClient.from_env(**keywords)
 
 
 def _demo_client() -> UsageClient:

@@ -1,0 +1,20 @@
+"""A short run of the simulation: every world once, with four workers and with sixty-four."""
+
+import asyncio
+
+import pytest
+from simulate import OTHERS, WORLDS, World, misses, run, twusage
+
+
+@pytest.mark.parametrize("workers", [4, 64])
+@pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
+def test_no_429_that_could_have_been_known_of(world: World, workers: int) -> None:
+    """Five hundred calls: none of them lost, none refused that the rules could have held back, none long too late."""
+    assert misses(world, workers, asyncio.run(run(twusage, world, workers, seed=0))) == []
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_simulation_tells_policies_apart(name: str) -> None:
+    """The rules that are in use elsewhere do meet 429s in it: a simulation without any would prove nothing."""
+    world = World("plain")
+    assert misses(world, 16, asyncio.run(run(OTHERS[name], world, 16, seed=0)))

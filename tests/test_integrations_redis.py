@@ -1,0 +1,964 @@
+"""The shared rate limit, against a real Redis: its rules, its queue, and what happens while Redis is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import importlib
+import logging
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from twusage import (
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    RateLimit,
+    RateLimitedError,
+    RetryPolicy,
+    UsageClient,
+)
+from twusage.clock import Wait
+from twusage.testing import FakeApi, FakeTransport
+
+pytest.importorskip("redis")
+
+import redis as blocking
+import redis.asyncio as aioredis
+
+from twusage.integrations import redis as shared
+from twusage.integrations.redis import RedisRateLimiter
+
+APP = "0f" * 32
+QUICK = 0.25  # what a call may pay at most for a Redis that is gone
+
+
+class Server:
+    """A Redis of our own on a Unix socket."""
+
+    def __init__(self, directory: str) -> None:
+        self.socket = Path(directory, "redis.sock")
+        self.url = f"unix://{self.socket}"
+        self.start()
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server") or "redis-server"
+        command = [
+            binary,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--save",
+            "",
+            "--dir",
+            str(self.socket.parent),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self.client = blocking.Redis(unix_socket_path=str(self.socket), decode_responses=True)
+        for _ in range(500):
+            if not self.socket.exists():  # redis-py 5.0 leaves a socket open that cannot connect
+                time.sleep(0.01)
+                continue
+            time.sleep(0.01)
+            try:
+                self.client.ping()
+            except blocking.ConnectionError:
+                time.sleep(0.01)
+            else:
+                return
+        raise AssertionError("redis-server does not start")
+
+    def kill(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        self.socket.unlink()
+
+    def freeze(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def state(self) -> dict[str, Any]:
+        """What is kept of the app: the window's remainder, how many places are held, and how many wait."""
+        name = f"twusage:{{{APP}}}"
+        client: Any = self.client
+        return {
+            "remaining": client.hget(name, "remaining"),
+            "held": client.zcard(f"{name}:leases"),
+            "waiting": client.zcard(f"{name}:queue"),
+            "wanted": client.hlen(f"{name}:wants"),
+        }
+
+
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[Server]:
+    if shutil.which("redis-server") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("redis-server is missing, and CI demands it: apt-get install redis-server")
+        pytest.skip("redis-server is not installed")
+    with tempfile.TemporaryDirectory(prefix="tw") as directory:
+        server = Server(directory)
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Iterator[Server]:
+    """A Redis with nothing in it, and with its own settings again when the test is over."""
+    one_server.client.flushall()
+    one_server.client.script_flush()
+    yield one_server
+    if one_server.process.poll() is not None:
+        one_server.start()
+    one_server.thaw()
+    one_server.client.config_set("maxmemory", 0)
+    one_server.client.replicaof("NO", "ONE")
+
+
+@pytest.fixture
+async def limiter(server: Server) -> AsyncIterator[RedisRateLimiter]:
+    async with RedisRateLimiter(server.url) as limiter:
+        yield limiter
+
+
+@pytest.fixture
+async def other(server: Server) -> AsyncIterator[RedisRateLimiter]:
+    """Another process' limiter."""
+    async with RedisRateLimiter(server.url) as limiter:
+        yield limiter
+
+
+def seen(remaining: int, *, wait: float = 900.0, limit: int = 50) -> RateLimit:
+    """Headers whose window opens, by the rules, in about that many seconds."""
+    return RateLimit(limit, remaining, dt.datetime.fromtimestamp(time.time() + wait - 1.0, dt.UTC))
+
+
+async def call(limiter: RedisRateLimiter, says: RateLimit | None = None, **keywords: Any) -> float:
+    """One call, and what its answer's headers say."""
+    async with limiter.slot(APP, **keywords) as slot:
+        slot.observe(says, time.time())
+    return slot.waited
+
+
+async def told(limiter: RedisRateLimiter) -> None:
+    """Wait until it has told Redis all that there is to tell."""
+    app = limiter._link.app(APP)
+    while app._outbox or app._queued or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.001)
+
+
+# -- The window -------------------------------------------------------------------------------------------------------
+
+
+async def test_one_probe_goes_and_all_wait_for_what_it_says(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """Whoever of the fleet comes second waits for the first one's answer, and goes by it."""
+    async with limiter.slot(APP) as probe:
+        second = asyncio.create_task(call(other))
+        await asyncio.sleep(0.15)
+        assert not second.done()
+        probe.observe(seen(1), time.time())
+    assert await asyncio.wait_for(second, 2) >= 0.15
+
+
+async def test_as_many_go_as_the_headers_leave(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """Two processes together go as often as the probe's answer left, and the next is told how long it waits."""
+    says = seen(4, wait=700)
+    await call(limiter, says)
+    await told(limiter)
+    for one in (limiter, other, other, limiter):
+        await call(one)
+        await told(one)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(other, max_wait=60)
+    assert refused.value.status is None
+    assert refused.value.retry_after == pytest.approx(700, abs=2)
+    assert refused.value.retry_at is not None
+    assert refused.value.retry_at.timestamp() == pytest.approx(time.time() + 700, abs=2)
+    assert refused.value.rate_limit == RateLimit(50, 0, says.reset_at)
+
+
+async def test_a_spent_window_opens_by_itself(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """A call of another process waits until the window opens, probes, and says how long it waited."""
+    await call(limiter, seen(0, wait=0.6))
+    await told(limiter)
+    assert await call(other, seen(40)) == pytest.approx(0.6, abs=0.2)
+
+
+async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: Server) -> None:
+    """Of two remainders the smaller counts, an older reset says nothing, and a newer one opens a new window."""
+    older, newer, newest = (seen(30, wait=wait) for wait in (500, 700, 900))
+    for says, remaining in (
+        (RateLimit(50, 5, newer.reset_at), "5"),
+        (RateLimit(50, 7, newer.reset_at), "5"),
+        (RateLimit(50, 0, older.reset_at), "5"),
+        (RateLimit(50, 9, newest.reset_at), "9"),
+    ):
+        await call(limiter, says)
+        await told(limiter)
+        assert server.state()["remaining"] == remaining
+
+
+async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, server: Server) -> None:
+    """It may come out of a cache: the call counts, and its numbers do not. Nor do those of a late answer."""
+    await call(limiter, seen(20))
+    await call(limiter, seen(3, wait=-5))
+    await told(limiter)
+    assert server.state()["remaining"] == "19"
+    async with limiter.slot(APP) as slot:
+        slot.observe(seen(2, wait=5), time.time() - 60)
+    await told(limiter)
+    assert server.state()["remaining"] == "19"
+
+
+async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLimiter) -> None:
+    """It is not believed: 900 s, and then a probe."""
+    await call(limiter, seen(0, wait=200_000))
+    await told(limiter)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=0)
+    assert refused.value.retry_after == pytest.approx(900, abs=1)
+
+
+async def test_two_answers_without_headers_are_the_documents_window(server: Server) -> None:
+    """One may have been lost; after two, it counts 50 in the period from the first, here 3 in 0.5 s."""
+    async with RedisRateLimiter(server.url, limit=3, period=0.5) as limiter:
+        begin = time.monotonic()
+        for _ in range(4):
+            await call(limiter)
+        assert 0.5 <= time.monotonic() - begin < 1.0
+
+
+async def test_closed_is_closed_for_all(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """A 429 closes the window for the fleet, for what the server said, and headers do not open it sooner."""
+    async with limiter.slot(APP) as slot:
+        slot.observe(seen(0, wait=100), time.time())
+        slot.close_window(300.0)
+    await told(limiter)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(other, max_wait=200)
+    assert refused.value.retry_after == pytest.approx(300, abs=1)
+
+
+@pytest.mark.parametrize(("says", "wait"), [(None, 900), (200, 200)])
+async def test_closed_without_a_time(limiter: RedisRateLimiter, says: float | None, wait: float) -> None:
+    """Where the 429 said nothing of when, it is the window's end if that is known, and else a whole window."""
+    async with limiter.slot(APP) as slot:
+        slot.observe(says and seen(0, wait=says), time.time())  # type: ignore[arg-type]
+        slot.close_window(None)
+    await told(limiter)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=0)
+    assert refused.value.retry_after == pytest.approx(wait, abs=1)
+
+
+async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter) -> None:
+    """A wait of nothing is one second, and two after the next refusal."""
+    waits = []
+    for _ in range(2):
+        async with limiter.slot(APP) as slot:
+            slot.close_window(0.0)
+        waits.append(slot.waited)
+    assert waits[1] == pytest.approx(1, abs=0.3)
+    await told(limiter)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=0)
+    assert refused.value.retry_after == pytest.approx(2, abs=0.3)
+
+
+async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server: Server) -> None:
+    """A request that was surely never sent costs nothing; one whose outcome is unknown counts."""
+    await call(limiter, seen(2))
+    async with limiter.slot(APP) as slot:
+        slot.refund()
+    await told(limiter)
+    assert server.state() == {"remaining": "2", "held": 0, "waiting": 0, "wanted": 0}
+    await call(limiter)
+    await told(limiter)
+    assert server.state()["remaining"] == "1"
+
+
+async def test_reserve_is_left_to_others(server: Server) -> None:
+    """With a reserve of 3, the last 3 of a window are not taken."""
+    async with RedisRateLimiter(server.url, reserve=3) as limiter:
+        await call(limiter, seen(4))
+        await call(limiter)
+        await told(limiter)
+        with pytest.raises(RateLimitedError):
+            await call(limiter, max_wait=0)
+
+
+async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -> None:
+    """Another Redis takes over whose clock is an hour behind: a wait of 300 s is still one of 300 s."""
+    await call(limiter, seen(0, wait=300))
+    await told(limiter)
+    name = f"twusage:{{{APP}}}"
+    kept: Any = server.client.hgetall(name)
+    for field in ("at", "opens_at", "ends_at"):
+        server.client.hset(name, field, float(kept[field]) + 3600)
+    server.client.hset(name, "offset", float(kept["offset"]) - 3600)
+    server.client.hset(name, "closed", float(kept["opens_at"]) + 3600)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=0)
+    assert refused.value.retry_after == pytest.approx(300, abs=1)
+
+
+# -- Leases, tickets, waits -------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLimiter) -> None:
+    """A process that is killed while it holds the probe keeps the others waiting for its lease and no longer."""
+    killed = RedisRateLimiter(server.url, lease=0.3)
+    await killed.slot(APP).__aenter__()
+    assert await asyncio.wait_for(call(limiter, seen(7)), 3) == pytest.approx(0.3, abs=0.2)
+    await killed.aclose()
+
+
+async def test_the_place_of_a_killed_process_counts(server: Server, limiter: RedisRateLimiter) -> None:
+    """Its call may have reached the API. In a later window it does not count any more."""
+    says = seen(7, wait=600)
+    await call(limiter, says)
+    await told(limiter)
+    killed = RedisRateLimiter(server.url, lease=0.1)
+    await killed.slot(APP).__aenter__()
+    await asyncio.sleep(0.15)
+    await call(limiter, says)
+    await told(limiter)
+    assert server.state()["remaining"] == "6"
+    held = killed.slot(APP)
+    await held.__aenter__()
+    says = seen(40, wait=800)
+    await call(limiter, says)
+    await asyncio.sleep(0.15)
+    await call(limiter, says)
+    await told(limiter)
+    assert server.state()["remaining"] == "40"
+    await held.__aexit__(None, None, None)  # It was not dead, but slow: its place was counted already.
+    await told(killed)
+    assert server.state()["remaining"] == "40"
+    await killed.aclose()
+
+
+async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -> None:
+    """Calls of one process go in the order in which they came."""
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        await call(limiter, seen(50 - number))
+        order.append(number)
+
+    await asyncio.gather(*(one(number) for number in range(20)))
+    assert order == list(range(20))
+
+
+async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """Who waits with an older ticket goes before a process that comes later; and who comes later waits for the next
+    window while the older tickets want all of this one.
+    """
+    order: list[str] = []
+
+    async def one(name: str, who: RedisRateLimiter) -> None:
+        async with who.slot(APP) as slot:
+            order.append(name)
+            slot.observe(seen(3 - len(order), wait=600) if len(order) < 4 else None, time.time())
+
+    async with limiter.slot(APP) as probe:
+        probe.observe(seen(0, wait=0.5), time.time())
+    await told(limiter)
+    first = [asyncio.create_task(one("first", limiter)) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    second = [asyncio.create_task(one("second", other)) for _ in range(3)]
+    await asyncio.wait([*first, *second], timeout=1.5)
+    assert order == ["first", "first", "second"]
+    for task in second:
+        task.cancel()
+
+
+async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
+    """Calls that come while others of their process wait stand on a ticket of their own."""
+    await call(limiter, seen(0, wait=0.5))
+    await told(limiter)
+    calls = [asyncio.create_task(call(limiter, seen(20, wait=600)))]
+    await asyncio.sleep(0.1)
+    calls += [asyncio.create_task(call(limiter)) for _ in range(5)]
+    await asyncio.wait_for(asyncio.gather(*calls), 3)
+    await told(limiter)
+    assert server.state()["held"] == server.state()["waiting"] == 0
+
+
+async def test_a_dead_waiter_holds_nobody_up(server: Server, limiter: RedisRateLimiter) -> None:
+    """Who is late is passed over, and who stays away for long is dropped."""
+    name = f"twusage:{{{APP}}}"
+    await call(limiter, seen(2, wait=600))
+    await told(limiter)
+    for who, late in (("late", 1), ("dead", 60)):
+        server.client.zadd(f"{name}:queue", {who: 0})
+        server.client.hset(f"{name}:wants", who, f"5:{time.time() - late}")
+    await asyncio.wait_for(call(limiter), 1)
+    assert server.client.zrange(f"{name}:queue", 0, -1) == ["late"]
+
+
+async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Server) -> None:
+    """And a name without a secret, in one slot of a cluster."""
+    await call(limiter, seen(0, wait=600))
+    waiter = asyncio.create_task(call(limiter))
+    async with asyncio.timeout(2):
+        while not server.state()["waiting"]:  # noqa: ASYNC110 - a process tells nobody
+            await asyncio.sleep(0.01)
+    keys: Any = server.client.keys("*")
+    assert len(keys) == 4
+    for key in keys:
+        assert key.startswith(f"twusage:{{{APP}}}")
+        assert 600 < server.client.ttl(key) < 3600
+    waiter.cancel()
+
+
+async def test_it_looks_no_more_than_20_times_a_second(
+    limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
+) -> None:
+    """While it hangs on the answer to another's call; and hardly at all while the window is known to be spent."""
+
+    def evals() -> int:
+        stats: Any = server.client.info("commandstats")
+        return int(stats["cmdstat_evalsha"]["calls"])
+
+    async with limiter.slot(APP) as probe:
+        waiters = [asyncio.create_task(call(other)) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        before = evals()
+        await asyncio.sleep(0.5)
+        assert 5 <= evals() - before <= 11
+        probe.observe(seen(0, wait=600), time.time())
+    await asyncio.sleep(0.1)
+    before = evals()
+    await asyncio.sleep(0.5)
+    assert evals() == before
+    for waiter in waiters:
+        waiter.cancel()
+
+
+async def test_on_wait_tells_a_wait_that_is_known(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """Once, and again only where it becomes another."""
+    waits: list[Wait] = []
+    await call(limiter, seen(0, wait=300))
+    await told(limiter)
+    waiter = asyncio.create_task(call(limiter, on_wait=waits.append))
+    await asyncio.sleep(0.1)
+    more = [asyncio.create_task(call(limiter)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    assert [round(wait.seconds) for wait in waits] == [300]
+    assert waits[0].until.timestamp() == pytest.approx(time.time() + 300, abs=2)
+    assert "spent" in waits[0].reason
+    for task in (waiter, *more):
+        task.cancel()
+
+
+async def test_a_hook_that_fails_is_its_own_calls_matter(limiter: RedisRateLimiter) -> None:
+    """The call raises what its hook raised; the others wait on."""
+    await call(limiter, seen(0, wait=0.5))
+    await told(limiter)
+
+    def fails(_: Wait) -> None:
+        raise ZeroDivisionError
+
+    good = asyncio.create_task(call(limiter, seen(5)))
+    with pytest.raises(ZeroDivisionError):
+        await call(limiter, on_wait=fails)
+    await asyncio.wait_for(good, 2)
+
+
+async def test_a_wait_that_becomes_too_long_raises_at_once(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """It waited for the probe, and when the probe says 300 s it does not begin to."""
+    async with limiter.slot(APP) as probe:
+        impatient = asyncio.create_task(call(other, max_wait=100))
+        await asyncio.sleep(0.1)
+        probe.observe(seen(0, wait=300), time.time())
+    with pytest.raises(RateLimitedError):
+        await asyncio.wait_for(impatient, 1)
+
+
+async def test_the_wait_of_a_window_that_nobody_has_spoken_of(limiter: RedisRateLimiter) -> None:
+    """A 429 without headers: the wait is told by our own wall clock, and there is no RateLimit to show."""
+    async with limiter.slot(APP) as slot:
+        slot.close_window(400.0)
+    await told(limiter)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=0)
+    assert refused.value.rate_limit is None
+    assert refused.value.retry_at is not None
+    assert refused.value.retry_at.timestamp() == pytest.approx(time.time() + 400, abs=2)
+
+
+# -- Cancelling -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
+    """Queue, window and store are as if it had never come."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+
+    async def refunded() -> None:
+        async with limiter.slot(APP) as slot:
+            slot.refund()
+            await asyncio.sleep(0)
+
+    for steps in range(25):
+        task = asyncio.create_task(refunded())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await told(limiter)
+        assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}, steps
+
+
+async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
+    """The same while the window is spent, and while another waits that must not lose its turn."""
+    await call(limiter, seen(0, wait=600))
+    await told(limiter)
+    for steps in (*range(12), 200):
+        tasks = [asyncio.create_task(call(limiter)) for _ in range(3)]
+        for _ in range(steps):
+            await asyncio.sleep(0.0001)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+        await told(limiter)
+        assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}, steps
+
+
+async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, server: Server) -> None:
+    """The place that it was just given is given back."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+    task = asyncio.create_task(call(limiter))
+    await asyncio.sleep(0)
+    app = limiter._link.app(APP)
+    grant = app._grant
+
+    def grant_and_cancel(place: str) -> None:
+        grant(place)
+        task.cancel()
+
+    app._grant = grant_and_cancel  # type: ignore[method-assign]
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await told(limiter)
+    assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}
+
+
+async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
+    """Also who no longer is among the peers; those who wait get an error, and so do those who come later."""
+    limiter = RedisRateLimiter(server.url)
+    await call(limiter, seen(0, wait=600))
+    waiter = asyncio.create_task(call(limiter))
+    await asyncio.sleep(0.05)
+    await limiter.aclose()
+    await limiter.aclose()
+    with pytest.raises(ClientClosedError):
+        await waiter
+    with pytest.raises(ClientClosedError):
+        await call(limiter)
+    assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.client.exists(f"twusage:{{{APP}}}:peers") == 0
+
+
+async def test_a_place_held_over_the_end(server: Server) -> None:
+    """A limiter that is closed while a call holds a place: the call ends well, and its lease runs out."""
+    limiter = RedisRateLimiter(server.url)
+    async with limiter.slot(APP):
+        limiter.slot("another app that nobody has used")
+        await limiter.aclose()
+    assert server.state()["held"] == 1
+
+
+# -- Redis gone, frozen, broken ---------------------------------------------------------------------------------------
+
+
+async def timed(limiter: RedisRateLimiter, says: RateLimit | None = None) -> float:
+    begin = time.perf_counter()
+    await call(limiter, says)
+    return time.perf_counter() - begin
+
+
+async def until_it_is_back(limiter: RedisRateLimiter) -> None:
+    async with asyncio.timeout(5):
+        while limiter.degraded:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.02)
+
+
+def break_by(server: Server, how: str) -> None:
+    match how:
+        case "killed":
+            server.kill()
+        case "frozen":
+            server.freeze()
+        case "out of memory":
+            server.client.config_set("maxmemory", 1)
+        case "read-only":
+            server.client.replicaof("127.0.0.1", "1")
+        case "wrong type":
+            server.client.flushall()
+            server.client.set(f"twusage:{{{APP}}}:leases", "no zset")
+        case _:
+            server.client.flushall()
+            server.client.set(f"twusage:{{{APP}}}", "no hash")
+
+
+def mend(server: Server, how: str) -> None:
+    match how:
+        case "killed":
+            server.start()
+        case "frozen":
+            server.thaw()
+        case "out of memory":
+            server.client.config_set("maxmemory", 0)
+        case "read-only":
+            server.client.replicaof("NO", "ONE")
+        case _:
+            server.client.flushall()
+
+
+HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another wrong type"]
+
+
+@pytest.mark.parametrize("how", HOW)
+async def test_redis_is_lost_and_comes_back(server: Server, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One call pays less than 250 ms, the next pay nothing; one line when it goes, one when it is back; no error."""
+    caplog.set_level(logging.INFO, "twusage")
+    async with RedisRateLimiter(server.url) as limiter:
+        await call(limiter, seen(40, wait=600))
+        await told(limiter)
+        break_by(server, how)
+        assert await timed(limiter, seen(39, wait=600)) < QUICK
+        assert limiter.degraded
+        assert max([await timed(limiter, seen(38, wait=600)) for _ in range(20)]) < 0.02
+        assert limiter.outages == 1
+        mend(server, how)
+        await until_it_is_back(limiter)
+        await call(limiter)
+        await told(limiter)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "sock" not in caplog.text
+    assert float(server.state()["remaining"]) == 37  # What it saw alone, it has told.
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_strict_raises_an_error_of_ours(server: Server, how: str) -> None:
+    """With ``strict=True`` nothing is sent while Redis is gone, and the error is no redis exception."""
+    async with RedisRateLimiter(server.url, strict=True) as limiter:
+        await call(limiter)
+        break_by(server, how)
+        for _ in range(2):
+            with pytest.raises(ConnectError, match="Redis") as caught:
+                await call(limiter)
+            assert caught.value.__cause__ is None
+        mend(server, how)
+        await until_it_is_back(limiter)
+        await call(limiter)
+
+
+async def test_a_redis_that_was_never_there(tmp_path: Path) -> None:
+    """It is noticed on entering, and calls go on alone; strict raises there."""
+    url = f"unix://{tmp_path}/none"
+    async with RedisRateLimiter(url) as limiter:
+        assert limiter.degraded
+        assert await timed(limiter) < 0.02
+        await asyncio.sleep(1.2)
+        assert limiter.degraded
+    with pytest.raises(ConnectError):
+        async with RedisRateLimiter(url, strict=True):
+            pass
+
+
+async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+    """Those who wait when Redis is lost wait on by the local rules, with what was known last, and come back."""
+    await call(limiter, seen(0, wait=1.5))
+    waiter = asyncio.create_task(call(limiter, seen(30, wait=600)))
+    await asyncio.sleep(0.1)
+    server.freeze()
+    late = asyncio.create_task(call(limiter))  # which finds out
+    await asyncio.sleep(0.3)
+    assert limiter.degraded
+    server.thaw()
+    await until_it_is_back(limiter)
+    assert not waiter.done()
+    await asyncio.wait_for(asyncio.gather(waiter, late), 4)
+    await told(limiter)
+    assert server.state()["remaining"] == "29"
+
+
+async def test_alone_each_keeps_to_its_share(
+    server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
+    """Of two known processes, each takes half of what the headers leave; unknown outcomes count, refunds do not."""
+    await call(other, seen(41, wait=600))
+    await told(other)
+    await call(limiter, seen(40, wait=600))
+    await told(limiter)
+    server.freeze()
+    left = 40
+    for _ in range(17):
+        left -= 1
+        await call(limiter, RateLimit(50, left, seen(0, wait=600).reset_at.replace(microsecond=0)))
+    assert limiter.degraded
+    server.thaw()
+
+
+async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateLimiter) -> None:
+    """What Redis said last still holds when it is gone; and what a 429 says then closes the window."""
+    await call(limiter, seen(0, wait=300))
+    await told(limiter)
+    with pytest.raises(RateLimitedError):
+        await call(limiter, max_wait=0)
+    server.freeze()
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=1)
+    assert refused.value.retry_after == pytest.approx(300, abs=2)
+    server.thaw()
+
+
+async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimiter) -> None:
+    """A slot does alone what it does with Redis: refund, unknown outcome, close."""
+    await call(limiter, seen(10, wait=600))
+    await told(limiter)
+    server.freeze()
+    async with limiter.slot(APP) as slot:
+        slot.refund()
+    async with limiter.slot(APP) as slot:
+        pass
+    async with limiter.slot(APP) as slot:
+        slot.close_window(500.0)
+    with pytest.raises(RateLimitedError) as refused:
+        await call(limiter, max_wait=1)
+    assert refused.value.retry_after == pytest.approx(500, abs=1)
+    server.thaw()
+    await until_it_is_back(limiter)
+    with pytest.raises(RateLimitedError):
+        await call(limiter, max_wait=1)
+
+
+async def test_a_flushed_redis_costs_a_probe(
+    limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
+) -> None:
+    """SCRIPT FLUSH is not noticed; after FLUSHALL one probe goes, also where a place is held meanwhile."""
+    await call(limiter, seen(30))
+    await told(limiter)
+    server.client.script_flush()
+    async with limiter.slot(APP):
+        server.client.flushall()
+        async with other.slot(APP) as probe:
+            waiter = asyncio.create_task(call(other))
+            await asyncio.sleep(0.1)
+            assert not waiter.done()
+            probe.observe(seen(20), time.time())
+        await asyncio.wait_for(waiter, 1)
+    assert not limiter.degraded
+    assert not other.degraded
+
+
+async def test_a_waiter_whose_ticket_was_flushed_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
+    """It waits for what it comes next to know."""
+    await call(limiter, seen(0, wait=0.4))
+    waiter = asyncio.create_task(call(limiter, seen(9)))
+    await asyncio.sleep(0.1)
+    server.client.flushall()
+    await asyncio.wait_for(waiter, 2)
+
+
+async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, server: Server) -> None:
+    """Calls that are cancelled just when Redis is lost, or when the limiter closes, stay cancelled."""
+    await call(limiter, seen(0, wait=600))
+    await told(limiter)
+    app = limiter._link.app(APP)
+
+    async def cancelled_with(event: Any) -> None:
+        task = asyncio.create_task(call(limiter))
+        await asyncio.sleep(0.05)
+        (waiter,) = app._waiting
+        waiter.granted.cancel()
+        event()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    await cancelled_with(lambda: app._foresee(app.reply, math.inf))  # type: ignore[arg-type]
+    await cancelled_with(app.part)
+    await cancelled_with(lambda: app._grant("0:nobody:1:1"))
+    await cancelled_with(lambda: app.dismiss(ClientClosedError()))
+    server.client.flushall()
+
+
+async def test_a_place_given_by_a_thawing_redis_is_taken_back(limiter: RedisRateLimiter, server: Server) -> None:
+    """It carries out what it was asked before, when nobody listens any more: neither probe nor place is held by it."""
+    server.freeze()
+    await call(limiter)
+    server.thaw()
+    await until_it_is_back(limiter)
+    assert server.state()["held"] == 0
+    assert await timed(limiter) < QUICK
+
+
+async def test_a_last_word_without_a_time(limiter: RedisRateLimiter, server: Server) -> None:
+    """A window counted by the document, with calls left: there is nothing to plant, and a probe goes alone."""
+    for _ in range(3):
+        await call(limiter)
+    await told(limiter)
+    server.freeze()
+    assert await timed(limiter) < QUICK
+    server.thaw()
+
+
+async def test_a_window_that_opened_meanwhile_is_not_planted(limiter: RedisRateLimiter, server: Server) -> None:
+    """What was known last is too old to go by when Redis is lost."""
+    await call(limiter, seen(0, wait=0.3))
+    await told(limiter)
+    with pytest.raises(RateLimitedError):
+        await call(limiter, max_wait=0)
+    server.freeze()
+    await asyncio.sleep(0.4)
+    await call(limiter, max_wait=0.5)
+    assert limiter.degraded
+    server.thaw()
+
+
+async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, limiter: RedisRateLimiter) -> None:
+    """200 of them: the older ones tell of leases that have run out."""
+    server.freeze()
+    for _ in range(250):
+        async with limiter.slot(APP) as slot:
+            slot.observe(seen(45), time.time())
+            slot.refund()
+    assert len(limiter._link.app(APP)._outbox) == 200
+    server.thaw()
+    await until_it_is_back(limiter)
+
+
+async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -> None:
+    """Nobody waits for it; the report is told when Redis is back, and a second app's calls go on alone as well."""
+    await call(limiter, seen(30))
+    async with limiter.slot("another") as elsewhere:
+        elsewhere.observe(seen(30), time.time())
+        server.freeze()
+        async with limiter.slot(APP, max_wait=0.0) as slot:
+            slot.observe(seen(12), None)
+    await asyncio.sleep(0.3)
+    assert limiter.degraded
+    server.thaw()
+    await until_it_is_back(limiter)
+    assert server.state()["remaining"] == "12"
+
+
+async def test_closing_while_redis_is_gone(server: Server) -> None:
+    """It takes no longer than Redis gets for an answer."""
+    limiter = RedisRateLimiter(server.url)
+    await call(limiter)
+    server.freeze()
+    begin = time.perf_counter()
+    await limiter.aclose()
+    assert time.perf_counter() - begin < 1.0
+    server.thaw()
+
+
+# -- What it is given -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decode", [True, False])
+async def test_a_client_of_the_users_is_not_closed(server: Server, decode: bool) -> None:
+    """Whatever its settings are. It is used, and left open."""
+    client = aioredis.Redis(unix_socket_path=str(server.socket), decode_responses=decode)
+    async with RedisRateLimiter(client, prefix="mine") as limiter:
+        await call(limiter, seen(3))
+    assert await client.exists(f"mine:{{{APP}}}") == 1
+    server.freeze()
+    async with RedisRateLimiter(client) as limiter:
+        assert limiter.degraded
+        server.thaw()
+        await until_it_is_back(limiter)
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"reserve": 50}, "reserve"),
+        ({"reserve": 1.0}, "reserve"),
+        ({"period": 0}, "period"),
+        ({"lease": math.inf}, "lease"),
+        ({"url_or_client": "http://user:hunter2@host"}, "URL"),
+        ({"url_or_client": blocking.Redis()}, "redis.asyncio"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    """They are refused before anything is done, and a URL is not quoted."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        RedisRateLimiter(**{"url_or_client": "redis://localhost"} | arguments)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_another_event_loop(server: Server) -> None:
+    """A limiter belongs to the loop that used it first."""
+    limiter = RedisRateLimiter(server.url)
+
+    async def first() -> None:
+        await call(limiter)
+        await told(limiter)
+        await limiter._link.redis.aclose()
+
+    asyncio.run(first())
+    with pytest.raises(ConfigurationError, match="another event loop"):
+        asyncio.run(call(limiter))
+
+
+def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one sentence."""
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    monkeypatch.delitem(sys.modules, shared.__name__)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'twusage\[redis\]'"):
+        importlib.import_module(shared.__name__)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (blocking.ResponseError("WRONGTYPE Operation against"), "ResponseError: WRONGTYPE"),
+        (blocking.ConnectionError("Error 111 connecting to secret.example"), "ConnectionError"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_log_says_of_an_error(error: Exception, name: str) -> None:
+    """Its kind and Redis' own code; no host, no URL."""
+    assert shared._named(error) == name
+
+
+# -- All together -----------------------------------------------------------------------------------------------------
+
+
+async def test_four_limiters_meet_no_429(server: Server) -> None:
+    """Through three windows of a server that keeps 10 calls in a second."""
+    api = FakeApi(rate_limit=10, rate_period=1.0)
+    limiters = [RedisRateLimiter(server.url) for _ in range(4)]
+    clients = [
+        UsageClient(api.apps[0].token, transport=FakeTransport(api), limiter=limiter, retry=RetryPolicy(max_attempts=1))
+        for limiter in limiters
+    ]
+    await asyncio.gather(*(client.get_usage() for client in clients for _ in range(7)))
+    assert len(api.requests) == 28
+    for limiter in limiters:
+        await limiter.aclose()
+        assert not limiter.outages

@@ -1,0 +1,203 @@
+"""LocalRateLimiter's finer points: what mutation testing found that no other test would have noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from twusage import LocalRateLimiter, RateLimit, RateLimitedError, Wait
+from twusage.ratelimit import Slot
+from twusage.testing import VirtualClock
+
+APP = "app"
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def limiter(clock: VirtualClock) -> LocalRateLimiter:
+    return LocalRateLimiter(clock=clock)
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def call(limiter: LocalRateLimiter, answer: Callable[[Slot], None], **keywords: object) -> float:
+    """A call whose answer shows this to its slot; the seconds that it waited."""
+    async with limiter.slot(APP, **keywords) as slot:  # type: ignore[arg-type]
+        answer(slot)
+    return slot.waited
+
+
+def silent(_: Slot) -> None:
+    """An answer that says nothing."""
+
+
+def left(clock: VirtualClock, remaining: int, *, limit: int = 50) -> Callable[[Slot], None]:
+    """An answer whose headers say that so many calls are left, and the window ends in 900 s."""
+    return lambda slot: slot.observe(RateLimit(limit, remaining, clock.now() + timedelta(seconds=900)), clock.time())
+
+
+def closed(seconds: float) -> Callable[[Slot], None]:
+    """A 429 that asks for so many seconds."""
+    return lambda slot: slot.close_window(seconds)
+
+
+async def test_a_refusal_before_any_header_has_none(limiter: LocalRateLimiter) -> None:
+    """What was never seen is None; and what is left of no patience is 0 s."""
+    await call(limiter, lambda slot: slot.close_window(None))
+    with pytest.raises(RateLimitedError, match="max_wait leaves 0 s") as caught:
+        await call(limiter, silent, max_wait=0.0)
+    assert caught.value.rate_limit is None
+    assert caught.value.retry_after == 900.0
+
+
+async def test_a_slot_knows_how_long_it_was_waited_for(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """From when it was asked for, whatever the clock said then."""
+    await clock.sleep(100.0)
+    await call(limiter, closed(50.0))
+    await clock.sleep(10.0)
+    assert await call(limiter, silent) == 40.0
+
+
+async def test_a_probe_that_is_cancelled_as_it_is_let_go_leaves_its_turn(limiter: LocalRateLimiter) -> None:
+    """In an unknown window one call goes. Cancelled in the very tick, it is the next one's turn at once."""
+    first = limiter.slot(APP)
+    await first.__aenter__()
+    second, third = (asyncio.create_task(call(limiter, silent)) for _ in range(2))
+    await settle()
+    await first.__aexit__(None, None, None)
+    second.cancel()
+    await settle()
+    assert second.cancelled()
+    assert third.done()
+    await third
+
+
+async def test_the_last_waiter_leaves_no_timer_behind(limiter: LocalRateLimiter) -> None:
+    """Who comes in the tick in which the queue became empty waits as any other."""
+    await call(limiter, closed(50.0))
+    first = asyncio.create_task(call(limiter, silent))
+    await settle()
+    first.cancel()
+    second = asyncio.create_task(call(limiter, silent))
+    assert await second == 50.0
+    assert first.cancelled()
+    await settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """By more than a second. Less is nobody's matter, not even of those who have no more patience."""
+    told: dict[str, list[float]] = {"early": [], "late": []}
+    await call(limiter, left(clock, 10))
+    first, second = limiter.slot(APP), limiter.slot(APP)
+    await first.__aenter__()
+    await second.__aenter__()
+    await call(limiter, closed(1000.0))
+    impatient = asyncio.create_task(call(limiter, silent, max_wait=1000.5))
+    early = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["early"].append(wait.seconds)))
+    await settle()
+    first.close_window(1001.0)
+    await first.__aexit__(None, None, None)
+    late = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["late"].append(wait.seconds)))
+    await settle()
+    assert told == {"early": [1000.0], "late": [1001.0]}
+    assert not impatient.done()
+    second.close_window(1002.0)
+    await second.__aexit__(None, None, None)
+    assert told == {"early": [1000.0, 1002.0], "late": [1001.0]}
+    with pytest.raises(RateLimitedError):
+        await impatient
+    assert [await early, await late] == [1002.0, 1002.0]
+
+
+async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Before the queue has noticed: there is a queue, but nothing to wait for but another's answer."""
+    told: list[Wait] = []
+
+    async def just_in_time() -> None:
+        await clock.sleep(50.0)
+        await call(limiter, silent, on_wait=told.append)
+
+    late = asyncio.create_task(just_in_time())
+    await settle()
+    await call(limiter, closed(50.0))
+    early = asyncio.create_task(call(limiter, left(clock, 10)))
+    await asyncio.gather(early, late)
+    assert told == []
+    assert clock.monotonic() == 50.0
+
+
+async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """With one call a window, the third in the queue waits for three; whoever has just left stands in nobody's way."""
+    told: dict[str, float] = {}
+
+    def hook(name: str, wait: Wait) -> None:
+        told[name] = wait.seconds
+
+    probe = limiter.slot(APP)
+    await probe.__aenter__()
+    tasks = [asyncio.create_task(call(limiter, silent, on_wait=partial(hook, name))) for name in "abcd"]
+    await settle()
+    assert told == {}
+    left(clock, 0, limit=1)(probe)
+    tasks[1].cancel()
+    await probe.__aexit__(None, None, None)
+    await settle()
+    assert told == {"a": 901.0, "c": 1802.0, "d": 2703.0}
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+async def test_the_last_second_is_a_wait_too(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """Half a second is more than nothing, and nothing is what this call may wait."""
+    await call(limiter, closed(900.0))
+    await clock.sleep(899.5)
+    with pytest.raises(RateLimitedError):
+        await call(limiter, silent, max_wait=0.0)
+    assert await call(limiter, silent, max_wait=0.5) == 0.5
+
+
+async def test_patience_is_spent_while_nothing_is_known(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """Ten seconds behind a probe are ten seconds less for the window."""
+    probe = limiter.slot(APP)
+    await probe.__aenter__()
+    waiting = asyncio.create_task(call(limiter, silent, max_wait=905.0))
+    await clock.sleep(10.0)
+    left(clock, 0)(probe)
+    await probe.__aexit__(None, None, None)
+    with pytest.raises(RateLimitedError, match="901 s, and max_wait leaves 895 s"):
+        await waiting
+    assert clock.monotonic() == 10.0
+
+
+async def test_a_clock_that_is_set_by_five_seconds_was_not_suspended(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Time servers do that. What is known of the window stays known, and more than a probe may go."""
+    await call(limiter, left(clock, 10))
+    clock.jump(5.0)
+    async with limiter.slot(APP):
+        assert await call(limiter, silent) == 0.0
+
+
+async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualClock) -> None:
+    """Where no answer says anything: 900 s after the second call, and nothing is taken off or added; each time anew."""
+    limiter, told = LocalRateLimiter(clock=clock, limit=2), list[float]()
+    for _ in range(3):
+        await call(limiter, silent, on_wait=lambda wait: told.append(wait.seconds))
+        await call(limiter, silent)
+    assert told == [900.0, 900.0]

@@ -1,0 +1,416 @@
+"""The limiter before a server that counts for itself, with everything that can happen to a call, in any order.
+
+Below the machine stand bugs that somebody might put into the limiter; the machine must find each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from attrs import define, field
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from twusage import ratelimit
+from twusage.errors import RateLimitedError
+from twusage.models import RateLimit
+from twusage.ratelimit import LocalRateLimiter, RateWindow
+from twusage.testing import VirtualClock
+
+LIMIT, LOWERED, PERIOD = 5, 2, 60.0
+# Headers come; they do not; the request is never sent; the connection breaks after it was.
+ENDS = st.sampled_from(["headers"] * 6 + ["silent", "refund", "broken"])
+
+
+@define(eq=False)
+class Window:
+    """A window of the server."""
+
+    opened: float
+    limit: int
+    used: int = 0
+    excused: bool = False
+    """Whether a 429 in it may be met: others called, or too little was told of a limit that had been lowered."""
+
+
+@define(eq=False)
+class Server:
+    """So many calls in a window, which begins with its first."""
+
+    clock: VirtualClock
+    limit: int = LIMIT
+    windows: list[Window] = field(factory=list)
+
+    def window(self) -> Window:
+        """The one that is open now."""
+        now = self.clock.time()
+        if not self.windows or now >= self.windows[-1].opened + PERIOD:
+            self.windows.append(Window(now, self.limit))
+        return self.windows[-1]
+
+    def arrive(self) -> tuple[Window, bool, RateLimit, float]:
+        """A call arrives: whether it goes, and what its headers say."""
+        window = self.window()
+        goes = window.used < window.limit
+        window.used += goes
+        reset = dt.datetime.fromtimestamp(math.floor(window.opened + PERIOD), dt.UTC)
+        return window, goes, RateLimit(window.limit, window.limit - window.used, reset), self.clock.time()
+
+
+@define(eq=False)
+class Call:
+    """One call: it waits, it is on the wire, it is over."""
+
+    number: int
+    end: str
+    answered: asyncio.Future[None]
+    task: asyncio.Task[None] = field(init=False)
+    on_the_wire: bool = False
+
+
+class LimiterBeforeServer(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clock = VirtualClock(auto=False)
+        self.server = Server(self.clock)
+        self.limiter = LocalRateLimiter(clock=self.clock, limit=LIMIT, period=PERIOD)
+        self.calls: list[Call] = []
+        self.overtaken: list[Call] = []
+
+    # -- What is what --------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> list[Call]:
+        return [call for call in self.calls if not call.on_the_wire and not call.task.done()]
+
+    @property
+    def on_the_wire(self) -> list[Call]:
+        return [call for call in self.calls if call.on_the_wire]
+
+    def do(self, what: Coroutine[Any, Any, None] | None = None) -> None:
+        """Do it, and let everything run until all wait again."""
+
+        async def do() -> None:
+            if what is not None:
+                await what
+            await self.clock.advance(0.0)
+
+        self.loop.run_until_complete(do())
+
+    async def live(self, call: Call, max_wait: float) -> None:
+        """The whole life of a call."""
+        async with self.limiter.slot("app", max_wait=max_wait) as slot:
+            self.overtaken += [other for other in self.waiting if other.number < call.number]
+            call.on_the_wire = True
+            try:
+                if call.end == "refund":
+                    await call.answered
+                    slot.refund()
+                    return
+                window, goes, told, date = self.server.arrive()
+                # A probe that tells nothing leaves only the document, and that does not know of lowered limits.
+                window.excused |= call.end != "headers" and window.limit < LIMIT
+                assert goes or window.excused, f"the server got more than the {window.limit} that it allows"
+                await call.answered
+                if call.end == "headers" or not goes:
+                    slot.observe(told, date)
+                if not goes:
+                    slot.close_window(told.reset_at.timestamp() + 1 - date)
+                elif call.end == "silent":
+                    slot.observe(None, date)
+            finally:
+                call.on_the_wire = False
+
+    # -- What happens --------------------------------------------------------------------------------------------------
+
+    @rule(
+        end=ENDS,
+        max_wait=st.sampled_from([math.inf, math.inf, 30.0]),
+        count=st.sampled_from([1, 1, 2, 7]),
+        busy=st.sampled_from([0.0, 0.0, 0.0, 1.0, 62.0]),
+    )
+    def acquire(self, end: str, max_wait: float, count: int, busy: float) -> None:
+        """Calls come; perhaps after the loop was busy for so long, and before the queue has seen what time it is."""
+        self.clock._monotonic += busy
+        for _ in range(count):
+            call = Call(len(self.calls), end, self.loop.create_future())
+            call.task = self.loop.create_task(self.live(call, max_wait))
+            self.calls.append(call)
+        self.do()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """One that waits is cancelled."""
+        data.draw(st.sampled_from(self.waiting), label="who").task.cancel()
+        self.do()
+
+    @precondition(lambda self: self.on_the_wire)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """One that is on the wire is cancelled: nobody knows whether it counted."""
+        call = data.draw(st.sampled_from(self.on_the_wire), label="who")
+        if call.end != "refund":
+            self.server.windows[-1].excused |= self.server.windows[-1].limit < LIMIT
+        call.task.cancel()
+        self.do()
+
+    @precondition(lambda self: self.on_the_wire)
+    @rule(data=st.data())
+    def respond(self, data: st.DataObject) -> None:
+        """An answer comes, or an end without one: of any call, so in any order."""
+        data.draw(st.sampled_from(self.on_the_wire), label="who").answered.set_result(None)
+        self.do()
+
+    @precondition(lambda self: self.on_the_wire)
+    @rule()
+    def respond_to_all(self) -> None:
+        """All answers come, in the order of the calls."""
+        for call in self.on_the_wire:
+            call.answered.set_result(None)
+        self.do()
+
+    @precondition(lambda self: self.waiting and self.on_the_wire)
+    @rule(data=st.data(), ticks=st.integers(-1, 3))
+    def cancel_in_the_tick_of_the_grant(self, data: st.DataObject, ticks: int) -> None:
+        """An answer comes, and whoever is first in the queue is cancelled just before the grant, or just after."""
+        first = self.waiting[0]
+        data.draw(st.sampled_from(self.on_the_wire), label="whose answer").answered.set_result(None)
+        if ticks < 0:
+            first.task.cancel()
+
+        async def cancel() -> None:
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            if not first.on_the_wire:
+                first.task.cancel()
+
+        self.do(cancel())
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 10.0, 59.0, 59.5, 60.0, 61.0, 62.0, 300.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Time passes."""
+        self.do(self.clock.advance(seconds))
+
+    @rule(limit=st.sampled_from([LIMIT, LOWERED]))
+    def change_the_limit(self, limit: int) -> None:
+        """From the next window on."""
+        self.server.limit = limit
+
+    @rule(calls=st.sampled_from([1, LIMIT]))
+    def others_call(self, calls: int) -> None:
+        """Another program calls with the same credentials."""
+        window = self.server.window()
+        window.excused = True
+        window.used = min(window.limit, window.used + calls)
+
+    # -- What must hold ------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def places_are_who_holds_them(self) -> None:
+        """No place is lost, and none is held twice."""
+        for queue in self.limiter._queues.values():
+            assert queue.window.in_flight == len(self.on_the_wire), "places are not those that are held"
+            assert not self.waiting or queue.window.wait(self.clock.monotonic()), "a place is free, and nobody goes"
+
+    @invariant()
+    def first_come_first_served(self) -> None:
+        """Whoever has seen a later call go has got a place in the same instant, or was cancelled in it."""
+        assert not [call for call in self.overtaken if call in self.waiting], "it has overtaken another"
+        self.overtaken.clear()
+
+    @invariant()
+    def nothing_fails(self) -> None:
+        """A call ends by itself, by a cancellation, or because it may not wait so long."""
+        for call in self.calls:
+            if call.task.done() and not call.task.cancelled() and (error := call.task.exception()):
+                if not isinstance(error, RateLimitedError):
+                    raise error
+                assert call.number >= 0
+
+    def teardown(self) -> None:
+        """When answers come and time passes, everybody is served, and nothing runs on."""
+        try:
+            for _ in range(2 * len(self.calls) + 10):
+                for call in self.on_the_wire:
+                    call.answered.set_result(None)
+                self.do(self.clock.advance(PERIOD + 3.0))
+                self.nothing_fails()
+                self.first_come_first_served()
+            assert not self.waiting, "somebody waits for ever"
+            assert not self.on_the_wire
+            assert not asyncio.all_tasks(self.loop), "a task is left behind"
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+            self.do()
+            for call in self.calls:  # whatever they ended with has been seen
+                _ = call.task.cancelled() or call.task.exception()
+            self.loop.close()
+
+
+PLAN = settings(
+    max_examples=300,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def test_everybody_is_served_and_the_server_never_gets_too_much() -> None:
+    """In whatever order calls come, go, are answered, cancelled and lost."""
+    run_state_machine_as_test(LimiterBeforeServer, settings=PLAN)
+
+
+# -- Seeded bugs -------------------------------------------------------------------------------------------------------
+#
+#   bug                   what is wrong                                           what finds it
+#   --------------------  ------------------------------------------------------  -----------------------------
+#   LostPlace             cancelled in the tick of the grant: its place is gone   places are not those held
+#   GrantToTheCancelled   who was cancelled a moment ago gets the place           places are not those held
+#   LastComeFirstServed   the queue is a stack                                    overtaken
+#   Overtaking            who comes takes a free place, whoever waits             overtaken
+#   NewestCounts          of two remainders the newer one counts                  more than the server allows
+#   OnTheWireIsForgotten  calls under way are not counted                         more than the server allows
+#   NoProbe               a window that nothing is known of is taken to be full   more than allowed, or for ever
+#   OpensAtTheReset       and not a second later                                  more than the server allows
+#   UnknownIsFree         a call without an answer does not count                 more than the server allows
+#   LateAnswersCount      an answer out of an older window is believed            more than the server allows
+#   DeadProbe             a probe that dies leaves all others waiting             somebody waits for ever
+#   NoTimer               nobody wakes those who wait for the reset               a place is free, somebody waits
+#   RefundWakesNobody     a place that is given back stays empty                  a place is free, somebody waits
+
+
+class _Queue(ratelimit._Queue):
+    """With the loop that grants places to be put in anew."""
+
+    def _grant(self, now: float) -> None:
+        """Give away what is free."""
+
+    def _serve(self) -> None:
+        self._grant(self._now())
+        super()._serve()
+
+
+class LostPlace(ratelimit._Queue):
+    async def wait(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
+        waiter = ratelimit._Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
+        self._waiting[waiter] = None
+        try:
+            self._serve()
+            return await waiter.granted, 0.0
+        finally:
+            self._waiting.pop(waiter, None)
+            self._serve()
+
+
+class GrantToTheCancelled(_Queue):
+    def _grant(self, now: float) -> None:
+        while self._waiting and (ticket := self.window.take(now)):
+            first, _ = self._waiting.popitem(last=False)
+            if not first.granted.done():
+                first.granted.set_result(ticket)
+
+
+class LastComeFirstServed(_Queue):
+    def _grant(self, now: float) -> None:
+        while self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.take(now)):
+            self._waiting.popitem()[0].granted.set_result(ticket)
+
+
+class Overtaking(ratelimit._Queue):
+    def enter(self) -> int:
+        return self.window.take(self._now())
+
+
+class NoTimer(ratelimit._Queue):
+    def _set_timer(self, at: float | None) -> None:
+        pass
+
+
+class RefundWakesNobody(ratelimit._Queue):
+    def leave(self, ticket: int, *, unknown: bool) -> None:
+        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
+
+
+class NewestCounts(RateWindow):
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
+        told = super().observe(now, ticket, seen, server_now)
+        if seen.reset_at.timestamp() == self.reset and self.remaining is not None:
+            self.remaining = seen.remaining
+        return told
+
+
+class OnTheWireIsForgotten(RateWindow):
+    def wait(self, now: float) -> float:
+        held, self.sent = self.sent, {}
+        wait = super().wait(now)
+        self.sent = held
+        return wait
+
+
+class NoProbe(RateWindow):
+    def _forget(self) -> None:
+        super()._forget()
+        self.remaining, self.ends_at = self.limit, math.inf
+
+
+class OpensAtTheReset(RateWindow):
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
+        told = super().observe(now, ticket, seen, server_now)
+        self.opens_at = min(self.opens_at, now + seen.reset_at.timestamp() - server_now)
+        return told
+
+
+class UnknownIsFree(RateWindow):
+    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
+        super().give_back(now, ticket, unknown=False)
+
+
+class LateAnswersCount(RateWindow):
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
+        self.reset = self.offset = -math.inf
+        return super().observe(now, ticket, seen, server_now)
+
+
+class DeadProbe(RateWindow):
+    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
+        probe = self.probe
+        super().give_back(now, ticket, unknown=unknown)
+        if unknown and self.remaining is None:
+            self.probe = probe
+
+
+FOUND_BY = {
+    LostPlace: "places are not those that are held",
+    GrantToTheCancelled: "places are not those that are held",
+    LastComeFirstServed: "it has overtaken another",
+    Overtaking: "it has overtaken another",
+    NewestCounts: "more than the . that it allows",
+    OnTheWireIsForgotten: "more than the . that it allows",
+    NoProbe: "more than the . that it allows|somebody waits for ever",
+    OpensAtTheReset: "more than the . that it allows",
+    UnknownIsFree: "more than the . that it allows",
+    LateAnswersCount: "more than the . that it allows",
+    DeadProbe: "somebody waits for ever",
+    NoTimer: "a place is free, and nobody goes|somebody waits for ever",
+    RefundWakesNobody: "a place is free, and nobody goes|somebody waits for ever",
+}
+
+
+@pytest.mark.parametrize("bug", FOUND_BY, ids=lambda bug: bug.__name__)
+def test_the_machine_finds_seeded_bugs(bug: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by the property that it breaks, in the same cases that the limiter itself passes."""
+    monkeypatch.setattr(ratelimit, "RateWindow" if issubclass(bug, RateWindow) else "_Queue", bug)
+    plan = settings(PLAN, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
+    with pytest.raises(AssertionError, match=FOUND_BY[bug]):
+        run_state_machine_as_test(LimiterBeforeServer, settings=plan)
