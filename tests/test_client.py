@@ -790,6 +790,28 @@ async def test_an_error_of_somebody_elses_is_shared_as_it_is(api: FakeApi) -> No
             await client.get_usage(max_age=1)
 
 
+async def test_a_client_serves_one_loop_at_a_time(api: FakeApi) -> None:
+    """Another thread's loop is refused with what to do, instead of mixing futures that do not mix."""
+    async with make_client(api, limiter=LocalRateLimiter(clock=api.clock)) as client:
+        await client.get_usage()
+
+        def elsewhere() -> None:
+            asyncio.run(client.get_usage(max_age=5))
+
+        with pytest.raises(ConfigurationError, match="make one on each loop"):
+            await asyncio.to_thread(elsewhere)
+        await client.get_usage()
+
+
+def test_a_client_over_the_fake_serves_one_loop_after_another() -> None:
+    """asyncio.run twice: what the first loop left behind is not waited for. A limiter of its own comes along."""
+    clock = VirtualClock()
+    api = FakeApi(clock=clock)
+    client = make_client(api, limiter=LocalRateLimiter(clock=clock))
+    for _ in range(2):
+        assert isinstance(asyncio.run(client.get_usage(max_age=0)), Usage)
+
+
 async def test_a_transport_of_the_callers_stays_open(api: FakeApi) -> None:
     """Closing closes only what the client opened."""
     gate = Gate(api)

@@ -1145,3 +1145,52 @@ async def test_a_limiter_made_by_hand_reads_the_system_clock() -> None:
     """Without a clock it is real time, and a free place is free."""
     async with LocalRateLimiter().slot("app") as slot:
         assert slot.waited == 0.0
+
+
+async def test_the_cancelled_do_not_count_in_the_queue(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """Fifty who were cancelled a moment ago do not make the next one wait for a second window."""
+    await probe(limiter, clock, 0)
+    tasks = [asyncio.create_task(go(limiter, [], name)) for name in range(50)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await go(limiter, log := [], "next", max_wait=905.0)  # type: ignore[var-annotated]
+    assert log == ["next"]
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_late_refusal_of_the_last_window_closes_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """A 429 that was on its way while the window turned speaks of the one that is over."""
+    await probe(limiter, clock, 5)
+    async with limiter.slot("app") as late:
+        await clock.advance(1000.0)
+        await probe(limiter, clock, 49)
+        late.close_window(16.0)
+    async with limiter.slot("app") as slot:
+        assert slot.waited == 0.0
+        slot.refund()
+
+
+async def test_a_limiter_serves_one_loop_at_a_time(limiter: LocalRateLimiter) -> None:
+    """Another thread's loop is refused, with what to do."""
+
+    async def elsewhere() -> None:
+        limiter.slot("app")
+
+    limiter.slot("app")
+    with pytest.raises(ConfigurationError, match="give each loop its own"):
+        await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+async def test_an_outage_without_connections_makes_nobody_wait_long(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Two probes that could not even connect tell nothing; the others do not try one after the other behind them."""
+
+    async def dead() -> None:
+        async with limiter.slot("app") as slot:
+            await clock.sleep(15.0)
+            slot.refund()
+
+    await asyncio.gather(*(dead() for _ in range(49)))
+    assert clock.monotonic() == 45.0

@@ -99,6 +99,7 @@ class UsageClient:
         self._on_wait = on_wait
         self._rate_limit: RateLimit | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._leashes: set[asyncio.Timeout] = set()
         self._kept: dict[str, _Kept] = {}
         self._shared: dict[str, _SharedCall] = {}
@@ -231,9 +232,9 @@ class UsageClient:
 
     async def _while_open(self, call: Coroutine[Any, Any, Usage]) -> Usage:
         """Make a call that ``aclose`` can end: it makes the call's own timeout expire."""
-        if self._closed:
+        if refusal := self._refusal():
             call.close()
-            raise ClientClosedError("this client is closed; make a new one")
+            raise refusal
         leash = asyncio.timeout(None)
         try:
             async with leash:
@@ -245,6 +246,16 @@ class UsageClient:
         finally:
             self._leashes.discard(leash)
         raise ClientClosedError(_CLOSED_MEANWHILE)
+
+    def _refusal(self) -> TwUsageError | None:
+        if self._closed:
+            return ClientClosedError("this client is closed; make a new one")
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                return ConfigurationError("this client serves another event loop; make one on each loop and thread")
+            self._loop, self._shared = loop, {}
+        return None
 
     async def aclose(self) -> None:
         """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice

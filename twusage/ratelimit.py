@@ -90,8 +90,9 @@ class RateWindow:
     the soonest that an answer tells is right    its way only makes ``server - ours`` smaller; learnt anew in each
                                                  window, and for each wait 1/4000 of it longer, because clocks drift
     two probes told nothing: the document        50 in 900 s. One may have been lost; behind more than that nobody
-    counts                                       waits in an outage. Between 900 s after the first was sent and 900 s
-                                                 after the last was answered nobody goes: no answer would tell whether
+    counts                                       waits in an outage, not even one without connections. Between 900 s
+                                                 after the first was sent and 900 s after the last ended nobody
+                                                 goes: no answer would tell whether the window has turned
     a reset in the past is no header             it may come from a cache; after a 429 with one it waits
                                                  1 s, and half as long again each time
     a reset more than a day ahead is one window  no window of this API is that long; a probe will tell
@@ -111,6 +112,7 @@ class RateWindow:
         self.tickets = 0  # counts calls
         self.first = 1  # the first ticket of this window
         self.probe = 0  # the ticket of the probe that is under way
+        self.silent = 0  # probes of this window that told nothing
         self.probed_at = math.inf  # when its first probe went
         self.lost = 0  # calls of unknown end that remaining may not tell of
         self.lost_by = 0  # the newest ticket when the last of them was lost
@@ -149,17 +151,22 @@ class RateWindow:
             self.probe, self.probed_at = self.tickets, min(self.probed_at, now)
         return self.tickets
 
+    def unsent(self, ticket: int) -> None:
+        """A call that could not be sent. Call it before that call's ``give_back``."""
+        self.silent += ticket == self.probe
+
     def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
         """End a call. ``unknown``: nothing told whether it counted, so it does."""
         del self.sent[ticket]
         if unknown:
             self.lost, self.lost_by = self.lost + 1, self.tickets
-            if self.remaining is None and self.lost > 1 and ticket == self.probe:
+        if ticket == self.probe:
+            self.silent += unknown
+            if self.remaining is None and max(self.silent, self.lost) > 1:
                 self.remaining = self.documented
                 self.ends_at, self.opens_at = self.probed_at + self.period, now + self.period
                 self.reset = self.offset = -math.inf  # whatever they were, they made no sense of these answers
                 self.backoff = FIRST_BACKOFF
-        if ticket == self.probe:
             self.probe = 0
 
     def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
@@ -208,7 +215,7 @@ class RateWindow:
             self.first = self.tickets + 1
         if self.reset == -math.inf:
             self.lost = 0
-        self.remaining, self.probe = None, 0
+        self.remaining, self.probe, self.silent = None, 0, 0
         self.ends_at, self.probed_at = -math.inf, math.inf
         self.opens_at = math.inf
         self.slack = 0.0
@@ -235,11 +242,20 @@ class LocalRateLimiter:
         self._clock = clock or SystemClock()
         self._limit, self._period, self._reserve = limit, period, reserve
         self._queues: dict[str, _Queue] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def slot(
         self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
     ) -> _LocalSlot:
-        """A place in the app's window. See ``RateLimiter.slot``."""
+        """A place in the app's window. See ``RateLimiter.slot``.
+
+        Raises ``ConfigurationError`` where another event loop, which still runs, uses this limiter.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise ConfigurationError("this limiter serves another event loop; give each loop its own, or none")
+            self._loop, self._queues = loop, {}  # Whoever waited on a loop that is closed waits no more.
         queue = self._queues.get(app)
         if queue is None:
             queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period, self._reserve), self._clock)
@@ -274,10 +290,12 @@ class _LocalSlot:
 
     def close_window(self, retry_after: float | None) -> None:
         self._unknown = False
-        self._queue.window.close(self._queue.clock.monotonic(), retry_after)
+        if self._ticket >= self._queue.window.first:  # else a late answer, which speaks of a window that is over
+            self._queue.window.close(self._queue.clock.monotonic(), retry_after)
 
     def refund(self) -> None:
         self._unknown = False
+        self._queue.window.unsent(self._ticket)
 
 
 @define(eq=False)
@@ -313,7 +331,11 @@ class _Queue:
         """Wait for a place and take it: its ticket, and the seconds that it took."""
         since = self._now()
         waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
-        self._foresee(waiter, len(self._waiting), since)
+        try:
+            self._foresee(waiter, len(self._waiting), since)
+        except RateLimitedError:
+            # Before it is refused, those are counted who really wait: some may have been cancelled a moment ago.
+            self._foresee(waiter, sum(not other.granted.done() for other in self._waiting), since)
         self._waiting[waiter] = None
         try:
             self._serve()
