@@ -395,8 +395,8 @@ class DeadProbe(RateWindow):
 
 
 FOUND_BY = {
-    LostPlace: "places are not those that are held",
-    GrantToTheCancelled: "places are not those that are held",
+    LostPlace: "places are not those that are held|somebody waits for ever",
+    GrantToTheCancelled: "places are not those that are held|somebody waits for ever",
     LastComeFirstServed: "it has overtaken another",
     Overtaking: "it has overtaken another",
     NewestCounts: "more than the . that it allows",

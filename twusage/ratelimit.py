@@ -86,13 +86,14 @@ class RateWindow:
     an older reset is ignored                    that answer speaks of a window that is over
     it opens one second after its reset          the reset comes in whole seconds; waking early costs a second 429
     near its reset it is unknown as well         an answer was written between its call's sending and its coming: until
-                                                 the window surely opens, one call at a time asks whether it has
+                                                 the window surely opens, one call at a time asks whether it has,
+                                                 until one is lost
     the soonest that an answer tells is right    its way only makes ``server - ours`` smaller; learnt anew in each
                                                  window, and for each wait 1/4000 of it longer, because clocks drift
-    two probes told nothing: the document        50 in 900 s. One may have been lost; behind more than that nobody
-    counts                                       waits in an outage, not even one without connections. Between 900 s
-                                                 after the first was sent and 900 s after the last ended nobody
-                                                 goes: no answer would tell whether the window has turned
+    two probes were lost: the document counts    50 in 900 s. One may have been lost; behind more than that nobody
+                                                 waits in an outage. Between 900 s after the first was sent and
+                                                 900 s after the last ended nobody goes: no answer would tell
+                                                 whether the window has turned
     a reset in the past is no header             it may come from a cache; after a 429 with one it waits
                                                  1 s, and half as long again each time
     a reset more than a day ahead is one window  no window of this API is that long; a probe will tell
@@ -112,7 +113,6 @@ class RateWindow:
         self.tickets = 0  # counts calls
         self.first = 1  # the first ticket of this window
         self.probe = 0  # the ticket of the probe that is under way
-        self.silent = 0  # probes of this window that told nothing
         self.probed_at = math.inf  # when its first probe went
         self.lost = 0  # calls of unknown end that remaining may not tell of
         self.lost_by = 0  # the newest ticket when the last of them was lost
@@ -151,22 +151,19 @@ class RateWindow:
             self.probe, self.probed_at = self.tickets, min(self.probed_at, now)
         return self.tickets
 
-    def unsent(self, ticket: int) -> None:
-        """A call that could not be sent. Call it before that call's ``give_back``."""
-        self.silent += ticket == self.probe
-
     def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
         """End a call. ``unknown``: nothing told whether it counted, so it does."""
-        del self.sent[ticket]
+        sent = self.sent.pop(ticket)
         if unknown:
             self.lost, self.lost_by = self.lost + 1, self.tickets
-        if ticket == self.probe:
-            self.silent += unknown
-            if self.remaining is None and max(self.silent, self.lost) > 1:
+            if self.remaining is not None and sent >= self.ends_at:
+                self.remaining = 0  # it asked whether the next window is open; without its answer nobody knows
+            elif self.remaining is None and self.lost > 1 and ticket == self.probe:
                 self.remaining = self.documented
                 self.ends_at, self.opens_at = self.probed_at + self.period, now + self.period
                 self.reset = self.offset = -math.inf  # whatever they were, they made no sense of these answers
                 self.backoff = FIRST_BACKOFF
+        if ticket == self.probe:
             self.probe = 0
 
     def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
@@ -215,7 +212,7 @@ class RateWindow:
             self.first = self.tickets + 1
         if self.reset == -math.inf:
             self.lost = 0
-        self.remaining, self.probe, self.silent = None, 0, 0
+        self.remaining, self.probe = None, 0
         self.ends_at, self.probed_at = -math.inf, math.inf
         self.opens_at = math.inf
         self.slack = 0.0
@@ -295,7 +292,6 @@ class _LocalSlot:
 
     def refund(self) -> None:
         self._unknown = False
-        self._queue.window.unsent(self._ticket)
 
 
 @define(eq=False)
