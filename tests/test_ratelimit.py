@@ -1187,3 +1187,14 @@ async def test_a_limiter_serves_one_loop_at_a_time(limiter: LocalRateLimiter) ->
     limiter.slot("app")
     with pytest.raises(ConfigurationError, match="give each loop its own"):
         await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+def test_a_suspend_does_not_open_a_window_whose_last_call_was_lost() -> None:
+    """A call of unknown end may have been the last: the window is spent, and stays so while clocks are set."""
+    window = probed(1)
+    ticket = window.take(1.0)
+    window.give_back(1.0, ticket, unknown=True)
+    before = window.wait(1.0)
+    assert before > 800.0
+    window.suspended()
+    assert window.wait(1.0) == before

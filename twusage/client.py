@@ -175,7 +175,8 @@ class UsageClient:
                 raise
             now = dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
             rate_limit = protocol.read_rate_limit(response)
-            slot.observe(rate_limit, (protocol.read_date(response) or now).timestamp())
+            date = protocol.read_date(response)
+            slot.observe(rate_limit, date.timestamp() if date else None)
             self._rate_limit = _newest(rate_limit, self._rate_limit)
             try:
                 return protocol.read_usage(response, request=request, fetched_at=now)

@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from aioresponses import aioresponses
 
 import conftest  # noqa: F401 - mends aioresponses for today's aiohttp, as in the tests
-from twusage import LocalRateLimiter, UsageClient
+from twusage import AiohttpTransport, LocalRateLimiter, UsageClient
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi, FakeTransport
 
@@ -35,33 +35,53 @@ async def cpu(call: Callable[[], Awaitable[object]]) -> float:
     return (time.process_time() - start) / CALLS * 1e6
 
 
+async def compare(
+    name: str, pairs: Sequence[tuple[str, Callable[[], Awaitable[object]]]], forget: Callable[[], None]
+) -> float:
+    """Print both, in turns and in both orders; the ratio of their medians."""
+    figures: dict[str, list[float]] = {label: [] for label, _ in pairs}
+    for turn in range(ROUNDS + 1):
+        for label, call in pairs if turn % 2 else reversed(pairs):
+            figures[label].append(await cpu(call))
+        forget()
+    medians = []
+    for label, seen in figures.items():
+        low, median, high = statistics.quantiles(seen[1:], n=4)  # the first round warms up
+        medians.append(median)
+        print(f"{name}: {label:14} {median:8.1f} µs (quartiles {low:.1f} to {high:.1f})")
+    print(f"{name}: FakeTransport costs 1/{medians[1] / medians[0]:.1f} of aioresponses (goal: 1/15)")
+    return medians[0] / medians[1]
+
+
 async def main() -> None:
     limiter = LocalRateLimiter(limit=10**9)
     api = FakeApi(rate_limit=10**9)
     api.most_requests = 10**9
-    body = api.handle(authorize(usage_request(), api.apps[0].token)).body
-    through_fake: list[float] = []
-    through_aioresponses: list[float] = []
     token = api.apps[0].token
-    fake = UsageClient(token, transport=FakeTransport(api), limiter=limiter)
-    real = UsageClient(token, limiter=limiter)
-    async with fake, real:
-        with aioresponses() as mocked:
-            mocked.get(URL, body=body, content_type="application/json", repeat=True)
-            pairs = [(fake, through_fake), (real, through_aioresponses)]
-            for client, _ in pairs:
-                await cpu(client.get_usage)
-            for turn in range(ROUNDS):
-                for client, figures in pairs if turn % 2 else reversed(pairs):
-                    figures.append(await cpu(client.get_usage))
-                api.requests.clear()
-                mocked.requests.clear()
-    ratio = statistics.median(through_aioresponses) / statistics.median(through_fake)
-    for name, figures in (("FakeTransport", through_fake), ("aioresponses", through_aioresponses)):
-        low, _, high = statistics.quantiles(figures, n=4)
-        print(f"{name:14} {statistics.median(figures):8.1f} µs a call (quartiles {low:.1f} to {high:.1f})")
-    print(f"a call through FakeTransport costs 1/{ratio:.1f} of the same through aioresponses (goal: 1/15)")
-    print(json.dumps({"fake_over_aioresponses": 1 / ratio}))
+    request = authorize(usage_request(), token)
+    body = api.handle(request).body
+    in_memory, over_aiohttp = FakeTransport(api), AiohttpTransport()
+    fake = UsageClient(token, transport=in_memory, limiter=limiter)
+    real = UsageClient(token, transport=over_aiohttp, limiter=limiter)
+    with aioresponses() as mocked:
+        mocked.get(URL, body=body, content_type="application/json", repeat=True)
+
+        def forget() -> None:
+            api.requests.clear()
+            mocked.requests.clear()
+
+        sends = [
+            ("FakeTransport", lambda: in_memory.send(request, timeout=30)),
+            ("aioresponses", lambda: over_aiohttp.send(request, timeout=30)),
+        ]
+        ratios = {
+            "send": await compare("transport.send()  ", sends, forget),
+            "get_usage": await compare(
+                "client.get_usage()", [("FakeTransport", fake.get_usage), ("aioresponses", real.get_usage)], forget
+            ),
+        }
+    await over_aiohttp.aclose()
+    print(json.dumps({"fake_over_aioresponses": ratios}))
 
 
 asyncio.run(main())
