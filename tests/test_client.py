@@ -877,6 +877,8 @@ def test_a_token_given_needs_none_in_the_environment(monkeypatch: pytest.MonkeyP
     for name in ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     assert isinstance(UsageClient.from_env(auth="AAAA"), UsageClient)
+    with pytest.raises(ConfigurationError, match="the token is empty"):
+        UsageClient.from_env(auth="")
 
 
 def test_an_empty_base_url_in_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,7 +115,8 @@ class UsageClient:
         """
         if "base_url" not in keywords and (base_url := os.environ.get("TWUSAGE_BASE_URL")):
             keywords["base_url"] = protocol.check_base_url(base_url, name="TWUSAGE_BASE_URL")
-        return cls(keywords.pop("auth", None) or auth_from_env(), **keywords)
+        auth = keywords.pop("auth") if "auth" in keywords else auth_from_env()
+        return cls(auth, **keywords)
 
     @property
     def rate_limit(self) -> RateLimit | None:
