@@ -1060,6 +1060,14 @@ class TestEchoesInDisguise:
         assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.problem}"
         assert caught.value.body == response.body
 
+    def test_leaves_the_rest_of_the_document_readable(self) -> None:
+        """What else is escaped stays escaped: a quotation mark in another field does not cost the problem."""
+        request = authorize(usage_request(), self.TOKEN)
+        body = rb'{"title": "a \"word\"", "detail": "AAAA\/canary\u003dcanary"}'
+        with pytest.raises(ForbiddenError) as caught:
+            read_usage(Response(403, {}, body), request=request)
+        assert (caught.value.problem.title, caught.value.problem.detail) == ('a "word"', "[Bearer credentials]")
+
     def test_leaves_what_is_no_json_as_it_is(self) -> None:
         """A backslash in a page from the edge is no escape."""
         request = authorize(usage_request(), self.TOKEN)

@@ -1,4 +1,4 @@
-"""UsageClient: the only conductor. It holds the parts and says in which order they work, and does nothing itself."""
+"""UsageClient: the only conductor. It says in which order the parts work, shares results, and opens and closes."""
 
 from __future__ import annotations
 

@@ -438,18 +438,26 @@ def without_credentials(body: bytes, request: Request | None) -> bytes:
     scheme, _, secret = (request.headers.get("authorization", "") if request else "").partition(" ")
     if len(secret) < 8:  # A secret this short is a test's, and may well be a word of the document.
         return body
+    spellings = {secret.encode(), unquote(secret).encode()}
     instead = f"[{scheme} credentials]".encode()
-    for spelling in {secret, unquote(secret)}:
-        body = body.replace(spelling.encode(), instead)
-    if b"\\" in body and (plain := _unescaped(body)) != without_credentials(plain, request):
-        return without_credentials(plain, request)
+    body = _replaced(body, spellings, instead)
+    if b"\\" not in body:
+        return body
+    # JSON may spell any letter as an escape. Only where that hides an echo is the document written anew.
+    plain = _unescaped(body)
+    cleaned = _replaced(plain, spellings, instead)
+    return body if cleaned == plain else cleaned
+
+
+def _replaced(body: bytes, spellings: set[bytes], instead: bytes) -> bytes:
+    for spelling in spellings:
+        body = body.replace(spelling, instead)
     return body
 
 
 def _unescaped(body: bytes) -> bytes:
-    """The same document without the escapes that a secret may hide behind."""
     try:
-        return json.dumps(json.loads(body), ensure_ascii=False).replace("\\", "").encode(errors="replace")
+        return json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace")
     except (ValueError, RecursionError):
         return b""
 

@@ -60,7 +60,11 @@ _OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RetryBudget]] =
 
 def budget_of(app: str) -> RetryBudget:
     """The budget that all clients of an app share on the running loop."""
-    return _OF_LOOP.setdefault(asyncio.get_running_loop(), {}).setdefault(app, RetryBudget())
+    budgets = _OF_LOOP.setdefault(asyncio.get_running_loop(), {})
+    budget = budgets.get(app)
+    if budget is None:
+        budget = budgets[app] = RetryBudget()
+    return budget
 
 
 def _is_count(_: object, attribute: Attribute[Any], value: object) -> None:
