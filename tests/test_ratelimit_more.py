@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
 import pytest
 
-from twusage import LocalRateLimiter, RateLimit, RateLimitedError, Wait
-from twusage.ratelimit import Slot
+from twusage import LocalRateLimiter, RateLimit, RateLimitedError, SystemClock, Wait
+from twusage.ratelimit import Slot, default_limiter
 from twusage.testing import VirtualClock
 
 APP = "app"
@@ -201,3 +203,18 @@ async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualCl
         await call(limiter, silent, on_wait=lambda wait: told.append(wait.seconds))
         await call(limiter, silent)
     assert told == [900.0, 900.0]
+
+
+def test_a_loop_that_is_over_is_let_go() -> None:
+    """A program that runs one loop after the other keeps none of them alive through its default limiter."""
+    loops = []
+
+    async def one_call() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        async with default_limiter(SystemClock()).slot(APP):
+            pass
+
+    for _ in range(3):
+        asyncio.run(one_call())
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from attrs import define
 
@@ -239,7 +239,7 @@ class LocalRateLimiter:
         self._clock = clock or SystemClock()
         self._limit, self._period, self._reserve = limit, period, reserve
         self._queues: dict[str, _Queue] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None  # Weak: see ``default_limiter``.
 
     def slot(
         self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
@@ -249,10 +249,11 @@ class LocalRateLimiter:
         Raises ``ConfigurationError`` where another event loop, which still runs, uses this limiter.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None and not self._loop.is_closed():
+        served = self._loop()
+        if loop is not served:
+            if served is not None and not served.is_closed():
                 raise ConfigurationError("this limiter serves another event loop; give each loop its own, or none")
-            self._loop, self._queues = loop, {}  # Whoever waited on a loop that is closed waits no more.
+            self._loop, self._queues = ref(loop), {}  # Whoever waited on a loop that is closed waits no more.
         queue = self._queues.get(app)
         if queue is None:
             queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period, self._reserve), self._clock)
