@@ -27,6 +27,8 @@ _FORMAT = 1
 _KEPT_HEADERS = re.compile("content-type|date|retry-after|api-version|x-access-level|x-transaction-id|x-rate-limit-.*")
 _SECRET_FIELDS = {"access_token"}
 _REDACTED = "redacted"
+# The same in an answer that is cut, or no JSON for another reason.
+_A_TOKEN = re.compile(rb'("access_token"\s*:\s*"?)[^"\s,}]+')
 
 
 class RecordingTransport:
@@ -128,8 +130,8 @@ def _written_body(body: bytes) -> dict[str, object]:
     try:
         document = decode_document(body)
     except DecodeError:
-        # What is not JSON is kept byte for byte, as text in which every byte is a character.
-        return {"body": body.decode("latin-1")}
+        # What is not JSON is kept byte for byte, as text in which every byte is a character; but for a token in it.
+        return {"body": _A_TOKEN.sub(rb"\1" + _REDACTED.encode(), body).decode("latin-1")}
     return {"json": _redacted(document)}
 
 
