@@ -1,19 +1,48 @@
-"""Credentials: never shown, refused when malformed, found in the environment."""
+"""Credentials: never shown, refused when malformed, fetched and renewed, found in the environment."""
 
+import asyncio
 import copy
+import gc
+import itertools
 import logging
+import math
 import pickle
 import traceback
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from twusage import BearerToken, ConfigurationError, Secret, UsageClient
-from twusage.auth import as_auth, as_secret, auth_from_env
+from twusage import (
+    ApiError,
+    AppOnlyAuth,
+    AuthenticationError,
+    BearerToken,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    DecodeError,
+    LocalRateLimiter,
+    ProtocolError,
+    RateLimitedError,
+    Request,
+    RequestTimeoutError,
+    Response,
+    RetryPolicy,
+    Secret,
+    ServerError,
+    TwUsageError,
+    UsageClient,
+)
+from twusage.auth import Credentials, as_secret, auth_from_env
+from twusage.retry import budget_of
+from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 TOKEN = "AAAAcanary%2Fcanary%3Dcanary"
 VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+PAIRS = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
 MALFORMED = {
     "carriage return": "canary\r",
     "line feed": "canary\ncanary",
@@ -28,6 +57,15 @@ MALFORMED = {
     "half a character": "canary\udcff",
     "the scheme with it": "Bearer canary",
 }
+
+
+def frames_of(error: BaseException) -> str:
+    """All that a person can get to read of an error: its text, its chain, and what the frames of the package hold."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [frame.locals for frame in told.stack if "tests" not in frame.filename]
+    chain = [frames_of(each) for each in (error.__cause__, error.__context__) if each is not None]
+    return f"{error} {error!r} {frames} {chain}"
+
 
 SHOWN: dict[str, Callable[[Any], str]] = {
     "repr": repr,
@@ -99,7 +137,7 @@ class TestShown:
         """What is no str is named by its type alone: bytes may well be a token."""
         with pytest.raises(ConfigurationError) as caught:
             make(token)
-        assert str(caught.value) == f"a token must be a str, got {type(token).__name__}"
+        assert str(caught.value) == f"the token must be a str, got {type(token).__name__}"
 
 
 class TestSecret:
@@ -156,22 +194,30 @@ class HandMade:
         return TOKEN
 
 
-class TestAsAuth:
-    async def test_text_is_a_bearer_token(self) -> None:
-        """A str is taken for a bearer token."""
-        auth = as_auth(TOKEN)
-        assert isinstance(auth, BearerToken)
-        assert await auth.token() == Secret(TOKEN)
+async def no_mint(_: Secret, __: Secret) -> Secret:
+    raise AssertionError("nobody has to ask for a token here")
 
-    @pytest.mark.parametrize("auth", [BearerToken(TOKEN), HandMade()], ids=["ours", "hand-made"])
-    def test_an_auth_stays_itself(self, auth: Any) -> None:
-        """Whatever has a token method is used as it is."""
-        assert as_auth(auth) is auth
 
-    @pytest.mark.parametrize("auth", [None, b"canary", 4711, ["canary"], {"token": "canary"}], ids=repr)
+def credentials(auth: object) -> Credentials:
+    return Credentials(auth, no_mint)
+
+
+class TestCredentials:
+    @pytest.mark.parametrize("auth", [TOKEN, BearerToken(TOKEN), HandMade()], ids=["text", "ours", "hand-made"])
+    async def test_whoever_gives_a_token_is_asked(self, auth: Any) -> None:
+        """A str is taken for a bearer token, and whatever has a token method is used as it is."""
+        asked = credentials(auth)
+        token = await asked.token()
+        assert token == Secret(TOKEN)
+        assert await asked.token(refused=token) == token, "there is no other"
+        assert asked.newest(token) is token
+        assert asked.known_app is None
+        assert asked.app(token) == token.fingerprint
+
+    @pytest.mark.parametrize("auth", [None, b"canary", 4711, ["canary"], {"token": "canary"}, BearerToken], ids=repr)
     def test_anything_else(self, auth: Any) -> None:
         """What is neither text nor an Auth is refused by the client at once, named by its type, and not quoted."""
-        for take in (as_auth, UsageClient):
+        for take in (credentials, UsageClient):
             with pytest.raises(ConfigurationError) as caught:
                 take(auth)
             assert str(caught.value) == f"auth must be a bearer token (str) or an Auth, got {type(auth).__name__}"
@@ -205,11 +251,533 @@ class TestAsSecret:
         assert "canary" not in str(caught.value)
 
 
+# -- An API key and its secret -----------------------------------------------------------------------------------------
+
+KEY, API_SECRET = "key-canary:1%2F", "secret-canary:%3D"
+Outcome = str | BaseException
+
+
+class Mint:
+    """Gives these tokens, or these failures, one after the other, when it is let."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.asked: list[tuple[Secret, Secret]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, api_key: Secret, api_secret: Secret) -> Secret:
+        self.asked.append((api_key, api_secret))
+        await asyncio.sleep(0)
+        await self.open.wait()
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, str):
+            return Secret(outcome)
+        raise outcome
+
+
+async def settle() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def keys() -> AppOnlyAuth:
+    return AppOnlyAuth(KEY, API_SECRET)
+
+
+class TestAppOnlyAuth:
+    async def test_is_asked_for_once(self, keys: AppOnlyAuth) -> None:
+        """A hundred who come at once, and all who come later, have one token of one exchange."""
+        mint = Mint("T1")
+        tokens = await asyncio.gather(*(keys.token(mint) for _ in range(100)))
+        assert set(tokens) == {Secret("T1")}
+        assert await keys.token(mint) == await keys.token() == keys.kept == Secret("T1")
+        assert mint.asked == [(Secret(KEY), Secret(API_SECRET))]
+
+    async def test_a_refused_token_is_renewed_once(self, keys: AppOnlyAuth) -> None:
+        """All who met the refusal have one other token; who comes with the old refusal later has it at once."""
+        mint = Mint("T1", "T2")
+        old = await keys.token(mint)
+        tokens = await asyncio.gather(*(keys.token(mint, refused=old) for _ in range(100)))
+        assert set(tokens) == {Secret("T2")}
+        assert await keys.token(mint, refused=old) == Secret("T2")
+        assert len(mint.asked) == 2
+
+    async def test_the_same_token_again_is_told_to_all(self, keys: AppOnlyAuth) -> None:
+        """The API gives the same token until somebody invalidates it: whoever waited hears so, and none asks again."""
+        mint = Mint("T1", "T1")
+        old = await keys.token(mint)
+        assert set(await asyncio.gather(*(keys.token(mint, refused=old) for _ in range(20)))) == {old}
+        assert await keys.token(mint, refused=old) == old, "and nobody who comes later, with the refusal of before"
+        assert len(mint.asked) == 2
+
+    async def test_a_failure_is_shared_by_those_who_waited(self, keys: AppOnlyAuth) -> None:
+        """Twenty who waited have one failure, each an exception of its own; the next one asks anew."""
+        failure = AuthenticationError("no", status=403, body=b"{}")
+        mint = Mint(failure, "T1")
+        outcomes = await asyncio.gather(*(keys.token(mint) for _ in range(20)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {AuthenticationError}
+        assert len({id(outcome) for outcome in outcomes} | {id(failure)}) == 21
+        assert all(isinstance(each, AuthenticationError) and each.status == 403 for each in outcomes)
+        assert len(mint.asked) == 1
+        assert keys.kept is None
+        assert await keys.token(mint) == Secret("T1")
+
+    @pytest.mark.parametrize(
+        "error",
+        [ClientClosedError("closed"), ConfigurationError("another loop"), ZeroDivisionError()],
+        ids=lambda error: type(error).__name__,
+    )
+    async def test_a_failure_of_one_client_is_its_own(self, keys: AppOnlyAuth, error: Exception) -> None:
+        """A client that is closed, or whose transport is odd, says nothing of the key: the next one asks."""
+        mint = Mint(error, "T1")
+        outcomes = await asyncio.gather(*(keys.token(mint) for _ in range(3)), return_exceptions=True)
+        assert outcomes == [error, Secret("T1"), Secret("T1")]
+        assert len(mint.asked) == 2
+
+    async def test_who_is_cancelled_hands_over(self, keys: AppOnlyAuth) -> None:
+        """The one who asks is cancelled: the next in line asks; one who only waited is not missed."""
+        mint = Mint("T1")
+        mint.open.clear()
+        tasks = [asyncio.create_task(keys.token(mint)) for _ in range(4)]
+        await settle()
+        tasks[0].cancel()
+        tasks[2].cancel()
+        await settle()
+        mint.open.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [outcomes[1], outcomes[3]] == [Secret("T1")] * 2
+        assert all(isinstance(outcomes[each], asyncio.CancelledError) for each in (0, 2))
+        assert len(mint.asked) == 2
+
+    async def test_a_failed_renewal_leaves_no_refused_token(self, keys: AppOnlyAuth) -> None:
+        """After a renewal that failed, whoever comes next asks, and does not go with the token that was refused."""
+        mint = Mint("T1", ServerError("503", status=503), "T2")
+        old = await keys.token(mint)
+        with pytest.raises(ServerError):
+            await keys.token(mint, refused=old)
+        assert await keys.token(mint) == Secret("T2")
+
+    async def test_needs_a_client_at_first(self, keys: AppOnlyAuth) -> None:
+        """Alone it cannot send; with a token it needs nobody."""
+        with pytest.raises(ConfigurationError, match="give this AppOnlyAuth to a UsageClient"):
+            await keys.token()
+        assert await keys.token(Mint("T1")) == await keys.token()
+
+    def test_serves_one_loop_after_another(self, keys: AppOnlyAuth) -> None:
+        """The token of the first loop is good on the second; a lock that was left locked is the first loop's."""
+        mint = Mint("T1", "T2")
+
+        async def renew() -> set[Secret]:
+            refused = keys.kept
+            return set(await asyncio.gather(*(keys.token(mint, refused=refused) for _ in range(5))))
+
+        async def die() -> None:
+            mint.open.clear()
+            asyncio.create_task(keys.token(mint, refused=keys.kept)).add_done_callback(lambda _: None)
+            await settle()
+            mint.open = asyncio.Event()
+            mint.open.set()
+
+        assert asyncio.run(renew()) == {Secret("T1")}
+        asyncio.run(die())
+        assert asyncio.run(renew()) == {Secret("T2")}
+        assert len(mint.asked) == 3
+
+    def test_keeps_no_loop_alive(self, keys: AppOnlyAuth) -> None:
+        """A program that runs one loop after the other does not gather them."""
+        loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
+
+        async def renew() -> None:
+            loops.add(asyncio.get_running_loop())
+            await asyncio.gather(*(keys.token(Mint("T1", "T1"), refused=keys.kept) for _ in range(3)))
+
+        for _ in range(5):
+            asyncio.run(renew())
+        gc.collect()
+        assert len(loops) <= 1
+
+    def test_serves_threads(self, keys: AppOnlyAuth) -> None:
+        """Loops in several threads have a token each time, and the same in the end."""
+
+        def work() -> Secret:
+            return asyncio.run(keys.token(Mint("T1")))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert {future.result() for future in [pool.submit(work) for _ in range(20)]} == {Secret("T1")}
+
+    def test_its_app_is_the_keys(self, keys: AppOnlyAuth) -> None:
+        """The window's key is the SHA-256 of the API key, whatever the token and the secret are."""
+        assert keys.app == Secret(KEY).fingerprint == AppOnlyAuth(KEY, "another").app
+
+    def test_takes_secrets(self) -> None:
+        """Whoever has a Secret already need not reveal it."""
+        assert AppOnlyAuth(Secret(KEY), Secret(API_SECRET)).app == Secret(KEY).fingerprint
+        assert repr(BearerToken(Secret(TOKEN))) == "BearerToken(Secret(…))"
+
+    @pytest.mark.parametrize("text", [*MALFORMED.values(), "", None, b"canary"])
+    def test_malformed(self, text: Any) -> None:
+        """Neither half may be malformed; the message says which it was, and no traceback shows either."""
+        for name, pair in {"API key": (text, API_SECRET), "API secret": (KEY, text)}.items():
+            with pytest.raises(ConfigurationError, match=f"^the {name} ") as caught:
+                AppOnlyAuth(*pair)
+            assert "canary" not in frames_of(caught.value)
+
+    async def test_nothing_shows_it(self, keys: AppOnlyAuth) -> None:
+        """Its repr, its attributes and its pickle are free of key, secret and token."""
+        await keys.token(Mint("token-canary"))
+        assert repr(keys) == "AppOnlyAuth(Secret(…), Secret(…))"
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            assert b"canary" not in pickle.dumps(keys, protocol)
+        assert "canary" not in f"{keys} {vars(keys)}"
+
+    async def test_a_copy_works_and_a_pickle_says_why_it_does_not(self, keys: AppOnlyAuth) -> None:
+        """A copy is the same key and fetches a token of its own; a pickle holds nothing, and says so when asked."""
+        await keys.token(Mint("T1"))
+        for twin in (copy.copy(keys), copy.deepcopy(keys)):
+            assert (twin.app, twin.kept) == (keys.app, None)
+            assert await twin.token(Mint("T2")) == Secret("T2")
+        client = UsageClient(pickle.loads(pickle.dumps(keys)), transport=FakeTransport(FakeApi()))
+        with pytest.raises(ConfigurationError, match="does not survive pickling"):
+            await client.get_usage()
+
+
+# -- The same, over a client -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def api(clock: VirtualClock) -> FakeApi:
+    return FakeApi(clock=clock)
+
+
+def keys_of(api: FakeApi) -> AppOnlyAuth:
+    return AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)
+
+
+def client_of(api: FakeApi, auth: Any = None, **keywords: Any) -> UsageClient:
+    defaults: dict[str, Any] = {"transport": FakeTransport(api), "clock": api.clock}
+    return UsageClient(keys_of(api) if auth is None else auth, **defaults | keywords)
+
+
+class FarAway(FakeTransport):
+    """Requests take a second, too: all who come at once are under way before the first has failed."""
+
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+        await self._api.clock.sleep(1)
+        return await super().send(request, timeout=timeout)
+
+
+def is_mint(request: Request) -> bool:
+    return request.method == "POST"
+
+
+def mints(api: FakeApi) -> int:
+    return sum(map(is_mint, api.requests))
+
+
+def rotate(api: FakeApi, token: str = "AAAAanother%2Ftoken%3D") -> str:
+    """Somebody has invalidated the app's token: from now on it has another."""
+    api.apps[0].tokens[:] = [token]
+    return token
+
+
+def sent_with(api: FakeApi) -> list[str]:
+    return [request.headers["authorization"].partition(" ")[2] for request in api.requests if not is_mint(request)]
+
+
+class TestMinting:
+    async def test_one_for_all_first_calls(self, api: FakeApi) -> None:
+        """Twenty first calls of two clients that share the key: one token is asked for, and it goes before them."""
+        keys = keys_of(api)
+        async with client_of(api, keys) as one, client_of(api, keys) as two:
+            await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(10)))
+        assert mints(api) == 1
+        assert is_mint(api.requests[0])
+        assert set(sent_with(api)) == {api.apps[0].token}
+
+    async def test_costs_no_place_and_tells_nothing_of_the_window(self, api: FakeApi, clock: VirtualClock) -> None:
+        """Fifty calls still go in the first window; the headers of a mint are not those of the window."""
+        limits = {"x-rate-limit-limit": "450", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "1768479000"}
+        minted = {"token_type": "bearer", "access_token": api.apps[0].token}
+        api.fail(Fault.status(200, minted, headers=limits), when=is_mint)
+        told = []
+
+        class Told(LocalRateLimiter):
+            def slot(self, app: str, **keywords: Any) -> Any:
+                told.append((app, client.rate_limit))
+                return super().slot(app, **keywords)
+
+        async with client_of(api, limiter=Told(clock=clock)) as client:
+            await asyncio.gather(*(client.get_usage() for _ in range(50)))
+            rotate(api)
+            assert clock.monotonic() == 0.0
+            await client.get_usage()
+        assert told[0][1] is None
+        assert len(told) == 52
+        assert {app for app, _ in told} == {Secret(api.apps[0].api_key).fingerprint}, "also after a renewal"
+
+    @pytest.mark.parametrize(
+        ("fault", "kind", "fate", "sent"),
+        [
+            (Fault.status(403, {"errors": [{"code": 99, "message": "no"}]}), AuthenticationError, "N", 1),
+            (Fault.status(401), AuthenticationError, "N", 1),
+            (Fault.status(400), AuthenticationError, "N", 1),
+            (Fault.status(404), ApiError, "N", 1),
+            (Fault.status(503), ServerError, "R", 4),
+            (Fault.html(502), ServerError, "R", 4),
+            (Fault.rate_limited(headers={}), RateLimitedError, "R", 4),
+            (Fault.rate_limited(headers={"retry-after": "701"}), RateLimitedError, "R", 1),
+            (Fault.html(), DecodeError, "R1", 2),
+            (Fault.garbled(), DecodeError, "R1", 2),
+            (Fault.empty(), DecodeError, "R1", 2),
+            (Fault.status(200, {"errors": [{"code": 99}]}), DecodeError, "R1", 2),
+            (Fault.status(200, {"token_type": "mac", "access_token": "AAAA"}), DecodeError, "R1", 2),
+            (Fault.status(200, {"token_type": "bearer", "access_token": "AAAA\n"}), DecodeError, "R1", 2),
+            (Fault.status(204, b""), ProtocolError, "R1", 2),
+            (Fault.status(302, b"", headers={"location": "https://elsewhere.test"}), ProtocolError, "N", 1),
+            (Fault.reset(), ProtocolError, "R", 4),
+            (Fault.disconnected(), ProtocolError, "R", 4),
+            (Fault.timeout(), RequestTimeoutError, "R", 4),
+            (Fault.connect_error(), ConnectError, "R", 0),
+        ],
+        ids=str,
+    )
+    async def test_what_fails(self, api: FakeApi, fault: Fault, kind: type, fate: str, sent: int) -> None:
+        """Ten calls that wait for one token have one failure, are retried as it deserves, and no usage is asked for.
+        The window knows nothing of it, and the next call works.
+        """
+        limiter = LocalRateLimiter(clock=api.clock)
+        async with client_of(api, limiter=limiter, retry=RetryPolicy.none(), transport=FarAway(api)) as client:
+            api.fail(fault, when=is_mint)
+            errors = await asyncio.gather(*(client.get_usage() for _ in range(10)), return_exceptions=True)
+            assert {type(error) for error in errors} == {kind}
+            for error in errors:
+                assert isinstance(error, TwUsageError)
+                assert ("R1" if error.retry_once else "R" if error.retryable else "N") == fate
+                assert not isinstance(error, RateLimitedError) or (not error.window_spent and error.rate_limit is None)
+            assert all(map(is_mint, api.requests))
+            assert len(api.requests) == min(sent, 1)
+            assert client.rate_limit is None
+            assert not limiter._queues, "no place was asked for"
+            api.assert_all_used()
+            assert (await client.get_usage()).rate_limit is not None
+        api.requests.clear()
+        api.fail(fault, times=math.inf, when=is_mint)
+        async with client_of(api, retry=RetryPolicy(max_wait=700), timeout=5) as client:
+            with pytest.raises(kind):
+                await client.get_usage()
+        assert len(api.requests) == sent
+
+    async def test_what_to_do_is_said(self, api: FakeApi) -> None:
+        """Wrong keys are the API's 403 with code 99: the error speaks of keys, and the API's own words are in it."""
+        async with client_of(api, AppOnlyAuth("wrong-key-canary", "wrong-secret-canary")) as client:
+            with pytest.raises(AuthenticationError, match=r"API key and secret \(consumer keys\)") as caught:
+                await client.get_usage()
+        assert caught.value.status == 403
+        assert caught.value.problem.extra["code"] == 99
+        assert "canary" not in frames_of(caught.value)
+
+    async def test_its_own_429_is_waited_for_and_closes_no_window(self, api: FakeApi, clock: VirtualClock) -> None:
+        """Too many tokens asked for: who has one goes on meanwhile."""
+        api.fail(Fault.rate_limited(headers={"retry-after": "60"}), when=is_mint)
+        api.fail(Fault.slow(1), when=is_mint)
+        limiter = LocalRateLimiter(clock=clock)
+        keys = keys_of(api)
+        async with client_of(api, keys, limiter=limiter) as client:
+            first = asyncio.create_task(client.get_usage())
+            await settle()
+            assert mints(api) == 1
+            assert not limiter._queues
+            await first
+        assert mints(api) == 2
+        assert 60 <= clock.monotonic() <= 902
+
+    async def test_an_outage_is_not_multiplied(self, api: FakeApi) -> None:
+        """The retries of a mint are paid for by the app's budget: ten, and then each call makes one attempt."""
+        api.fail(Fault.status(503), times=math.inf)
+        sent = []
+        async with client_of(api) as client:
+            for _ in range(5):
+                before = len(api.requests)
+                with pytest.raises(ServerError):
+                    await client.get_usage()
+                sent.append(len(api.requests) - before)
+        assert sent == [4, 4, 4, 2, 1]
+
+    async def test_closing_ends_it(self, api: FakeApi, clock: VirtualClock) -> None:
+        """A client that is closed while it fetches a token ends its calls; another's, who waited for it, go on."""
+        api.fail(Fault.slow(5), when=is_mint, times=2)
+        keys = keys_of(api)
+        async with client_of(api, keys) as other:
+            client = client_of(api, keys)
+            calls = [asyncio.create_task(client.get_usage()) for _ in range(3)]
+            await settle()
+            patient = asyncio.create_task(other.get_usage())
+            await settle()
+            await client.aclose()
+            assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {ClientClosedError}
+            assert clock.monotonic() < 5
+            assert (await patient).project_id == api.project.id
+        assert mints(api) == 2
+
+    def test_threads_and_loops_share_a_token(self, api: FakeApi) -> None:
+        """One key for the clients of several loops, one after the other: one token is asked for."""
+        keys = keys_of(api)
+        for _ in range(3):
+            asyncio.run(client_of(api, keys).get_usage())
+        assert mints(api) == 1
+
+
+class TestRenewal:
+    @pytest.mark.parametrize("calls", [1, 20, 100])
+    async def test_once_for_all(self, api: FakeApi, clock: VirtualClock, calls: int) -> None:
+        """The token is refused: one other is fetched for all the calls under way and in the queue, and all succeed."""
+        api.rate_limit = 60
+        policy = RetryPolicy(max_wait=4000)
+        async with client_of(api, retry=policy, transport=FakeTransport(api, latency=1)) as client:
+            await client.get_usage()
+            new = rotate(api)
+            api.requests.clear()
+            results = await asyncio.gather(*(client.get_usage() for _ in range(calls)))
+            assert len(results) == calls
+        assert mints(api) == 1
+        at = next(place for place, request in enumerate(api.requests) if is_mint(request))
+        assert set(sent_with(api)[at:]) == {new}, "whoever waited in the queue goes with the new token"
+        assert at == min(calls, 59)
+        assert len(sent_with(api)) == calls + at
+
+    async def test_the_same_token_ends_the_call(self, api: FakeApi) -> None:
+        """The API refuses the token and gives it again: the call ends with the refusal, and nothing is invalidated."""
+        async with client_of(api, transport=FarAway(api)) as client:
+            await client.get_usage()
+            api.requests.clear()
+            api.fail(Fault.status(401), when=lambda request: not is_mint(request), times=20)
+            errors = await asyncio.gather(*(client.get_usage() for _ in range(20)), return_exceptions=True)
+        assert {type(error) for error in errors} == {AuthenticationError}
+        assert not any(error.retryable for error in errors if isinstance(error, TwUsageError))
+        assert {request.url.rpartition("/")[2] for request in api.requests} == {"token", "tweets"}
+        assert len(sent_with(api)) == 20
+        assert mints(api) == 1
+
+    async def test_a_second_refusal_ends_the_call(self, api: FakeApi) -> None:
+        """A token that is refused, and then the one that took its place: no loop."""
+        tokens = itertools.count()
+
+        def renewed(_: Request) -> bool:
+            rotate(api, f"AAAA-{next(tokens)}")
+            return False
+
+        async with client_of(api) as client:
+            api.fail(Fault.empty(), when=lambda request: is_mint(request) and renewed(request))
+            api.fail(Fault.status(401), when=lambda request: not is_mint(request), times=math.inf)
+            with pytest.raises(AuthenticationError):
+                await client.get_usage()
+        assert sent_with(api) == ["AAAA-0", "AAAA-1"]
+
+    async def test_without_retries_the_next_call_works(self, api: FakeApi) -> None:
+        """RetryPolicy.none() sends no second request; the token is renewed all the same."""
+        async with client_of(api, retry=RetryPolicy.none()) as client:
+            await client.get_usage()
+            rotate(api)
+            with pytest.raises(AuthenticationError) as caught:
+                await client.get_usage()
+            assert caught.value.retryable
+            assert len(sent_with(api)) == 2
+            await client.get_usage()
+        assert mints(api) == 2
+
+    async def test_costs_no_retry_of_the_budget(self, api: FakeApi) -> None:
+        """No outage is behind it: it works with nothing left in the budget, and at once."""
+        async with client_of(api) as client:
+            await client.get_usage()
+            budget_of(keys_of(api).app).tenths = 0
+            rotate(api)
+            await client.get_usage()
+        assert api.clock.monotonic() == 0.0
+
+    async def test_a_renewal_that_fails_is_the_calls_error(self, api: FakeApi) -> None:
+        """The refusal is known, what hinders is the mint: it is retried as any other, and the calls succeed."""
+        async with client_of(api) as client:
+            await client.get_usage()
+            rotate(api)
+            api.fail(Fault.status(503), when=is_mint)
+            await asyncio.gather(*(client.get_usage() for _ in range(10)))
+            rotate(api, "AAAAthird")
+            api.fail(Fault.status(403), when=is_mint)
+            with pytest.raises(AuthenticationError, match="API key and secret"):
+                await client.get_usage()
+
+
+class Vault:
+    """A rotating secret of the user's, the whole of it."""
+
+    def __init__(self, *tokens: Any) -> None:
+        self.tokens = list(tokens)
+
+    async def token(self) -> Any:
+        token = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+
+class TestAnAuthOfOnesOwn:
+    async def test_another_token_is_tried_once(self, api: FakeApi) -> None:
+        """After a 401 it is asked once more; another token is tried at once."""
+        async with client_of(api, Vault("AAAAold", api.apps[0].token)) as client:
+            await client.get_usage()
+        assert sent_with(api) == ["AAAAold", api.apps[0].token]
+        assert api.clock.monotonic() == 0.0
+
+    async def test_a_third_is_not_tried(self, api: FakeApi) -> None:
+        """Two refusals are enough, however many tokens there are."""
+        async with client_of(api, Vault("AAAA1", "AAAA2", "AAAA3", "AAAA4", "AAAA5")) as client:
+            with pytest.raises(AuthenticationError):
+                await client.get_usage()
+        assert len(sent_with(api)) == 2
+
+    async def test_the_same_token_is_not_tried_again(self, api: FakeApi) -> None:
+        """The same token would be refused again."""
+        async with client_of(api, Vault("AAAAold")) as client:
+            with pytest.raises(AuthenticationError) as caught:
+                await client.get_usage()
+        assert not caught.value.retryable
+        assert len(api.requests) == 1
+
+    @pytest.mark.parametrize("before", [[], ["AAAAold"]], ids=["at first", "after a 401"])
+    async def test_its_own_error_passes(self, api: FakeApi, before: list[str]) -> None:
+        """What it raises is raised to the caller, as it is."""
+        error = LookupError("the vault is locked")
+        async with client_of(api, Vault(*before, error)) as client:
+            with pytest.raises(LookupError) as caught:
+                await client.get_usage()
+        assert caught.value is error
+
+    @pytest.mark.parametrize("junk", [None, "", "canary\n", b"canary", 4711, ["canary"]], ids=repr)
+    async def test_junk_is_refused(self, api: FakeApi, junk: Any) -> None:
+        """What is no token is refused before anything is sent, and not shown."""
+        async with client_of(api, Vault(junk)) as client:
+            with pytest.raises(ConfigurationError, match=r"^the token ") as caught:
+                await client.get_usage()
+        assert "canary" not in frames_of(caught.value)
+        assert not api.requests
+
+
+# -- The environment ---------------------------------------------------------------------------------------------------
+
+
 class TestFromEnvironment:
     @pytest.fixture(autouse=True)
     def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever runs the tests may have a token of their own."""
-        for name in VARIABLES:
+        for name in (*VARIABLES, *itertools.chain(*PAIRS)):
             monkeypatch.delenv(name, raising=False)
 
     @pytest.mark.parametrize("first", range(3))
@@ -239,15 +807,67 @@ class TestFromEnvironment:
     def test_malformed_is_refused_by_name(self, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A malformed value is refused, not passed over; the message names its variable and does not quote it."""
         monkeypatch.setenv(name, text)
-        with pytest.raises(ConfigurationError, match=f"^{name}: the token holds") as caught:
+        with pytest.raises(ConfigurationError, match=f"^{name}: the value holds") as caught:
             auth_from_env()
         assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize("first", range(2))
+    def test_keys(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a token, the first pair of API key and secret."""
+        for key, secret in PAIRS[first:]:
+            monkeypatch.setenv(key, f"key-{key}")
+            monkeypatch.setenv(secret, f"secret-{key}")
+        auth = auth_from_env()
+        assert isinstance(auth, AppOnlyAuth)
+        assert auth.app == Secret(f"key-{PAIRS[first][0]}").fingerprint
+        assert auth._secret == Secret(f"secret-{PAIRS[first][0]}")
+
+    def test_a_token_goes_before_keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever pair is set, and half of one, too."""
+        for name in ("BEARER_TOKEN", "X_API_KEY", *PAIRS[1]):
+            monkeypatch.setenv(name, TOKEN)
+        assert isinstance(auth_from_env(), BearerToken)
+
+    @pytest.mark.parametrize("pair", PAIRS)
+    @pytest.mark.parametrize("half", range(2))
+    @pytest.mark.parametrize("other", [None, ""])
+    def test_half_a_pair_is_a_mistake(
+        self, pair: tuple[str, str], half: int, other: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One of two is refused by the name of the other, even where a later pair is whole."""
+        for name in PAIRS[1]:
+            monkeypatch.setenv(name, "canary")
+        monkeypatch.setenv(pair[half], "canary")
+        monkeypatch.delenv(pair[1 - half], raising=False)
+        if other is not None:
+            monkeypatch.setenv(pair[1 - half], other)
+        with pytest.raises(ConfigurationError, match=f"^{pair[1 - half]}: the value is empty$"):
+            auth_from_env()
+
+    @pytest.mark.parametrize("name", [*itertools.chain(*PAIRS)])
+    def test_a_malformed_half_is_refused_by_name(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """And not quoted."""
+        pair = next(pair for pair in PAIRS if name in pair)
+        for each in pair:
+            monkeypatch.setenv(each, "canary")
+        monkeypatch.setenv(name, "canary canary")
+        with pytest.raises(ConfigurationError, match=f"^{name}: the value holds a space") as caught:
+            auth_from_env()
+        assert "canary" not in frames_of(caught.value)
+
+    async def test_a_client_of_the_keys(self, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+        """from_env needs a key and its secret, and nothing more."""
+        monkeypatch.setenv("X_API_KEY", api.apps[1].api_key)
+        monkeypatch.setenv("X_API_SECRET", api.apps[1].api_secret)
+        async with UsageClient.from_env(transport=FakeTransport(api), clock=api.clock) as client:
+            await client.get_usage()
+        assert sent_with(api) == [api.apps[1].token]
 
 
 MAKERS: dict[str, Callable[[Any], object]] = {
     "Secret": Secret,
     "BearerToken": BearerToken,
-    "as_auth": as_auth,
+    "Credentials": credentials,
     "as_secret": as_secret,
     "UsageClient": UsageClient,
     "from_env": lambda _: UsageClient.from_env(),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import pickle
 import random
-import warnings
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -29,7 +27,7 @@ from twusage import (
     Response,
     RetryPolicy,
     Secret,
-    ServerError,
+    SystemClock,
     TwUsageError,
     Usage,
     UsageCapExceededError,
@@ -341,6 +339,30 @@ def test_a_timeout_without_sense_is_refused(timeout: Any) -> None:
     """timeout= is a number of seconds above 0."""
     with pytest.raises(ConfigurationError, match="timeout must be"):
         UsageClient("AAAA", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "methods"),
+    {
+        "transport": "send and aclose",
+        "limiter": "slot",
+        "retry": "run",
+        "clock": "time and monotonic and sleep",
+    }.items(),
+)
+def test_a_part_that_is_none_is_refused(keyword: str, methods: str) -> None:
+    """What cannot do its work is refused by its keyword, and not when it is first needed; and not quoted."""
+    for part, given in ((5, "int"), ("canary", "str"), (SystemClock, "the class itself"), (False, "bool")):
+        with pytest.raises(ConfigurationError) as caught:
+            UsageClient("AAAA", **{keyword: part})  # type: ignore[arg-type]
+        assert str(caught.value) == f"{keyword} must have {methods}, got {given}"
+
+
+@pytest.mark.parametrize("on_wait", [5, "print", False, 0])
+def test_a_hook_that_cannot_be_called_is_refused(on_wait: Any) -> None:
+    """on_wait= is a function."""
+    with pytest.raises(ConfigurationError, match="on_wait must be callable, got "):
+        UsageClient("AAAA", on_wait=on_wait)
 
 
 async def test_the_timeout_reaches_the_transport(api: FakeApi) -> None:
@@ -894,50 +916,3 @@ def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="set X_BEARER_TOKEN"):
         UsageClient.from_env()
-
-
-# -- Secrets -----------------------------------------------------------------------------------------------------------
-
-
-async def test_a_whole_run_shows_no_token(
-    api: FakeApi, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Good calls, refusals, breakages, echoes: logs at DEBUG, reprs, errors with their chains and pickles hold none."""
-    caplog.set_level(logging.DEBUG)
-    token = api.apps[0].token
-    echo = {"title": "Odd", "detail": f"you sent {token}", "type": "about:blank"}
-    faults = [
-        Fault.status(401),
-        Fault.status(403, echo),
-        Fault.status(500, f"<p>{token}</p>"),
-        Fault.status(200, f'{{"data": {{"project_cap": "{token}"}}}}'),
-        Fault.status(200, f"<html>{token}</html>"),
-        Fault.rate_limited(),
-        Fault.connect_error(),
-        Fault.timeout(),
-        Fault.reset(),
-        Fault.html(),
-    ]
-    shown = []
-    with warnings.catch_warnings(record=True) as warned:
-        async with make_client(api, retry=RetryPolicy(max_attempts=2, max_wait=0.0)) as client:
-            shown += [repr(client), repr(vars(client)), repr(await client.get_usage(days=3))]
-            for fault in faults:
-                api.fail(fault)
-                with pytest.raises(TwUsageError) as caught:
-                    await client.get_usage()
-                error: BaseException | None = caught.value
-                while error is not None:
-                    shown += [str(error), repr(error), repr(error.args), repr(error.__context__)]
-                    error = error.__cause__ or error.__context__
-                if not isinstance(caught.value, ServerError | RateLimitedError) and "body" not in vars(caught.value):
-                    shown.append(pickle.dumps(caught.value).decode("latin-1"))
-                traceback = caught.value.__traceback__
-                while traceback is not None:
-                    if "twusage/" in traceback.tb_frame.f_code.co_filename.replace("twusage/tests", ""):
-                        shown.append(repr(traceback.tb_frame.f_locals))
-                    traceback = traceback.tb_next
-            shown += [repr(api.requests), repr(api.requests[0].headers), repr(client._auth), f"{client._auth}"]
-    shown += [str(warning.message) for warning in warned]
-    shown += [caplog.text, *capsys.readouterr()]
-    assert not [text for text in shown if token in text]

@@ -1,9 +1,11 @@
 """Requests as documented, and what every answer means. Pure: no transport, no clock."""
 
+import base64
 import datetime as dt
 import email.utils
 import json
 import logging
+import pickle
 import re
 import traceback
 from collections.abc import Iterator
@@ -46,7 +48,9 @@ from twusage.protocol import (
     check_base_url,
     read_date,
     read_rate_limit,
+    read_token,
     read_usage,
+    token_request,
     usage_request,
     without_credentials,
 )
@@ -267,6 +271,11 @@ class TestMessages:
         assert isinstance(response.headers, Headers)
         assert repr(response) == "Response(status=200, headers=Headers(set-cookie), body=<6 bytes>)"
         assert Response(204) == Response(204, {}, b"")
+
+    def test_survives_pickling(self) -> None:
+        """An answer goes to another process whole; what it holds is told by its attributes alone."""
+        response = Response(200, {"X-Echo": "canary"}, b"{}")
+        assert pickle.loads(pickle.dumps(response)) == response
 
     def test_a_request_hides_its_body(self) -> None:
         """A request's body may hold credentials."""
@@ -1048,8 +1057,15 @@ class TestEchoesInDisguise:
 
     @pytest.mark.parametrize(
         "echo",
-        [TOKEN, "AAAA/canary=canary", r"\u0041AAA%2F\u0063anary%3Dcanary", r"AAAA\/canary\u003dcanary"],
-        ids=["verbatim", "percent-decoded", "escaped", "both"],
+        [
+            TOKEN,
+            "AAAA/canary=canary",
+            r"\u0041AAA%2F\u0063anary%3Dcanary",
+            r"AAAA\/canary\u003dcanary",
+            "AAAA%2fcanary%3dcanary",
+            "AAAA%252Fcanary%253Dcanary",
+        ],
+        ids=["verbatim", "percent-decoded", "escaped", "both", "in lower case", "encoded once more"],
     )
     def test_is_found_in_whatever_spelling(self, echo: str) -> None:
         """An echo of the token is taken out of what is read, however JSON or a URL may spell it."""
@@ -1073,3 +1089,124 @@ class TestEchoesInDisguise:
         request = authorize(usage_request(), self.TOKEN)
         assert without_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
         assert without_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
+
+
+# -- A token for an API key and its secret -----------------------------------------------------------------------------
+
+KEY, API_SECRET = "key-canary", "secret-canary"
+MINTED = "AAAAminted%2Fcanary%3D"
+
+
+def minting_refusal(response: Response, request: Request | None = None) -> Any:
+    """The error that the answer to a mint means."""
+    with pytest.raises(TwUsageError) as caught:
+        read_token(response, request=request or token_request(KEY, API_SECRET), fetched_at=NOW)
+    error = caught.value
+    assert not [text for text in texts(error) if "canary" in text]
+    return error
+
+
+class TestTokenRequest:
+    def test_as_documented(self) -> None:
+        """A POST of the grant's type, with the two halves as Basic credentials."""
+        request = token_request("xvz1evFS4wEEPTGEFPHBog", "L8qq9PZyRg6ieKGEKhZolGC0vJWLw8iEJ88DRdyOg")
+        assert (request.method, request.url) == ("POST", "https://api.twitter.com/oauth2/token")
+        assert request.body == b"grant_type=client_credentials"
+        # The very example of the vendor's documents.
+        assert request.headers["authorization"] == (
+            "Basic eHZ6MWV2RlM0d0VFUFRHRUZQSEJvZzpMOHFxOVBaeVJnNmllS0dFS2hab2xHQzB2SldMdzhpRUo4OERSZHlPZw=="
+        )
+        assert request.headers["content-type"] == "application/x-www-form-urlencoded;charset=UTF-8"
+        assert request.headers["accept"] == "application/json"
+        assert request.headers["user-agent"] == f"twusage/{twusage.__version__}"
+
+    def test_the_halves_are_encoded(self) -> None:
+        """A colon in a half is not the end of it, and a percent sign is no escape."""
+        request = token_request("a:b%2F", "c:/+= ~d", base_url="https://api.x.com")
+        pair = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
+        assert pair == b"a%3Ab%252F:c%3A%2F%2B%3D%20~d"
+        assert request.url == "https://api.x.com/oauth2/token"
+
+    def test_shows_nothing(self) -> None:
+        """Its repr shows no header's value."""
+        assert "canary" not in repr(token_request(KEY, API_SECRET))
+
+
+class TestReadToken:
+    @pytest.mark.parametrize("kind", ["bearer", "Bearer", "BEARER"])
+    def test_the_token(self, kind: str) -> None:
+        """It comes verbatim, whatever else stands there."""
+        body = json.dumps({"token_type": kind, "access_token": MINTED, "expires_in": None}).encode()
+        assert read_token(Response(200, {}, body)) == MINTED
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"<html>canary</html>",
+            b'{"token_type": "bearer", "access_token": "canary',
+            b"[]",
+            b'{"token_type": "bearer"}',
+            b'{"access_token": "canary"}',
+            b'{"token_type": "mac", "access_token": "canary"}',
+            b'{"token_type": ["bearer"], "access_token": "canary"}',
+            b'{"token_type": "bearer", "access_token": null}',
+            b'{"token_type": "bearer", "access_token": ""}',
+            b'{"token_type": "bearer", "access_token": ["canary"]}',
+            b'{"token_type": "bearer", "access_token": "canary canary"}',
+            b'{"token_type": "bearer", "access_token": "canary\\r\\nX-Evil: 1"}',
+            '{"token_type": "bearer", "access_token": "canaryé"}'.encode(),
+            b'{"token_type": "bearer", "access_token": "canary", "access_token": "canary"}',
+            b'{"errors": [{"code": 99, "message": "canary"}]}',
+        ],
+    )
+    def test_no_token(self, body: bytes) -> None:
+        """What is no token is one kind of error, tried once more, and not quoted: it may well be a part of one."""
+        error = minting_refusal(Response(200, {}, body))
+        assert type(error) is DecodeError
+        assert (error.path, error.excerpt, error.retry_once) == ("$.access_token", "", True)
+
+    @pytest.mark.parametrize(
+        ("status", "body", "kind", "advice"),
+        [
+            (400, b"{}", AuthenticationError, "consumer keys"),
+            (401, b"{}", AuthenticationError, "consumer keys"),
+            (403, b'{"errors":[{"code":99,"message":"m"}]}', AuthenticationError, "consumer keys"),
+            (403, fixture("error_403_client_forbidden"), AuthenticationError, "consumer keys"),
+            (404, b"", ApiError, "gives no token"),
+            (429, b"", RateLimitedError, "Too many tokens"),
+            (500, b"", ServerError, "in trouble"),
+            (204, b"", ProtocolError, "204"),
+            (301, b"", ProtocolError, "redirect"),
+        ],
+    )
+    def test_refusals(self, status: int, body: bytes, kind: type[TwUsageError], advice: str) -> None:
+        """Each says what to do about a key, not about a token; none speaks of the window of the calls."""
+        error = minting_refusal(Response(status, WINDOW, body))
+        assert type(error) is kind
+        assert advice in str(error)
+        assert getattr(error, "rate_limit", None) is None
+        assert not getattr(error, "window_spent", False)
+
+    def test_a_429_waits_for_its_own_window(self) -> None:
+        """The reset in its headers is that of the mints."""
+        assert minting_refusal(Response(429, WINDOW | {"date": HTTP_NOW})).retry_after == 601
+
+    def test_an_echo_is_taken_out(self) -> None:
+        """Of the key, of the secret, of both as they were sent, in whatever spelling."""
+        request = token_request("key/canary", "secret=canary")
+        sent = request.headers["authorization"]
+        echo = (
+            f"{sent} {sent.removeprefix('Basic ')} key/canary:secret=canary key%2Fcanary secret%3Dcanary key%2fcanary"
+        )
+        assert without_credentials(echo.encode(), request).count(b"canary") == 0
+        error = minting_refusal(
+            Response(403, {"x-transaction-id": echo}, json.dumps({"title": echo}).encode()), request
+        )
+        assert "[Basic credentials]" in str(error)
+
+    @pytest.mark.parametrize("sent", ["not base64!", "/w==", "eA=="], ids=["no base64", "no text", "no pair"])
+    def test_basic_credentials_of_another_make(self, sent: str) -> None:
+        """Whoever builds a request by hand may write what is no pair: the whole of it is taken out all the same."""
+        request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
+        assert sent.encode() not in without_credentials(f"<{sent * 3}>".encode(), request)

@@ -155,6 +155,20 @@ async def test_garbled_answers_are_counted_among_other_failures(clock: VirtualCl
     assert len(log) == 3
 
 
+@pytest.mark.parametrize("budget", [RetryBudget(), RetryBudget(0)], ids=["full", "empty"])
+async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryBudget, clock: VirtualClock) -> None:
+    """A 401 for which another token is at hand: no wait and nothing of the budget, and a second one ends the call."""
+    error = AuthenticationError("401", status=401)
+    error.retryable = error.retry_once = True
+    before = budget.tenths
+    attempt, log = attempts(error, error, "never", budget=budget)
+    with pytest.raises(AuthenticationError):
+        await RetryPolicy(max_wait=0.0).run(attempt, clock)
+    assert len(log) == 2
+    assert clock.monotonic() == 0.0
+    assert budget.tenths == before
+
+
 async def test_an_exception_of_somebody_elses_passes(clock: VirtualClock) -> None:
     """What a user's transport raises that is no TwUsageError is not ours to retry, first or later."""
     for before in ([], [CONNECT]):

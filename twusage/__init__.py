@@ -7,7 +7,8 @@ does not pay for aiohttp.
 from typing import TYPE_CHECKING
 
 from twusage._version import __version__
-from twusage.auth import Auth, BearerToken, Secret
+from twusage.auth import AppOnlyAuth, Auth, BearerToken, Secret
+from twusage.checkup import Checkup, Finding
 from twusage.client import UsageClient
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
@@ -53,10 +54,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AiohttpTransport",
     "ApiError",
+    "AppOnlyAuth",
     "Auth",
     "AuthenticationError",
     "BadRequestError",
     "BearerToken",
+    "Checkup",
     "ClientAppUsage",
     "ClientClosedError",
     "Clock",
@@ -66,6 +69,7 @@ __all__ = [
     "DailySeries",
     "DailyUsage",
     "DecodeError",
+    "Finding",
     "ForbiddenError",
     "InvalidRequestError",
     "LocalRateLimiter",

@@ -1,20 +1,30 @@
-"""Credentials: what a token is, and where it comes from. Nothing here ever shows one."""
+"""Credentials: what a token is, and where it comes from. Nothing here ever shows one, and nothing here sends one."""
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import hashlib
 import os
+from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
+from weakref import WeakKeyDictionary
 
-from twusage.errors import ConfigurationError
+from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
 
-__all__ = ["Auth", "BearerToken", "Secret", "as_auth", "as_secret", "auth_from_env"]
+__all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Credentials", "Secret", "as_secret", "auth_from_env"]
 
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+# Where there is none of these: an API key, and the secret that goes with it.
+KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
 
 
 class Secret:
     """Text that is shown to nobody: its repr, str and format are ``Secret(…)``, and a pickle of it holds nothing.
+
+    Args:
+        text: what nobody may see.
+        name: what an error calls it.
 
     Raises:
         ConfigurationError: it is no str, empty, or holds what an HTTP header cannot carry. The text is not quoted.
@@ -22,8 +32,8 @@ class Secret:
 
     __slots__ = ("__text", "fingerprint")
 
-    def __init__(self, text: str) -> None:
-        if reason := _malformed(text):
+    def __init__(self, text: str, *, name: str = "token") -> None:
+        if reason := _malformed(text, name):
             del text  # so that no traceback shows it
             raise ConfigurationError(reason)
         self.__text = text
@@ -56,16 +66,16 @@ class Secret:
         return _Lost, ()
 
 
-def _malformed(text: object) -> str | None:
+def _malformed(text: object, name: str) -> str | None:
     if not isinstance(text, str):
-        return f"a token must be a str, got {type(text).__name__}"
+        return f"the {name} must be a str, got {type(text).__name__}"
     if not text:
-        return "the token is empty"
+        return f"the {name} is empty"
     # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
     if not all("!" <= character <= "~" for character in text):
         return (
-            "the token holds a space, a line break or a character that is not ASCII. "
-            "Give the token alone, without 'Bearer' and without quotes"
+            f"the {name} holds a space, a line break or a character that is not ASCII. "
+            f"Give the {name} alone, without 'Bearer' and without quotes"
         )
     return None
 
@@ -83,7 +93,8 @@ class _Lost(Secret):
 
 
 class Auth(Protocol):
-    """Where the bearer token comes from. It is asked before every attempt, so a token may change in between.
+    """Where the bearer token comes from. It is asked before every attempt, so a token may change in between; and after
+    a 401 once more: another token than the one that was refused is then tried, once.
 
     All the tokens that one ``Auth`` gives are of one project: a client may hand on a result that another token brought.
     """
@@ -102,9 +113,9 @@ class BearerToken:
 
     __slots__ = ("_secret",)
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str | Secret) -> None:
         try:
-            self._secret = Secret(token)
+            self._secret = as_secret(token)
         except ConfigurationError as error:
             refusal = error.with_traceback(None)
         else:
@@ -120,8 +131,134 @@ class BearerToken:
         return "BearerToken(Secret(…))"  # whatever it holds, and even if it is but half made
 
 
-def as_auth(auth: object) -> Auth:
-    """A ``str`` is a bearer token. Raises ``ConfigurationError`` for what is neither that nor an ``Auth``."""
+# What exchanges an API key and its secret for a token.
+Mint = Callable[[Secret, Secret], Awaitable[Secret]]
+
+
+class AppOnlyAuth:
+    """An app's API key and secret, which the developer portal also calls consumer keys. They are not the OAuth 2 client
+    id and secret.
+
+    The first call of a client exchanges them for the app's bearer token (``POST /oauth2/token``), which has no end and
+    is kept. After a 401 it is exchanged anew, once for all the calls that wait for it. Nothing is ever invalidated.
+    Clients may share one of these, and with it the token; they share the app's window, too.
+
+    Raises:
+        ConfigurationError: the key or the secret is empty or malformed. Neither is quoted.
+    """
+
+    def __init__(self, api_key: str | Secret, api_secret: str | Secret) -> None:
+        self._outcome: Secret | TwUsageError | None = None  # of the newest exchange
+        self._exchanges = 0  # how many have ended
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        try:
+            self._key = as_secret(api_key, name="API key")
+            self._secret = as_secret(api_secret, name="API secret")
+        except ConfigurationError as error:
+            refusal = error.with_traceback(None)
+        else:
+            self.app = self._key.fingerprint
+            return
+        del api_key, api_secret  # so that no traceback shows them
+        raise refusal
+
+    @property
+    def pair(self) -> tuple[Secret, Secret]:
+        """The API key, and its secret."""
+        return self._key, self._secret
+
+    @property
+    def kept(self) -> Secret | None:
+        """The token, once it was fetched."""
+        return self._outcome if isinstance(self._outcome, Secret) else None
+
+    async def token(self, mint: Mint | None = None, *, refused: Secret | None = None) -> Secret:
+        """The token that is kept; where there is none, or it is the one that the API refused, another.
+
+        A client brings ``mint``, which sends: without it, and without a token, this is a ``ConfigurationError``.
+        """
+        kept = self.kept  # read once: a client in another thread may be at it, too
+        # Not ``!=``: an exchange that has ended since gave a Secret of its own, and where that is the same token again
+        # it need not be asked for once more.
+        if kept is not None and kept is not refused:
+            return kept
+        if mint is None:
+            raise ConfigurationError("there is no token yet: give this AppOnlyAuth to a UsageClient, which fetches one")
+        exchanges = self._exchanges
+        loop = asyncio.get_running_loop()
+        async with self._locks.setdefault(loop, asyncio.Lock()):
+            # Whoever waited for somebody else's exchange has its outcome: also a failure, which a hundred callers
+            # would otherwise bring about one after the other. One that was cancelled is none: the next in line does it.
+            if self._exchanges == exchanges:
+                try:
+                    self._outcome = await mint(self._key, self._secret)
+                except (ClientClosedError, ConfigurationError):
+                    raise  # These are about one client, and no outcome for the others.
+                except TwUsageError as error:
+                    self._outcome = copy.copy(error)
+                self._exchanges += 1
+                self._locks.pop(loop, None)  # One that was waited for would keep its loop alive for ever.
+            outcome = self._outcome
+        if isinstance(outcome, TwUsageError):
+            raise copy.copy(outcome)  # a copy each, because each adds its own traceback
+        assert outcome is not None
+        return outcome
+
+    def __reduce__(self) -> tuple[type[AppOnlyAuth], tuple[Secret, Secret]]:
+        return AppOnlyAuth, (self._key, self._secret)
+
+    def __repr__(self) -> str:
+        return "AppOnlyAuth(Secret(…), Secret(…))"
+
+
+class Credentials:
+    """An ``Auth``, as a client asks it.
+
+    Raises:
+        ConfigurationError: it is neither a bearer token as a ``str`` nor an ``Auth``.
+    """
+
+    def __init__(self, auth: object, mint: Mint) -> None:
+        self._mint = mint
+        try:
+            self._auth = _as_auth(auth)
+        except ConfigurationError as error:
+            refusal = error.with_traceback(None)
+        else:
+            return
+        del auth  # so that no traceback shows it
+        raise refusal
+
+    @property
+    def auth(self) -> Auth:
+        """What was given; for a ``str``, the ``BearerToken``."""
+        return self._auth
+
+    async def given(self) -> tuple[Secret, ...]:
+        """The bearer token, or an API key and its secret. Nothing is sent for it, unless a user's ``Auth`` does."""
+        return self._auth.pair if isinstance(self._auth, AppOnlyAuth) else (await self.token(),)
+
+    async def token(self, *, refused: Secret | None = None) -> Secret:
+        """The token to use now. ``refused`` is one that the API did not accept."""
+        if isinstance(self._auth, AppOnlyAuth):
+            return await self._auth.token(self._mint, refused=refused)
+        return as_secret(await self._auth.token())
+
+    def newest(self, token: Secret) -> Secret:
+        """That token, or the one that has taken its place since, as far as it is known without asking anybody."""
+        return token if not isinstance(self._auth, AppOnlyAuth) else self._auth.kept or token
+
+    @property
+    def known_app(self) -> str | None:
+        """The key of the app, where that is known without a token."""
+        return self._auth.app if isinstance(self._auth, AppOnlyAuth) else None
+
+    def app(self, token: Secret) -> str:
+        """The key of the app, for the window: from its API key where that is known, else from its token."""
+        return self.known_app or token.fingerprint
+
+
+def _as_auth(auth: object) -> Auth:
     if isinstance(auth, str):
         try:
             return BearerToken(auth)
@@ -129,33 +266,44 @@ def as_auth(auth: object) -> Auth:
             refusal = error.with_traceback(None)
         del auth  # so that no traceback shows it
         raise refusal
-    if callable(getattr(auth, "token", None)):
+    if callable(getattr(auth, "token", None)) and not isinstance(auth, type):
         return auth  # type: ignore[return-value]  # as far as can be seen before it is asked
     # Not quoted: bytes may well be a token.
     raise ConfigurationError(f"auth must be a bearer token (str) or an Auth, got {type(auth).__name__}")
 
 
-def as_secret(token: Secret | str) -> Secret:
-    """What an ``Auth`` gave, as a secret. Raises ``ConfigurationError`` where it cannot be one."""
-    if isinstance(token, Secret):
-        return token
+def as_secret(text: Secret | str, *, name: str = "token") -> Secret:
+    """What somebody gave, as a secret. Raises ``ConfigurationError``, with that name, where it cannot be one."""
+    if isinstance(text, Secret):
+        return text
     try:
-        return Secret(token)
+        return Secret(text, name=name)
     except ConfigurationError as error:
         refusal = error.with_traceback(None)
-    del token  # so that no traceback shows it
+    del text  # so that no traceback shows it
     raise refusal
 
 
-def auth_from_env() -> BearerToken:
+def auth_from_env() -> BearerToken | AppOnlyAuth:
     """The credentials in the environment: the first of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN``, ``BEARER_TOKEN``
-    that is not empty. Raises ``ConfigurationError`` where there is none, or where it is malformed.
+    that is not empty; without any, ``X_API_KEY`` with ``X_API_SECRET``, or ``TWITTER_API_KEY`` with
+    ``TWITTER_API_SECRET``. Raises ``ConfigurationError`` where there is none, or where it is malformed.
     """
     for name in TOKEN_VARIABLES:
         if os.environ.get(name):
-            try:
-                return BearerToken(os.environ[name])
-            except ConfigurationError as error:
-                reason = f"{name}: {error}"
-            raise ConfigurationError(reason)
-    raise ConfigurationError(f"no bearer token in the environment: set {TOKEN_VARIABLES[0]}")
+            return BearerToken(_from_env(name))
+    for pair in KEY_VARIABLES:
+        if any(map(os.environ.get, pair)):
+            return AppOnlyAuth(*map(_from_env, pair))
+    key, secret = KEY_VARIABLES[0]
+    raise ConfigurationError(
+        f"no bearer token in the environment: set {TOKEN_VARIABLES[0]}, or both {key} and {secret}"
+    )
+
+
+def _from_env(name: str) -> Secret:
+    try:
+        return Secret(os.environ.get(name, ""), name="value")
+    except ConfigurationError as error:
+        reason = f"{name}: {error}"
+    raise ConfigurationError(reason)

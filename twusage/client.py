@@ -9,14 +9,16 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from attrs import frozen
 
-from twusage import protocol
-from twusage.auth import Auth, as_auth, as_secret, auth_from_env
+from twusage import checkup, protocol
+from twusage.auth import Auth, Credentials, Secret, auth_from_env
+from twusage.checkup import Checkup, Exchange
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
+    AuthenticationError,
     ClientClosedError,
     ConfigurationError,
     ConnectError,
@@ -25,12 +27,14 @@ from twusage.errors import (
     TwUsageError,
 )
 from twusage.models import RateLimit, Usage, UsageField
-from twusage.protocol import DEFAULT_BASE_URL, Request
-from twusage.ratelimit import RateLimiter, default_limiter
+from twusage.protocol import DEFAULT_BASE_URL, Request, Response
+from twusage.ratelimit import RateLimiter, Slot, default_limiter
 from twusage.retry import Patience, RetryPolicy, budget_of
 from twusage.transport import Transport
 
 __all__ = ["UsageClient"]
+
+T = TypeVar("T")
 
 _A_DAY = 86_400.0
 _log = logging.getLogger("twusage")
@@ -81,7 +85,7 @@ class UsageClient:
         on_wait: Callable[[Wait], None] | None = None,
     ) -> None:
         try:
-            self._auth = as_auth(auth)
+            self._credentials = Credentials(auth, self._mint)
         except ConfigurationError as error:
             refusal: ConfigurationError | None = error.with_traceback(None)
         else:
@@ -89,13 +93,17 @@ class UsageClient:
         del auth  # so that no traceback shows a token
         if refusal is not None:
             raise refusal
-        self._transport = transport
+        self._transport = _checked_part("transport", transport, "send", "aclose")
         self._owns_transport = transport is None
-        self._limiter = limiter
-        self._retry = RetryPolicy() if retry is None else retry
-        self._clock: Clock = SystemClock() if clock is None else clock
+        self._limiter = _checked_part("limiter", limiter, "slot")
+        self._retry = RetryPolicy() if retry is None else _checked_part("retry", retry, "run")
+        self._clock: Clock = (
+            SystemClock() if clock is None else _checked_part("clock", clock, "time", "monotonic", "sleep")
+        )
         self._base_url = protocol.check_base_url(base_url)
         self._timeout = _checked_timeout(timeout)
+        if not (on_wait is None or callable(on_wait)):
+            raise ConfigurationError(f"on_wait must be callable, got {type(on_wait).__name__}")
         self._on_wait = on_wait
         self._rate_limit: RateLimit | None = None
         self._closed = False
@@ -153,6 +161,18 @@ class UsageClient:
             return await self._while_open(self._call(request))
         return await self._while_open(self._recent(request, _checked_age(max_age)))
 
+    async def check(self) -> Checkup:
+        """What is right and what is wrong with the credentials and the way to the API, in plain words, and what to do.
+
+        It spends at most one call of the window, waits for nothing but the answer, and tries nothing twice. What it can
+        tell it returns and does not raise: a refusal, a spent window, a network that is down.
+
+        Raises:
+            ConfigurationError: another event loop, a closed session.
+            ClientClosedError: the client was closed.
+        """
+        return await self._while_open(self._check())
+
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
@@ -163,28 +183,83 @@ class UsageClient:
         return usage
 
     async def _attempt(self, request: Request, patience: Patience) -> Usage:
-        secret = as_secret(await self._auth.token())
-        request = protocol.authorize(request, secret.reveal())
-        patience.budget = budget_of(secret.fingerprint)
-        limiter = self._the_limiter()
-        async with limiter.slot(secret.fingerprint, max_wait=patience.left, on_wait=self._announce) as slot:
-            patience.spend(slot.waited)
-            try:
-                response = await self._the_transport().send(request, timeout=self._timeout)
-            except ConnectError:
-                slot.refund()
-                raise
-            now = dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
-            rate_limit = protocol.read_rate_limit(response)
-            date = protocol.read_date(response)
-            slot.observe(rate_limit, date.timestamp() if date else None)
-            self._rate_limit = _newest(rate_limit, self._rate_limit)
-            try:
-                return protocol.read_usage(response, request=request, fetched_at=now)
-            except RateLimitedError as error:
-                if error.window_spent:
-                    slot.close_window(error.retry_after)
-                raise
+        if known := self._credentials.known_app:
+            patience.budget = budget_of(known)  # It pays for the retries of a mint, too.
+        token = await self._credentials.token()
+        app = self._credentials.app(token)
+        patience.budget = budget_of(app)
+        try:
+            async with self._the_limiter().slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
+                patience.spend(slot.waited)
+                token = self._credentials.newest(token)  # It may have been renewed while this call waited.
+                return await self._exchange(protocol.authorize(request, token.reveal()), slot)
+        except AuthenticationError as error:
+            if await self._credentials.token(refused=token) != token:
+                error.retryable = error.retry_once = True  # With another token, it may succeed.
+            raise
+
+    async def _exchange(self, request: Request, slot: Slot) -> Usage:
+        try:
+            response = await self._the_transport().send(request, timeout=self._timeout)
+        except ConnectError:
+            slot.refund()
+            raise
+        now = self._now()
+        rate_limit = protocol.read_rate_limit(response)
+        date = protocol.read_date(response)
+        slot.observe(rate_limit, date.timestamp() if date else None)
+        self._rate_limit = _newest(rate_limit, self._rate_limit)
+        try:
+            return protocol.read_usage(response, request=request, fetched_at=now)
+        except RateLimitedError as error:
+            if error.window_spent:
+                slot.close_window(error.retry_after)
+            raise
+
+    async def _mint(self, api_key: Secret, api_secret: Secret) -> Secret:
+        """A bearer token for an ``AppOnlyAuth``. It costs no place in the window."""
+        request = protocol.token_request(api_key.reveal(), api_secret.reveal(), base_url=self._base_url)
+        response = await self._the_transport().send(request, timeout=self._timeout)
+        return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
+
+    async def _check(self) -> Checkup:
+        try:
+            secrets = await self._credentials.given()
+        except TwUsageError as error:  # out of an Auth of the user's
+            return checkup.unasked(checkup.read_no_token(error), error=error.with_traceback(None))
+        suspicion = checkup.read_secrets(*secrets)
+        if suspicion is not None and suspicion.level == "error":
+            return checkup.unasked(suspicion)
+        witness = _Witness(self._the_transport(), self._clock)
+        client = UsageClient(
+            self._credentials.auth,
+            transport=witness,
+            limiter=self._the_limiter(),
+            retry=RetryPolicy.none(),
+            clock=self._clock,
+            base_url=self._base_url,
+            timeout=self._timeout,
+        )
+        outcome: Usage | TwUsageError
+        try:
+            outcome = await client.get_usage()
+        except (ClientClosedError, ConfigurationError):
+            raise
+        except TwUsageError as error:
+            outcome = error.with_traceback(None)
+        self._rate_limit = _newest(client.rate_limit, self._rate_limit)
+        return checkup.read_call(
+            outcome,
+            exchange=witness.exchange,
+            suspicion=suspicion,
+            is_pair=len(secrets) > 1,
+            base_url=self._base_url,
+            # A transport of the user's may have a proxy of its own.
+            environ=os.environ if self._owns_transport else {},
+        )
+
+    def _now(self) -> dt.datetime:
+        return dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
 
     # -- max_age: results that are young enough, and calls that are under way -----------------------------------------
 
@@ -232,7 +307,7 @@ class UsageClient:
     def _the_limiter(self) -> RateLimiter:
         return default_limiter(self._clock) if self._limiter is None else self._limiter
 
-    async def _while_open(self, call: Coroutine[Any, Any, Usage]) -> Usage:
+    async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call that ``aclose`` can end: it makes the call's own timeout expire."""
         if refusal := self._refusal():
             call.close()
@@ -289,6 +364,25 @@ class _Kept:
     wall: float
 
 
+class _Witness:
+    """Sends through a transport, and keeps the newest exchange."""
+
+    def __init__(self, transport: Transport, clock: Clock) -> None:
+        self._transport = transport
+        self._clock = clock
+        self.exchange: Exchange | None = None
+
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+        began, response = self._clock.monotonic(), None
+        try:
+            response = await self._transport.send(request, timeout=timeout)
+            return response
+        finally:
+            self.exchange = Exchange(request.method, response, self._clock.monotonic() - began, self._clock.time())
+
+    async def aclose(self) -> None: ...  # The transport is another's.
+
+
 class _SharedCall:
     """One request that several callers wait for. It ends early only when the last of them has gone."""
 
@@ -329,6 +423,14 @@ def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other
+
+
+def _checked_part(name: str, part: T, *methods: str) -> T:
+    # Not quoted: who mixes up the arguments may have given a token.
+    if part is None or (not isinstance(part, type) and all(callable(getattr(part, each, None)) for each in methods)):
+        return part
+    given = "the class itself" if isinstance(part, type) else type(part).__name__
+    raise ConfigurationError(f"{name} must have {' and '.join(methods)}, got {given}")
 
 
 def _checked_timeout(timeout: object) -> float:

@@ -6,16 +6,19 @@ back means. Times come in as arguments or stand in the answer's own headers.
 
 from __future__ import annotations
 
+import binascii
 import datetime as dt
 import json
+import re
 import reprlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from attrs import field, frozen
 
@@ -27,6 +30,7 @@ from twusage.errors import (
     BadRequestError,
     ConfigurationError,
     CreditsDepletedError,
+    DecodeError,
     ForbiddenError,
     InvalidRequestError,
     ProtocolError,
@@ -49,13 +53,16 @@ __all__ = [
     "quoted",
     "read_date",
     "read_rate_limit",
+    "read_token",
     "read_usage",
+    "token_request",
     "usage_request",
     "without_credentials",
 ]
 
 DEFAULT_BASE_URL = "https://api.twitter.com"
 USAGE_PATH = "/2/usage/tweets"
+TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
@@ -199,6 +206,21 @@ def authorize(request: Request, token: str) -> Request:
     return Request(request.method, request.url, {**request.headers, "authorization": f"Bearer {token}"}, request.body)
 
 
+def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE_URL) -> Request:
+    """``POST /oauth2/token``: an app's API key and secret for its bearer token (the vendor's OAuth 2 documents).
+
+    It does not count in the window of ``usage_request``.
+    """
+    # Encoded before they are joined (RFC 6749, 2.3.1), so that a colon in the one is not taken for the end of it.
+    pair = f"{quote(api_key, safe='')}:{quote(api_secret, safe='')}"
+    headers = {
+        **_FIXED_HEADERS,
+        "authorization": f"Basic {b64encode(pair.encode()).decode()}",
+        "content-type": "application/x-www-form-urlencoded;charset=UTF-8",
+    }
+    return Request("POST", base_url + TOKEN_PATH, headers, b"grant_type=client_credentials")
+
+
 def check_base_url(base_url: object, *, name: str = "base_url") -> str:
     """The base URL without a trailing slash. ``name`` is what an error calls it.
 
@@ -291,7 +313,43 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     return codec.usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at or EPOCH)
 
 
-def _refusal(response: Response, body: bytes, request: Request | None, now: dt.datetime | None) -> TwUsageError:
+def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
+    """The bearer token that answers a ``token_request``, or the error that the response means.
+
+    Raises:
+        AuthenticationError: the API does not accept the key and the secret.
+        RateLimitedError: too many tokens were asked for. It is not the window of ``usage_request`` that is spent.
+        ApiError: or one of its other kinds, as in ``read_usage``.
+        DecodeError: a 200 without a bearer token. What stood there is not quoted: it may well be one.
+        ProtocolError: as in ``read_usage``.
+    """
+    if response.status != HTTPStatus.OK:
+        body = without_credentials(response.body, request)
+        raise _refusal(response, body, request, fetched_at, minting=True)
+    token = _token_in(response.body)
+    if token is None:
+        raise DecodeError(
+            f"$.access_token: the answer to POST {TOKEN_PATH} holds no bearer token",
+            path="$.access_token",
+            retry_once=True,
+        )
+    return token
+
+
+def _token_in(body: bytes) -> str | None:
+    try:
+        document = codec.decode_document(body)
+    except DecodeError:
+        return None
+    kind, token = document.get("token_type"), document.get("access_token")
+    if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
+        return None
+    return token if token and all("!" <= character <= "~" for character in token) else None
+
+
+def _refusal(
+    response: Response, body: bytes, request: Request | None, now: dt.datetime | None, *, minting: bool = False
+) -> TwUsageError:
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
         return ProtocolError(
@@ -303,6 +361,8 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
     problem = codec.decode_problem(body)
     rate_limit = _headers_rate_limit(response.headers)
     kind = _kind(status, problem)
+    if minting and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
+        kind = AuthenticationError
     request_id = response.headers.get("x-transaction-id")
     answer: dict[str, Any] = {
         "status": status,
@@ -317,11 +377,15 @@ def _refusal(response: Response, body: bytes, request: Request | None, now: dt.d
         answer["reset_date"] = day = codec.utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
-        answer["window_spent"] = spent = _window_spent(response, problem)
-        answer |= _retry(response, now, rate_limit if spent else None)
+        answer["window_spent"] = spent = not minting and _window_spent(response, problem)
+        answer |= _retry(response, now, rate_limit if spent or minting else None)
     elif kind is ServerError:
         answer |= _retry(response, now, None)
-    return kind(_sentence(kind, status, problem, answer), **answer)
+    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_spent", True) else _ANOTHER_LIMIT
+    if minting:
+        answer["rate_limit"] = None  # that of the tokens
+        what_to_do = _MINTING.get(kind, what_to_do)
+    return kind(_sentence(status, problem, what_to_do, answer.get("retry_at")), **answer)
 
 
 def _window_spent(response: Response, problem: Problem) -> bool:
@@ -416,13 +480,19 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
     ApiError: "The API does not give the usage; check base_url",
 }
 
+# The same, where a token was asked for.
+_MINTING: dict[type[TwUsageError], str] = {
+    AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
+    "client id and secret",
+    RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app",
+    ApiError: "The API gives no token; check base_url",
+}
 _ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit was met. Try again in half a minute"
 
 
-def _sentence(kind: type[TwUsageError], status: int, problem: Problem, answer: Mapping[str, Any]) -> str:
+def _sentence(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
     said = ": ".join(dict.fromkeys(codec.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
-    when = f" (not before {answer['retry_at']:%Y-%m-%d %H:%M:%S} UTC)" if answer.get("retry_at") else ""
-    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_spent", True) else _ANOTHER_LIMIT
+    when = f" (not before {retry_at:%Y-%m-%d %H:%M:%S} UTC)" if retry_at else ""
     return f"{status} {said.rstrip('.') or _phrase(status)}. {what_to_do}{when}."
 
 
@@ -435,13 +505,14 @@ def _phrase(status: int) -> str:
 
 def without_credentials(body: bytes, request: Request | None) -> bytes:
     """What an answer said, with the request's own credentials taken out where it echoes them, in whatever spelling."""
-    scheme, _, secret = (request.headers.get("authorization", "") if request else "").partition(" ")
-    if len(secret) < 8:  # A secret this short is a test's, and may well be a word of the document.
-        return body
-    spellings = {secret.encode(), unquote(secret).encode()}
+    scheme, _, sent = (request.headers.get("authorization", "") if request else "").partition(" ")
+    # A secret that is very short is a test's, and may well be a word of the document.
+    spellings = {
+        spelling.encode() for secret in _parts(scheme, sent) for spelling in _spellings(secret) if len(secret) >= 8
+    }
     instead = f"[{scheme} credentials]".encode()
     body = _replaced(body, spellings, instead)
-    if b"\\" not in body:
+    if not spellings or b"\\" not in body:
         return body
     # JSON may spell any letter as an escape. Only where that hides an echo is the document written anew.
     plain = _unescaped(body)
@@ -449,8 +520,28 @@ def without_credentials(body: bytes, request: Request | None) -> bytes:
     return body if cleaned == plain else cleaned
 
 
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    plain = unquote(secret)
+    yield from (secret, plain, quote(secret, safe=""))
+    yield plain.replace("/", r"\/")  # as scripts in a page have it
+    yield _ESCAPE.sub(lambda escape: escape[0].lower(), secret)
+
+
+def _parts(scheme: str, sent: str) -> list[str]:
+    """A token, or the API key and secret that make up Basic credentials, besides the whole of them."""
+    try:
+        pair = b64decode(sent, validate=True).decode() if scheme == "Basic" else ""
+    except (binascii.Error, UnicodeDecodeError):  # not of our making
+        pair = ""
+    halves = pair.split(":")
+    return [sent, *halves, *map(unquote, halves)]
+
+
 def _replaced(body: bytes, spellings: set[bytes], instead: bytes) -> bytes:
-    for spelling in spellings:
+    for spelling in sorted(spellings, key=len, reverse=True):  # the longest first: one may be a part of another
         body = body.replace(spelling, instead)
     return body
 

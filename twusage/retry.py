@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from attrs import Attribute, define, field, frozen
 
 from twusage.clock import Clock, Wait
-from twusage.errors import ConfigurationError, QuotaError, RateLimitedError, TwUsageError
+from twusage.errors import AuthenticationError, ConfigurationError, QuotaError, RateLimitedError, TwUsageError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -198,6 +198,8 @@ class _Retries:
         asked = self._asked
         if self._window_spent and asked != 0.0:
             return 0.0  # It is the limiter that makes everybody wait for the window.
+        if self._refused:
+            return 0.0  # Another token is at hand.
         least, base = 0.0, 0.5
         if self._window_spent:  # Its reset is already past, and says nothing.
             least = 1.0
@@ -211,7 +213,12 @@ class _Retries:
             return True
         if max(state.upcoming_sleep, self._asked or 0.0) > self.patience.left:
             return True  # Never sleep in vain.
-        return not self._window_spent and not self.patience.budget.spend()
+        # No outage is behind these two, and all the calls of an app meet them at once.
+        return not (self._window_spent or self._refused or self.patience.budget.spend())
+
+    @property
+    def _refused(self) -> bool:
+        return isinstance(self.error, AuthenticationError) and self.error.retry_once
 
     @property
     def _window_spent(self) -> bool:

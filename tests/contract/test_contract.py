@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from attrs import evolve, frozen
 
-from twusage import UsageClient, UsageField
+from twusage import AppOnlyAuth, Auth, UsageClient, UsageField
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -37,7 +37,7 @@ from twusage.models import EPOCH, Usage
 from twusage.protocol import DEFAULT_BASE_URL, Request, authorize, usage_request
 from twusage.ratelimit import LocalRateLimiter
 from twusage.retry import RetryPolicy
-from twusage.testing import FakeApi, FakeTransport, Fault, RecordingTransport, VirtualClock, fake_app
+from twusage.testing import FakeApi, FakeTransport, Fault, RecordingTransport, ReplayTransport, VirtualClock, fake_app
 from twusage.transport import Transport
 
 # Seconds; only the tests in which no answer comes wait for it, and over a socket they really do.
@@ -52,7 +52,7 @@ class Service:
     transport: Transport
     base_url: str = DEFAULT_BASE_URL
 
-    def client(self, token: str | None = None, **keywords: Any) -> UsageClient:
+    def client(self, token: str | Auth | None = None, **keywords: Any) -> UsageClient:
         """A client of the first app, which tries once and knows nothing of the app's window."""
         defaults: dict[str, Any] = {
             "transport": self.transport,
@@ -112,6 +112,68 @@ async def service(request: pytest.FixtureRequest, api: FakeApi, tmp_path: Path) 
     async with way(api, tmp_path) as service:
         yield service
     api.assert_all_used()
+
+
+# -- Where the token comes from ----------------------------------------------------------------------------------------
+
+
+class TestMinting:
+    async def test_a_key_and_its_secret(self, service: Service) -> None:
+        """They are exchanged for the app's token once, and the calls go with it."""
+        app = service.api.apps[1]
+        client = service.client(AppOnlyAuth(app.api_key, app.api_secret))
+        usages = [await client.get_usage(), await client.get_usage(days=3)]
+        assert {usage.project_id for usage in usages} == {service.api.project.id}
+        mint, *calls = service.api.requests
+        assert (mint.method, urlsplit(mint.url).path, mint.body) == (
+            "POST",
+            "/oauth2/token",
+            b"grant_type=client_credentials",
+        )
+        assert mint.headers["content-type"] == "application/x-www-form-urlencoded;charset=UTF-8"
+        assert [call.headers["authorization"] for call in calls] == [f"Bearer {app.token}"] * 2
+        assert usages[0].rate_limit is not None
+        assert usages[0].rate_limit.remaining == 49, "a mint costs nothing of the window"
+
+    async def test_a_wrong_secret(self, service: Service) -> None:
+        """The API's 403 is about the key and the secret."""
+        client = service.client(AppOnlyAuth(service.api.apps[0].api_key, "wrong"))
+        with pytest.raises(AuthenticationError, match="consumer keys") as caught:
+            await client.get_usage()
+        assert (caught.value.status, caught.value.problem.extra["code"]) == (403, 99)
+
+    async def test_a_renewal(self, service: Service) -> None:
+        """A token that is refused is renewed, and the call succeeds."""
+        app = service.api.apps[0]
+        client = service.client(AppOnlyAuth(app.api_key, app.api_secret), retry=RetryPolicy())
+        await client.get_usage()
+        app.tokens[:] = ["AAAAanother%2Ftoken"]
+        assert (await client.get_usage()).project_id == service.api.project.id
+        assert [request.method for request in service.api.requests] == ["POST", "GET", "GET", "POST", "GET"]
+
+    async def test_what_may_pass(self, service: Service) -> None:
+        """A mint that breaks off is tried again."""
+        app = service.api.apps[0]
+        service.api.fail(Fault.reset())
+        clock = VirtualClock(dt.datetime.now(dt.UTC))
+        client = service.client(
+            AppOnlyAuth(app.api_key, app.api_secret),
+            retry=RetryPolicy(),
+            clock=clock,
+            limiter=LocalRateLimiter(clock=clock),
+        )
+        assert (await client.get_usage()).project_id == service.api.project.id
+
+
+async def test_a_recorded_mint_is_played_back(api: FakeApi, tmp_path: Path) -> None:
+    """The recording holds neither the key, nor the secret, nor the token, and still leads to the same usage."""
+    app = api.apps[0]
+    async with recorded(api, tmp_path) as service:
+        usage = await service.client(AppOnlyAuth(app.api_key, app.api_secret)).get_usage()
+    text = (tmp_path / "recording.json").read_text()
+    assert not [secret for secret in (app.api_key, app.api_secret, app.token) if secret in text]
+    client = Service(api, ReplayTransport(tmp_path / "recording.json")).client(AppOnlyAuth("key", "secret"))
+    assert evolve(await client.get_usage(), fetched_at=usage.fetched_at) == usage
 
 
 # -- What comes back ---------------------------------------------------------------------------------------------------

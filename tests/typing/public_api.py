@@ -15,6 +15,7 @@ import tenacity.asyncio
 from twusage import (
     AiohttpTransport,
     ApiError,
+    AppOnlyAuth,
     Auth,
     BearerToken,
     ClientAppUsage,
@@ -210,12 +211,17 @@ class SyncAuth:
 def the_protocols() -> None:
     """Hand-written parts satisfy their protocols, ours do, and what lacks something does not."""
     transports: list[Transport] = [MyTransport(), AiohttpTransport(), FakeTransport(FakeApi())]
-    auths: list[Auth] = [MyTextAuth(), MySecretAuth(), BearerToken("AAAA")]
+    auths: list[Auth] = [MyTextAuth(), MySecretAuth(), BearerToken("AAAA"), AppOnlyAuth("key", "secret")]
     limiters: list[RateLimiter] = [MyLimiter(), MyGeneratorLimiter(), LocalRateLimiter()]
     clocks: list[Clock] = [MyClock(), SystemClock(), VirtualClock()]
     UsageClient(auths[0], transport=transports[0], limiter=limiters[0], clock=clocks[0], retry=RetryPolicy.none())
     UsageClient("AAAA", transport=NoTransport())  # type: ignore[arg-type]
     UsageClient(SyncAuth())  # type: ignore[arg-type]
+    UsageClient(AppOnlyAuth("key", "secret"))
+    UsageClient(BearerToken(Secret("AAAA")))
+    AppOnlyAuth(Secret("key"), Secret("secret"))
+    AppOnlyAuth("key")  # type: ignore[call-arg]
+    AppOnlyAuth(b"key", b"secret")  # type: ignore[arg-type]
     UsageClient("AAAA", "https://api.x.com")  # type: ignore[call-arg, arg-type]
     assert_type(RetryPolicy.none(), RetryPolicy)
 
