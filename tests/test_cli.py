@@ -794,7 +794,7 @@ class TestHelp:
         text = run("show", "--help").stdout
         assert re.findall(r"\[default: ([0-9.]+)", text) == ["7", "30", "60"]
         assert re.findall(r"--[a-z-]+ [A-Z]+ ", text) == [
-            *("--days N ", "--token-file PATH ", "--timeout SECONDS ", "--max-wait SECONDS ")
+            *("--days N ", "--token-file PATH ", "--proxy URL ", "--timeout SECONDS ", "--max-wait SECONDS ")
         ]
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from twusage._version import __version__
+from twusage.cli.doctor import doctor
 from twusage.cli.exits import EXITS, complain, exit_code, finish
 from twusage.cli.fake import fake
 from twusage.cli.show import show
@@ -45,7 +46,7 @@ def _one_sentence(error: click.ClickException) -> str:
 
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
-show.epilog = _EPILOG
+show.epilog = doctor.epilog = _EPILOG
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
@@ -55,11 +56,12 @@ def twusage(ctx: click.Context) -> None:
     """How much of the X/Twitter API your project has used of its monthly cap.
 
     The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set.
+    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 twusage.add_command(show)
+twusage.add_command(doctor)
 twusage.add_command(fake)

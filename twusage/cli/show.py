@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
-import os
-import sys
 from typing import Any
 
 import click
-from rich.console import Console
 
-from twusage.auth import TOKEN_VARIABLES
+from twusage.cli.access import access_options, asked, credentials
 from twusage.cli.countdown import Countdown
-from twusage.cli.exits import complain, let_go, printable
+from twusage.cli.exits import complain, printable
+from twusage.cli.output import page, write
 from twusage.cli.table import usage_text
-from twusage.client import UsageClient
-from twusage.errors import ConfigurationError
 from twusage.models import Problem, Usage
-from twusage.protocol import usage_request
+from twusage.protocol import DEFAULT_BASE_URL, usage_request
 from twusage.retry import RetryPolicy
 
 __all__ = ["show"]
-
-# No token is nearly as long; a device or a film given by mistake is not read to its end.
-_TOKEN_FILE = 2**16
 
 
 def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
@@ -48,15 +40,7 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="The days as CSV: one row a day, with --by-app one a day and app.")
 @click.option("--demo", is_flag=True, help="Made-up data from a fake API. Needs neither token nor network.")
-@click.option("--token-file", metavar="PATH", help="Read the bearer token from this file; - is stdin.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30,
-    show_default=True,
-    metavar="SECONDS",
-    help="For one request on the wire.",
-)
+@access_options
 @click.option(
     "--max-wait",
     type=click.FloatRange(min=0),
@@ -73,6 +57,7 @@ def show(
     as_csv: bool,
     demo: bool,
     token_file: str | None,
+    proxy: str | None,
     timeout: float,
     max_wait: float,
 ) -> None:
@@ -81,75 +66,45 @@ def show(
     One call of GET /2/usage/tweets, of which an app has 50 in 15 minutes.
 
     The app-only bearer token comes from the environment (X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set) or from --token-file. There is no option for the token itself: everybody on the machine could
+    first that is set) or from --token-file; without one, an API key and its secret in X_API_KEY and X_API_SECRET
+    bring it. There is no option for the token itself: everybody on the machine could
     read it.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other: choose one")
     if demo and token_file is not None:
         raise click.UsageError("--demo needs no --token-file: choose one")
+    if demo and proxy is not None:
+        raise click.UsageError("--demo needs no --proxy: choose one")
     countdown = Countdown()
-    if demo:
-        client = _demo_client()
-    else:
-        client = _client(token_file, timeout=timeout, retry=RetryPolicy(max_wait=max_wait), on_wait=countdown)
+    keywords: dict[str, Any] = _demo() if demo else credentials(token_file)
     try:
-        usage = asyncio.run(_usage(client, days))
+        usage = asked(
+            lambda client: client.get_usage(days=days),
+            proxy=proxy,
+            timeout=timeout,
+            retry=RetryPolicy(max_wait=max_wait),
+            on_wait=countdown,
+            **keywords,
+        )
     finally:
         countdown.clear()
     for problem in usage.errors:
         complain(f"warning: the API says: {_told(problem)}")
     if as_json:
         # ASCII only, which is as good for any reader, and is safe in any encoding and on any terminal.
-        _write(json.dumps(usage.to_dict(), indent=2) + "\n")
+        write(json.dumps(usage.to_dict(), indent=2) + "\n")
     elif as_csv:
-        _write(_csv(usage, by_app=by_app))
+        write(_csv(usage, by_app=by_app))
     else:
-        _write(_table(usage, by_app=by_app))
+        write(_table(usage, by_app=by_app))
 
 
-# -- The call ----------------------------------------------------------------------------------------------------------
-
-
-async def _usage(client: UsageClient, days: int) -> Usage:
-    async with client:
-        return await client.get_usage(days=days)
-
-
-def _client(token_file: str | None, **keywords: Any) -> UsageClient:
-    if token_file is not None:
-        return UsageClient.from_env(auth=_token_from(token_file), **keywords)
-    if not any(map(os.environ.get, TOKEN_VARIABLES)):
-        raise ConfigurationError(
-            f"no bearer token: set {TOKEN_VARIABLES[0]} or give --token-file PATH; to look around without, give --demo"
-        )
-    return UsageClient.from_env(**keywords)
-
-
-def _demo_client() -> UsageClient:
+def _demo() -> dict[str, Any]:
     from twusage.testing import FakeApi, FakeTransport
 
     api = FakeApi()
-    return UsageClient(api.apps[0].token, transport=FakeTransport(api))
-
-
-def _token_from(path: str) -> str:
-    """The token in this file. Neither the path nor the content is ever shown: people mistake the one for the other."""
-    try:
-        with click.open_file(path, "rb") as file:
-            content: bytes = file.read(_TOKEN_FILE + 1)
-        token = content.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8 text"
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except RuntimeError:  # what click says of a closed stdin
-        reason = "stdin is closed"
-    else:
-        if token and len(content) <= _TOKEN_FILE and len(token.split()) == 1:
-            return token
-        reason = "it must hold one bearer token and nothing else" if token else "it is empty"
-    raise ConfigurationError(f"no token from --token-file: {reason}. Give the path of a readable file, or - for stdin")
+    return {"auth": api.apps[0].token, "transport": FakeTransport(api), "base_url": DEFAULT_BASE_URL}
 
 
 # -- Where the answer goes ---------------------------------------------------------------------------------------------
@@ -177,22 +132,4 @@ def _csv(usage: Usage, *, by_app: bool) -> str:
 
 
 def _table(usage: Usage, *, by_app: bool) -> str:
-    screen = Console()
-    text = usage_text(usage, by_app=by_app, width=screen.width, ascii_only=screen.options.ascii_only)
-    page = io.StringIO()  # not stdout itself, on which rich has its own way with a broken pipe
-    # Soft: what does not fit is wrapped by the terminal. A number that is cut short would lie.
-    Console(file=page, force_terminal=screen.is_terminal).print(text, soft_wrap=True)
-    return page.getvalue()
-
-
-def _write(text: str) -> None:
-    # Not click.echo: it would write UTF-8 where ASCII is asked for, and judge the colours once more.
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:
-        if sys.stdout is not None:  # closed with >&-
-            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            sys.stdout.flush()
-    except OSError as error:
-        let_go()
-        # Of a broken pipe, this makes a BrokenPipeError again.
-        raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
+    return page(lambda width, ascii_only: usage_text(usage, by_app=by_app, width=width, ascii_only=ascii_only))
