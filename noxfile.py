@@ -110,9 +110,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
-    """What a call costs, as a ratio to what people would use instead. Not among the defaults: it proves nothing."""
-    session.install("-e", ".", *group("tests"))
-    session.run("python", "tests/bench/bench_fake.py")
+    """What a call costs, as a ratio to what people would use instead. It writes docs/speed.md's table and its JSON.
+
+    Not among the defaults: its figures are this machine's. `-- --dry` writes nothing, `-- decode` measures that only.
+    """
+    session.install("-e", ".", *group("tests", "bench"))
+    session.run("python", "tests/bench/bench.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
@@ -156,10 +159,31 @@ def fleet(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
+def faults(session: nox.Session) -> None:
+    """The fault catalogue, a line a layer. `tests` runs it too; here it is counted."""
+    session.install("-e", WITH_EXTRAS, *group("tests"))
+    session.run("pytest", "-m", "fault", "-q", "--no-header", "tests", *session.posargs)
+
+
+@nox.session(python=OLDEST)
 def sim(session: nox.Session) -> None:
     """The rate limit, simulated: what 500 calls cost in every world, and by other rules. The tests run a part of it."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "tests/sim/simulate.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def fuzz(session: nox.Session) -> None:
+    """A million answers that nobody foresaw, and what must be true of each. `-- --cases 5000000` is the long form."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "tests/fuzz/fuzz.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def soak(session: nox.Session) -> None:
+    """200,000 requests over a socket, and a year of polling in 30 worlds. `-- --requests 1000000` is the long form."""
+    session.install("-e", ".", *group("tests"))
+    session.run("python", "tests/soak/soak.py", *session.posargs)
 
 
 @nox.session

@@ -1,6 +1,9 @@
-"""What several test modules share: the mend of aioresponses, and the token that nobody may ever read."""
+"""What several test modules share: the mend of aioresponses, the token that nobody may ever read, and the count of
+the fault catalogue.
+"""
 
 import inspect
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,3 +38,26 @@ def canary() -> str:
 def canary_request() -> Request:
     """A request with the canary, to a host that does not exist."""
     return Request("GET", "https://api.test/2/usage/tweets", {"authorization": f"Bearer {CANARY}"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each report is to say of which layer it is: a report knows no markers."""
+    for item in items:
+        marker = item.get_closest_marker("fault")
+        if marker is not None:
+            item.user_properties.append(("fault", marker.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What `nox -s faults` prints: a line for each layer of the catalogue, and a total."""
+    if config.getoption("markexpr") != "fault":
+        return
+    cases: dict[str, Counter[str]] = {}
+    for how in ("passed", "failed", "error", "skipped", "xfailed", "xpassed"):
+        for report in terminalreporter.getreports(how):
+            if layer := dict(report.user_properties).get("fault"):
+                cases.setdefault(layer, Counter())[how] += 1
+    terminalreporter.section("the fault catalogue")
+    for layer, ends in [*cases.items(), ("in all", sum(cases.values(), Counter()))]:
+        told = ", ".join(f"{number} {how}" for how, number in ends.items())
+        terminalreporter.line(f"{layer:10} {ends.total():4} cases: {told}")

@@ -224,6 +224,26 @@ async def test_a_connection_that_fails_takes_no_place(api: FakeApi, clock: Virtu
     assert len(api.requests) == 50
 
 
+async def test_a_timeout_before_the_sending_takes_no_place(api: FakeApi, clock: VirtualClock) -> None:
+    """A transport that knows that nothing was sent says so with ``unsent``, whatever kind of error it is."""
+
+    class Busy(FakeTransport):
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+            if len(busy) < 60:
+                busy.append(request)
+                raise RequestTimeoutError("busy", unsent=True)
+            return await super().send(request, timeout=timeout)
+
+    busy: list[Request] = []
+    async with make_client(api, transport=Busy(api), retry=RetryPolicy.none()) as client:
+        for _ in range(60):
+            with pytest.raises(RequestTimeoutError):
+                await client.get_usage()
+        for _ in range(50):
+            await client.get_usage()
+    assert clock.monotonic() == 0.0
+
+
 async def test_a_timeout_takes_a_place(api: FakeApi) -> None:
     """It may have reached the server, so it counts."""
     async with make_client(api, retry=RetryPolicy.none(), timeout=1) as client:

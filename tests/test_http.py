@@ -6,12 +6,15 @@ What happens on a wire is in test_http_wire.py.
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 from aioresponses import aioresponses
+from multidict import CIMultiDict
 from yarl import URL
 
 from twusage.errors import (
@@ -23,7 +26,7 @@ from twusage.errors import (
     TlsError,
     TransportError,
 )
-from twusage.http import AiohttpTransport
+from twusage.http import AiohttpTransport, _check_head
 from twusage.protocol import Request, Response
 
 ADDRESS = "https://api.test/2/usage/tweets"
@@ -85,7 +88,7 @@ class TestAsking:
         assert asked["allow_redirects"] is False
         assert asked["auto_decompress"] is False
         assert asked["raise_for_status"] is False
-        assert asked["timeout"] == aiohttp.ClientTimeout(total=None, sock_connect=3.5)
+        assert asked["timeout"] == aiohttp.ClientTimeout(total=None, connect=3.5, sock_connect=3.5)
         assert len(asked["middlewares"]) == 1
         assert "proxy" not in asked
 
@@ -232,7 +235,52 @@ class TestErrors:
             await transport.send(canary_request, timeout=1)
 
 
+def head(version: HttpVersion | None = HttpVersion11, *headers: tuple[str, str]) -> Any:
+    return SimpleNamespace(version=version, headers=CIMultiDict(headers))
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [
+            (head(HttpVersion(3, 7)), "HTTP/3.7"),
+            (head(HttpVersion11, ("content-length", "2"), ("Content-Length", "2")), "two content-lengths"),
+            (head(HttpVersion11, *(("x", "y") for _ in range(129))), "129 headers"),
+            (head(HttpVersion11, ("x", "a\0b")), "a NUL"),
+        ],
+        ids=["version", "lengths", "many", "NUL"],
+    )
+    def test_what_some_aiohttp_lets_pass(self, answer: Any, told: str) -> None:
+        """What only some versions of aiohttp refuse is refused here: R1."""
+        with pytest.raises(ProtocolError, match=told) as caught:
+            _check_head(answer)
+        assert caught.value.retry_once
+
+    @pytest.mark.parametrize("answer", [head(None), head(HttpVersion10), head(HttpVersion11, *[("x", "y")] * 128)])
+    def test_what_is_fine(self, answer: Any) -> None:
+        """HTTP/1.0 and 128 headers are fine."""
+        _check_head(answer)
+
+    async def test_a_body_is_refused_on_the_callers_session(self, web: aioresponses, canary_request: Request) -> None:
+        """What becomes of the connection is the caller's connector's business."""
+        web.get(ADDRESS, body=b"no gzip", headers={"content-encoding": "gzip"})
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(ProtocolError, match="corrupt"):
+                await AiohttpTransport(session).send(canary_request, timeout=1)
+
+
 class TestSessions:
+    @pytest.mark.parametrize("limit", [0, -1, True, 1.5, None])
+    def test_a_limit_is_a_number_of_connections(self, limit: Any) -> None:
+        """No connections are none to send over."""
+        with pytest.raises(ConfigurationError, match="limit must be an int of at least 1"):
+            AiohttpTransport(limit=limit)
+
+    def test_where_no_loop_runs(self, canary_request: Request) -> None:
+        """A process that was forked in the middle of a call has no running loop: it is told what to do."""
+        with pytest.raises(ConfigurationError, match="in each process"):
+            AiohttpTransport().send(canary_request, timeout=1).send(None)
+
     async def test_opens_none_before_the_first_call(self) -> None:
         """A transport that is never used opens nothing and needs no closing."""
         assert AiohttpTransport()._session is None

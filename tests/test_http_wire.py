@@ -1,19 +1,16 @@
 """AiohttpTransport on a real socket: a server on loopback that says what it is told to, byte by byte.
 
-The rows of the fault catalogue that concern a transport are here. In each: the right error and no other, one request on
-the wire, the connection closed where it is of no more use, no task left behind, and the token nowhere to be read.
+What comes of any one fault is in faults/; here is what the transport does around it. In each: the right error and no
+other, one request on the wire, the connection closed where it is of no more use, no task left behind, and the token
+nowhere to be read.
 """
 
 import asyncio
 import gc
 import gzip
-import itertools
-import pickle
 import socket
 import ssl
-import struct
 import sys
-import traceback
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +22,27 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 from attrs import frozen
+from wire import (
+    AT_ONCE,
+    CANARY,
+    CHUNKED,
+    GOOD,
+    GRACE,
+    LOOPBACK,
+    OK,
+    SHORT,
+    ZIPPED,
+    Script,
+    Server,
+    Wire,
+    answer,
+    bomb,
+    fate,
+    hold,
+    says,
+    secrets_of,
+    zipped,
+)
 
 from twusage import protocol
 from twusage.errors import (
@@ -39,116 +57,6 @@ from twusage.errors import (
 )
 from twusage.http import MAX_BODY, AiohttpTransport
 from twusage.protocol import Request, Response
-
-LOOPBACK = "127.0.0.1"
-CANARY = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear"
-# Seconds within which everything here happens that is not about time. Nobody ever waits that long.
-AT_ONCE = 5.0
-# The timeout of the tests that are about time, and how much later than that is still in time.
-SHORT, GRACE = 0.25, 0.75
-OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
-GOOD = b'{"data": {"project_cap": "2000000"}}'
-ZIPPED = gzip.compress(GOOD, mtime=0)
-
-
-def answer(body: bytes = GOOD, *headers: bytes, status: bytes = b"200 OK", length: int | None = None) -> bytes:
-    """A whole answer, with a content-length that is true unless another is given."""
-    told = b"content-length: %d" % (len(body) if length is None else length)
-    return b"\r\n".join((b"HTTP/1.1 " + status, *headers, told, b"", body))
-
-
-def zipped(body: bytes) -> bytes:
-    return answer(body, b"content-encoding: gzip")
-
-
-# -- The server --------------------------------------------------------------------------------------------------------
-
-
-class Wire:
-    """One connection, as the server sees it."""
-
-    def __init__(self, server: "Server", reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._server = server
-        self._reader = reader
-        self._writer = writer
-
-    async def hear(self) -> bytes:
-        """The next request, whole. ``EOFError`` when the client has gone."""
-        request = await self._reader.readuntil(b"\r\n\r\n")
-        self._server.requests.append(request)
-        self._server.heard.set()
-        return request
-
-    async def say(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def wait_until_gone(self) -> None:
-        """Until the client closes the connection."""
-        while await self._reader.read(2**16):
-            pass
-
-    def reset(self) -> None:
-        """End it with a RST, so that the client's kernel reports an error and not an end."""
-        connection = self._writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._writer.transport.abort()
-
-
-Script = Callable[[Wire], Awaitable[None]]
-
-
-class Server:
-    """Runs one script for every connection, and counts."""
-
-    def __init__(self, script: Script, tls: ssl.SSLContext | None) -> None:
-        self._script = script
-        self._tls = tls
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.connections = 0
-        self.requests: list[bytes] = []
-        self.connected = asyncio.Event()
-        """A connection was made."""
-        self.heard = asyncio.Event()
-        """A request has arrived."""
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        self.connected.set()
-        try:
-            with suppress(EOFError, OSError):
-                await self._script(Wire(self, reader, writer))
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
-            self._tasks.discard(task)
-
-    async def all_gone(self) -> None:
-        """Until no connection is open any more."""
-        async with asyncio.timeout(AT_ONCE):
-            while self._tasks:
-                await asyncio.wait(self._tasks)
-
-    async def close(self) -> None:
-        self._server.close()
-        await self.all_gone()
-        await self._server.wait_closed()
-
-    def request(self, host: str = LOOPBACK, query: str = "", **extra: Any) -> Request:
-        """A request to this server, with the canary."""
-        scheme = "https" if self._tls else "http"
-        url = f"{scheme}://{host}:{self.port}/2/usage/tweets{query}"
-        return Request("GET", url, {"authorization": f"Bearer {CANARY}"}, **extra)
-
 
 Serve = Callable[..., Awaitable[Server]]
 Open = Callable[..., AiohttpTransport]
@@ -194,46 +102,7 @@ async def watched(event: str, **connector: Any) -> AsyncIterator[tuple[aiohttp.C
         yield session, happened
 
 
-def says(*data: bytes, then: str = "hold") -> Script:
-    """Answers every request of a connection with these bytes; then it holds, closes or resets the connection."""
-
-    async def script(wire: Wire) -> None:
-        while True:
-            await wire.hear()
-            for piece in data:
-                await wire.say(piece)
-            if then == "reset":
-                wire.reset()
-            if then != "hold":
-                return
-
-    return script
-
-
-async def hold(wire: Wire) -> None:
-    """Hears the request and never answers."""
-    await wire.hear()
-    await wire.wait_until_gone()
-
-
 # -- What an error must be ---------------------------------------------------------------------------------------------
-
-
-def fate(error: TwUsageError) -> str:
-    """R: may be retried. R1: once. N: never."""
-    return "R1" if error.retry_once else "R" if error.retryable else "N"
-
-
-def secrets_of(error: BaseException) -> str:
-    """All that a person can get to read of an error: its chain, its traceback with the locals of this package."""
-    seen = [str(error), repr(error), repr(error.args), repr(vars(error)), str(pickle.dumps(error))]
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    seen += [repr(frame.locals) for frame in told.stack if "twusage" in frame.filename.rpartition("/")[0]]
-    for chained in (error.__cause__, error.__context__):
-        if chained is not None:
-            assert not type(chained).__module__.startswith("aiohttp"), chained
-            seen.append(secrets_of(chained))
-    return "\n".join(seen)
 
 
 async def refusal(
@@ -532,9 +401,6 @@ class TestSending:
 
 # -- Reading -----------------------------------------------------------------------------------------------------------
 
-NEW = not aiohttp.__version__.startswith(("3.12.", "3.13."))
-old = pytest.mark.skipif(not NEW, reason="aiohttp 3.12 lets it pass: nothing that is read here is harmed by it")
-
 
 @frozen
 class Row:
@@ -545,18 +411,6 @@ class Row:
     then: str = "hold"
 
 
-CUT = {
-    "reset in mid-body": Row(answer(b"{", length=99), "R", "reset"),
-    "short content-length": Row(answer(b"{", length=99), "R", "close"),
-    "chunk cut": Row(CHUNKED + b"10\r\n{", "R", "close"),
-    "chunk cut by a reset": Row(CHUNKED + b"10\r\n{", "R", "reset"),
-    "cut between chunks": Row(CHUNKED + b"2\r\n{}\r\n", "R", "close"),
-    "cut in a chunk's size": Row(CHUNKED + b"2\r\n{}\r\n1", "R", "close"),
-    "cut in the last chunk": Row(CHUNKED + b"2\r\n{}\r\n0\r\n", "R", "close"),
-    "gzip cut": Row(zipped(ZIPPED[:-12]), "R"),
-    "gzip cut in its header": Row(zipped(ZIPPED[:5]), "R"),
-    "gzip without its length": Row(zipped(ZIPPED[:-4]), "R"),
-}
 GARBLED = {
     "chunk size": Row(CHUNKED + b"zz\r\n{}\r\n", "R1"),
     "chunk without an end": Row(CHUNKED + b"2\r\n{}{}{}\r\n", "R1"),
@@ -591,33 +445,13 @@ GARBLED = {
     "no gzip": Row(zipped(GOOD), "R1"),
     "zlib for gzip": Row(zipped(zlib.compress(GOOD)), "R1"),
 }
-UNKNOWN = {
-    "br": Row(answer(GOOD, b"content-encoding: br"), "N"),
-    "zstd": Row(answer(GOOD, b"content-encoding: ZSTD"), "N"),
-    "deflate": Row(answer(GOOD, b"content-encoding: deflate"), "N"),
-    "made up": Row(answer(GOOD, b"content-encoding: \x1b[2J\xff" + b"x" * 99), "N"),
-    "gzip twice": Row(answer(ZIPPED, b"content-encoding: gzip, gzip"), "N"),
-    "in two headers": Row(answer(ZIPPED, b"content-encoding: identity", b"content-encoding: gzip"), "N"),
-}
-_PASSED_BY_3_12 = {"NUL in a value", "too many headers"}
 
 
-def rows(*tables: dict[str, Row]) -> pytest.MarkDecorator:
-    every = itertools.chain.from_iterable(table.items() for table in tables)
-    return pytest.mark.parametrize(
-        "row", [pytest.param(row, id=name, marks=[old] if name in _PASSED_BY_3_12 else []) for name, row in every]
-    )
+def rows(table: dict[str, Row]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in table.items()])
 
 
 class TestBrokenAnswers:
-    @rows(CUT, GARBLED, UNKNOWN)
-    async def test_a_broken_answer(self, serve: Serve, transport: AiohttpTransport, row: Row) -> None:
-        """Never an answer, never an HTTP 400: a ProtocolError, retried if that may help, after one wire request."""
-        server = await serve(says(row.data, then=row.then))
-        error = await refusal(transport, server.request(), ProtocolError)
-        assert fate(error) == row.fate
-        assert (server.connections, len(server.requests)) == (1, 1)
-
     @rows({name: row for name, row in GARBLED.items() if not name.endswith("gzip") and "gzip " not in name})
     async def test_a_garbled_connection_is_closed(self, serve: Serve, transport: AiohttpTransport, row: Row) -> None:
         """Where it is not known any more where an answer begins, nothing else is asked on that connection."""
@@ -774,14 +608,6 @@ class TestGoodAnswers:
 # -- Too much ----------------------------------------------------------------------------------------------------------
 
 
-def bomb(megabytes: int) -> bytes:
-    """Gzip of so many MiB of zeros, made without inflating them: a block that ends on a byte may be repeated."""
-    deflate = zlib.compressobj(9, wbits=31)
-    head = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
-    block = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
-    return head + block * (megabytes - 1) + deflate.flush()
-
-
 class TestTooMuch:
     @pytest.fixture(params=["gzip bomb", "long body", "endless body"])
     def script(self, request: pytest.FixtureRequest) -> Script:
@@ -870,62 +696,7 @@ class TestTooMuch:
 # -- Time --------------------------------------------------------------------------------------------------------------
 
 
-def drips(head: bytes, drop: bytes, *, every: float = 0.02) -> Script:
-    """Says one thing, and then another again and again, slowly or as fast as it can."""
-
-    async def script(wire: Wire) -> None:
-        await wire.hear()
-        await wire.say(head)
-        while True:
-            await wire.say(drop)
-            await asyncio.sleep(every)
-
-    return script
-
-
 class TestTime:
-    @pytest.mark.parametrize(
-        "script",
-        [
-            hold,
-            says(OK + b"content-le"),
-            says(answer(b"{", length=99)),
-            says(CHUNKED + b"10\r\n{"),
-            says(answer(ZIPPED[:9], b"content-encoding: gzip", length=99)),
-            says(b"HTTP/1.1 100 Continue\r\n\r\n"),
-            drips(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
-            drips(b"", b"HTTP/1.1 102 Processing\r\n\r\n", every=0),
-            drips(OK, b"x: y\r\n"),
-            drips(OK + b"x: ", b"y"),
-            drips(answer(b"", length=9999), b"x"),
-            drips(CHUNKED, b"1\r\nx\r\n"),
-            drips(OK + b"\r\n", b"x"),
-        ],
-        ids=[
-            "no answer",
-            "stall in the headers",
-            "stall in the body",
-            "stall in a chunk",
-            "stall in gzip",
-            "a 100 and nothing",
-            "endless 1xx",
-            "a flood of 1xx",
-            "slow headers",
-            "a slow header",
-            "a slow body",
-            "slow chunks",
-            "a slow endless body",
-        ],
-    )
-    async def test_the_timeout_holds(self, serve: Serve, transport: AiohttpTransport, script: Script) -> None:
-        """However a server spends the time, the call ends with the timeout, and the connection with the call: R."""
-        server = await serve(script)
-        error = await refusal(transport, server.request(), RequestTimeoutError, within=SHORT)
-        assert fate(error) == "R"
-        assert "within 0.25 s" in str(error)
-        await server.all_gone()
-        assert (server.connections, len(server.requests)) == (1, 1)
-
     async def test_a_pause_is_no_end(self, serve: Serve) -> None:
         """A body that pauses is waited for: only its silence beyond the timeout ends the call."""
         async with watched("on_request_end") as (session, headers_read):

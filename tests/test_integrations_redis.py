@@ -40,6 +40,8 @@ import redis.asyncio as aioredis
 from twusage.integrations import redis as shared
 from twusage.integrations.redis import RedisRateLimiter
 
+pytestmark = pytest.mark.fault("Redis")
+
 APP = "0f" * 32
 QUICK = 0.25  # what a call may pay at most for a Redis that is gone
 

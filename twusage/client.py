@@ -21,9 +21,9 @@ from twusage.errors import (
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
-    ConnectError,
     InvalidRequestError,
     RateLimitedError,
+    TransportError,
     TwUsageError,
 )
 from twusage.models import RateLimit, Usage, UsageField
@@ -41,6 +41,7 @@ _log = logging.getLogger("twusage")
 # Seconds from which on a wait is worth a line in the log: a person would begin to wonder.
 _LONG_WAIT = 3.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
+_OTHER_LOOP = "this client serves another event loop; make one on each loop and thread, and in each process"
 # Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
 _KEPT_RESULTS = 16
 
@@ -201,8 +202,9 @@ class UsageClient:
     async def _exchange(self, request: Request, slot: Slot) -> Usage:
         try:
             response = await self._the_transport().send(request, timeout=self._timeout)
-        except ConnectError:
-            slot.refund()
+        except TransportError as error:
+            if error.unsent:
+                slot.refund()
             raise
         now = self._now()
         rate_limit = protocol.read_rate_limit(response)
@@ -327,21 +329,25 @@ class UsageClient:
     def _refusal(self) -> TwUsageError | None:
         if self._closed:
             return ClientClosedError("this client is closed; make a new one")
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None and not self._loop.is_closed():
-                return ConfigurationError("this client serves another event loop; make one on each loop and thread")
+        loop = _running_loop()
+        if loop is None or loop is not self._loop:
+            if loop is None or (self._loop is not None and not self._loop.is_closed()):
+                return ConfigurationError(_OTHER_LOOP)
             self._loop, self._shared = loop, {}
         return None
 
     async def aclose(self) -> None:
         """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice
         is fine.
+
+        Raises ``ConfigurationError`` on another event loop than that of the calls.
         """
+        loop = _running_loop()
+        if loop is None or (self._leashes and loop is not self._loop):
+            raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
-        now = asyncio.get_running_loop().time()
         while self._leashes:
-            self._leashes.pop().reschedule(now)
+            self._leashes.pop().reschedule(loop.time())
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
         await asyncio.gather(*(shared.end() for shared in self._shared.values()))
@@ -416,6 +422,13 @@ class _SharedCall:
     async def end(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # A process that was forked in the middle of a call has none.
+        return None
 
 
 def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:

@@ -103,11 +103,20 @@ class ClientClosedError(TwUsageError):
 class TransportError(TwUsageError):
     """Nothing usable came back. All that a transport may raise."""
 
+    unsent: bool = False
+    """Surely no request was sent, so the call's place in the window is given back."""
+
+    def __init__(self, message: str = "", *, unsent: bool | None = None, **told: Any) -> None:
+        super().__init__(message, **told)
+        if unsent is not None:
+            self.unsent = unsent
+
 
 class ConnectError(TransportError):
     """No connection was made, so surely nothing was sent: an unknown name, a refused or a slow connection."""
 
     retryable = True
+    unsent = True
 
 
 class TlsError(ConnectError):

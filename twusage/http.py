@@ -9,14 +9,21 @@ sends a GET again when the connection dies  a middleware turns that error into o
 before the answer's first byte              request on the wire
 follows redirects, token and all            refused
 stores cookies                              its own session has a jar that keeps none
-inflates whatever comes, whole              inflated here as it comes, at most ``max_body`` bytes
+inflates whatever comes, whole              inflated here as it comes, at most ``max_body`` bytes before and after
 takes a cut gzip body for a whole one       the trailer is checked: ``ProtocolError``
 keeps the reader of a malformed chunk, or   asked anew now and then, which it answers with an error
 of a closed session, waiting for ever
+takes what came on an idle connection for   such a connection is closed, another one used (RFC 9112, 6.3: extra data
+the next answer                             is no response). Not so on a caller's session: its connector is the caller's
+takes a connection back at the body's last  where that body is refused, the connection is closed all the same
+byte, inflated or not
+begins to count anew with each address,     who waits for a place in the pool waits here; connecting has half of the
+and not before the name is looked up        time, from the name to the handshake and the proxy's tunnel
 cancels who waits for a connection when     ``ClientClosedError``
 the session is closed
 rounds timeouts up to whole seconds         one ``asyncio.timeout`` around everything
-shows the request's headers in errors       its errors are translated and dropped, not chained
+shows the request's headers in errors,      its errors are translated and dropped, not chained; tracebacks begin here
+and the answer's in its repr
 ==========================================  ============================================================================
 """
 
@@ -26,9 +33,14 @@ import asyncio
 import re
 import ssl as ssl_module
 import zlib
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import aiohttp
+from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -51,6 +63,8 @@ MAX_BODY = 8 * 2**20
 _PIECE = 2**18
 # Seconds without a byte of the body, after which aiohttp is asked anew.
 _PULSE = 0.1
+# As many as aiohttp 3.14 takes; the API sends 30.
+_MOST_HEADERS = 128
 # Names of encodings look like this. Anything else may be whatever the server likes, an echo of the token perhaps.
 _ENCODING = re.compile(r"[a-z0-9, -]{1,20}")
 # Longer runs of such letters are no words: a token, or the part of one that aiohttp cut off.
@@ -84,9 +98,11 @@ class AiohttpTransport:
     ) -> None:
         if not (ssl is None or isinstance(ssl, ssl_module.SSLContext)):
             raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be turned off")
+        if type(limit) is not int or limit < 1:
+            raise ConfigurationError(f"limit must be an int of at least 1, got {limit!r}")
         self._session = session
         self._owns_session = session is None
-        self._limit = limit
+        self._places: AbstractAsyncContextManager[None] = nullcontext() if session else asyncio.Semaphore(limit)
         self._max_body = max_body
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -103,32 +119,44 @@ class AiohttpTransport:
         """One request on the wire, and its whole answer. See ``Transport.send``."""
         session = self._usable_session()
         failure: TwUsageError
+        queued = True
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._places:
+                queued = False
                 return await self._exchange(session, request, timeout)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not session.closed or task is None or task.cancelling():
                 raise
             failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
-        except TransportError:
-            raise  # Unnamed: a name would keep what was read in a cycle with its own traceback.
+        except TransportError as error:
+            # Its traceback would show the headers that came, an echo of the token maybe, and keep the body alive.
+            failure = error.with_traceback(None)
         except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError) as error:
             failure = _translated(error, request, timeout)
+            if queued:
+                said = f"this transport was busy for {timeout:g} s: as many calls as its limit allows were under way"
+                failure = RequestTimeoutError(said, unsent=True)
         # Raised out here, where aiohttp's own error, which shows the request's headers, is no longer its context.
         raise ClientClosedError(_CLOSED_MEANWHILE) if session.closed else failure
 
     async def aclose(self) -> None:
         """Close the session, if it is this transport's own. Nothing can be sent any more."""
-        self._closed = True
         if self._owns_session and self._session is not None:
+            if self._loop is not _running_loop():  # A forked process would hang up on its parent's server.
+                raise ConfigurationError(_OTHER_LOOP)
             session, self._session = self._session, None
+            self._closed = True
             await session.close()
+        self._closed = True
 
     async def _exchange(self, session: aiohttp.ClientSession, request: Request, timeout: float) -> Response:  # noqa: ASYNC109
         # Half of the time for connecting, so that a host that does not answer at all can be told from one that is
         # slow to answer: after the first, surely nothing was sent.
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=timeout / 2)
+        half = timeout / 2
+        _lent.set(None)
+        # On a session of the caller's, whose pool may be in use: for each address.
+        patience = aiohttp.ClientTimeout(total=None, connect=half if self._owns_session else None, sock_connect=half)
         async with session.request(
             request.method,
             URL(request.url, encoded=True),
@@ -139,7 +167,12 @@ class AiohttpTransport:
         ) as response:
             # Left with some of the body still to come, aiohttp closes the connection.
             headers = Headers(response.headers.items())
-            body = await self._read(response, headers.get("content-encoding", "").strip().lower())
+            try:
+                _check_head(response)
+                body = await self._read(response, headers.get("content-encoding", "").strip().lower())
+            except ProtocolError:
+                _condemn_connection()
+                raise
             return Response(response.status, headers, body)
 
     async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
@@ -149,8 +182,11 @@ class AiohttpTransport:
         if (response.content_length or 0) > self._max_body:
             raise self._oversized()
         body = bytearray()
-        inflater = None
+        inflater, came = None, 0
         while piece := await _next_piece(response):
+            came += len(piece)
+            if came > self._max_body:  # Not only what it holds: gzip can go on for ever and hold nothing.
+                raise self._oversized()
             if inflater is None and encoding.endswith("gzip"):
                 inflater = zlib.decompressobj(wbits=31)  # gzip only, header and CRC checked
             while piece:
@@ -171,14 +207,14 @@ class AiohttpTransport:
     def _usable_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this transport is closed; make a new one")
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         if self._loop is None:
             self._loop = loop
-        if self._loop is not loop:
+        if loop is None or self._loop is not loop:
             raise ConfigurationError(_OTHER_LOOP)
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit),
+                connector=_Connector(limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         if self._session.closed:
@@ -190,8 +226,64 @@ _CLOSED_MEANWHILE = "the connections were closed during this call"
 _OTHER_LOOP = "this transport was opened on another event loop; make a UsageClient on each loop, in each process"
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # A process that was forked in the middle of a call has none.
+        return None
+
+
 class _BrokenOffError(aiohttp.ClientError):
     """The connection ended before the answer began."""
+
+
+class _NoTunnelError(aiohttp.ClientError):
+    """The connection ended before the request was sent: a proxy's, which was to lead to the server."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Lends connections: new ones, and used ones on which nothing has come since their last answer.
+
+    It remembers each one's newest loan: aiohttp takes a connection back before the body's last byte is read here.
+
+    What comes on a new one before it is asked cannot be told from a quick answer: an overloaded edge says 503 so.
+    """
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(limit=limit)
+        self._loans: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: Any,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as it is inherited
+    ) -> Connection:
+        try:
+            connection = await super().connect(req, traces, timeout)
+            while (protocol := connection.protocol) is not None and protocol in self._loans and protocol.should_close:
+                connection.close()
+                connection = await super().connect(req, traces, timeout)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            raise _NoTunnelError(type(error).__name__) from None
+        self._loans[protocol] = connection
+        _lent.set((self._loans, protocol))
+        return connection
+
+
+# What the running call was lent: the loans of its connector, and the connection's protocol.
+_lent: ContextVar[tuple[Mapping[Any, Connection], Any] | None] = ContextVar("twusage.http.lent")
+
+
+def _condemn_connection() -> None:
+    """See to it that the connection of the running call is closed, even if aiohttp keeps it for another one."""
+    if lent := _lent.get():
+        loans, protocol = lent
+        protocol.force_close()  # when whoever may have borrowed it meanwhile gives it back
+        if loans[protocol].protocol is None:  # nobody has
+            protocol.close()
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -202,6 +294,22 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
         # These two aiohttp would answer by sending the request again.
         raise _BrokenOffError(type(error).__name__) from None
+
+
+def _check_head(response: aiohttp.ClientResponse) -> None:
+    """Refuse what some aiohttp or other lets pass: 3.12, or any of them where it is not compiled."""
+    headers, version = response.headers, response.version
+    if version is not None and version.major != 1:
+        flaw = f"HTTP/{version.major}.{version.minor} where HTTP/1.1 was spoken"
+    elif len(headers.getall("content-length", ())) > 1:
+        flaw = "two content-lengths"
+    elif len(headers) > _MOST_HEADERS:
+        flaw = f"{len(headers)} headers"
+    elif any("\0" in value for value in headers.values()):
+        flaw = "a NUL in a header"
+    else:
+        return
+    raise ProtocolError(f"the answer is not HTTP ({flaw})", retry_once=True)
 
 
 async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
@@ -250,6 +358,8 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
             return ConnectError(f"no connection to {error.host}:{error.port} ({_reason(error.os_error)})")
         case aiohttp.ClientHttpProxyError():
             return ConnectError(f"the proxy refused to connect ({error.status})")
+        case _NoTunnelError():
+            return ConnectError("the proxy hung up instead of connecting")
         case TimeoutError():
             return RequestTimeoutError(f"no whole answer within {timeout:g} s")
         case _BrokenOffError() | ConnectionError():
