@@ -347,8 +347,8 @@ class RefundWakesNobody(ratelimit._Queue):
 
 
 class NewestCounts(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
-        told = super().observe(now, ticket, seen, server_now)
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
+        told = super().observe(now, ticket, seen, server_now, **more)
         if seen.reset_at.timestamp() == self.reset and self.remaining is not None:
             self.remaining = seen.remaining
         return told
@@ -369,8 +369,8 @@ class NoProbe(RateWindow):
 
 
 class OpensAtTheReset(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
-        told = super().observe(now, ticket, seen, server_now)
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
+        told = super().observe(now, ticket, seen, server_now, **more)
         self.opens_at = min(self.opens_at, now + seen.reset_at.timestamp() - server_now)
         return told
 
@@ -381,9 +381,9 @@ class UnknownIsFree(RateWindow):
 
 
 class LateAnswersCount(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
         self.reset = self.offset = -math.inf
-        return super().observe(now, ticket, seen, server_now)
+        return super().observe(now, ticket, seen, server_now, **more)
 
 
 class DeadProbe(RateWindow):

@@ -30,7 +30,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 from attrs import evolve, fields_dict, frozen
 from cattrs import BaseValidationError, Converter, IterableValidationNote
@@ -45,6 +45,9 @@ _BOM = "\ufeff"
 _EXCERPT = 200
 # No count has this many digits, and int() of a long string costs quadratic time.
 _MOST_DIGITS = 100
+# Python's own pickle gives up at 500 levels, and sooner where the stack is deep already.
+_MOST_LEVELS = 100
+_TOO_DEEP = "$: nested deeper than any answer of this API"
 _DAY = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?P<time>T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
@@ -62,10 +65,7 @@ def decode_usage(body: bytes) -> Usage:
 def decode_document(body: bytes) -> dict[str, object]:
     """The body as a JSON object, by a stricter reading than ``json.loads``. Raises ``DecodeError``."""
     try:
-        text = str(body, "utf-8").removeprefix(_BOM)
-        document = _READER.decode(text)
-        # Only an escape can write half a surrogate pair.
-        flaw = _first_flaw(document) if "\\u" in text else None
+        document, flaw = _read(body)
     except (RecursionError, ValueError):
         document, flaw = None, _reason(body)
     # Raised out here: what a person reads is this error alone, without Python's own as its context.
@@ -74,6 +74,13 @@ def decode_document(body: bytes) -> dict[str, object]:
     if type(document) is not dict:
         raise _decode_error("$", _Flaw("an object", document))
     return document
+
+
+def _read(body: bytes) -> tuple[object, DecodeError | None]:
+    text = str(body, "utf-8").removeprefix(_BOM)
+    document = _READER.decode(text)
+    # Only an escape can write half a surrogate pair.
+    return document, _first_flaw(document) if "\\u" in text else None
 
 
 def usage_from(
@@ -90,6 +97,9 @@ def usage_from(
         usage = None
     if usage is None:
         usage = _explained(data)
+    errors, extra = _listed(document.get("errors")), dict(_unknown_fields(document))
+    if _too_deep([errors, extra]):
+        raise DecodeError(_TOO_DEEP)
     return Usage(
         usage.project_id,
         usage.project_cap,
@@ -97,18 +107,20 @@ def usage_from(
         usage.cap_reset_day,
         usage.daily_project_usage,
         usage.daily_client_app_usage,
-        errors=tuple(problem_from(problem) for problem in _listed(document.get("errors"))),
+        errors=tuple(map(problem_from, errors)),
         rate_limit=rate_limit,
         fetched_at=fetched_at,
-        extra=dict(_unknown_fields(document)),
+        extra=extra,
     )
 
 
 def decode_problem(body: bytes) -> Problem:
     """The problem that an error's body tells. Never raises: a page from the edge is a problem without fields."""
     try:
-        document = decode_document(body)
-    except DecodeError:
+        document, flaw = _read(body)
+    except (RecursionError, ValueError):
+        return Problem()
+    if flaw is not None or type(document) is not dict or _too_deep(document):
         return Problem()
     if document.keys().isdisjoint({"title", "type", "detail"}):
         for problem in _listed(document.get("errors")):
@@ -184,17 +196,31 @@ _READER = _decoder(_raise)
 _LOCATOR = _decoder(lambda flaw: flaw, parse_int=_short_int)
 
 
-def _walk(document: object) -> Iterator[tuple[str, object]]:
+# A path as it is walked: the step, and the path before it. Written out only where it is told: for every value of a
+# long list below a long key, it would be as long as the key.
+_Path: TypeAlias = "tuple[_Path | None, str | int]"
+
+
+def _walk(document: object) -> Iterator[tuple[_Path, object]]:
     """Every value with its path, without recursion."""
-    todo: list[tuple[str, object]] = [("$", document)]
+    todo: list[tuple[_Path, object]] = [((None, "$"), document)]
     while todo:
         path, value = todo.pop()
         yield path, value
         if isinstance(value, dict):
-            todo.extend((f"{path}.{key}", item) for key, item in value.items())
-            todo.extend((f"{path}.{key}", _Flaw("text", key)) for key in value if not _printable(key))
+            todo.extend(((path, key), item) for key, item in value.items())
+            todo.extend(((path, key), _Flaw("text", key)) for key in value if not _printable(key))
         elif isinstance(value, list):
-            todo.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
+            todo.extend(((path, index), item) for index, item in enumerate(value))
+
+
+def _written(path: _Path) -> str:
+    steps: list[str] = []
+    at: _Path | None = path
+    while at is not None:
+        at, step = at
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step[:_EXCERPT]}")
+    return "".join(reversed(steps))[1:]
 
 
 def _printable(text: str) -> bool:
@@ -208,10 +234,25 @@ def _printable(text: str) -> bool:
 def _first_flaw(document: object) -> DecodeError | None:
     for path, value in _walk(document):
         if isinstance(value, _Flaw):
-            return _decode_error(path, value)
+            return _decode_error(_written(path), value)
         if isinstance(value, str) and not _printable(value):
-            return _decode_error(path, _Flaw("text, not half a character", value))
+            return _decode_error(_written(path), _Flaw("text, not half a character", value))
     return None
+
+
+def _too_deep(value: object) -> bool:
+    """Whether it is nested so deep that a value which keeps it could not be pickled, copied or shown on every stack."""
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _reason(body: bytes) -> DecodeError:
@@ -224,7 +265,7 @@ def _reason(body: bytes) -> DecodeError:
     except json.JSONDecodeError as error:
         what = f"the answer is not JSON ({error.msg}, at character {error.pos})"
     except RecursionError:
-        return DecodeError("$: nested deeper than any answer of this API", excerpt=shown)
+        return DecodeError(_TOO_DEEP, excerpt=shown)
     else:
         return flaw or DecodeError("$: not readable", excerpt=shown)
     return DecodeError(f"{what}: {shown}", excerpt=shown, retry_once=True)
@@ -388,8 +429,9 @@ def _project_of_days(days: list[_DayOfApps]) -> ProjectUsage:
 class _Shapes:
     """The hooks for everything that is more than a leaf."""
 
-    def __init__(self, converter: Converter) -> None:
+    def __init__(self, converter: Converter, *, detailed: bool) -> None:
         self._structure = converter.structure
+        self._detailed = detailed
         self.whole: Callable[[Mapping[str, Any], Any], Usage]
 
     def rows(self, value: object, item: type) -> list[Any]:
@@ -397,8 +439,19 @@ class _Shapes:
             return []
         if type(value) is not list:
             raise _Flaw("a list", value)
+        if self._detailed:
+            value = self._up_to_the_first_flaw(value, item)
         structured: list[Any] = self._structure(value, list[item])  # type: ignore[valid-type]
         return structured
+
+    def _up_to_the_first_flaw(self, value: list[Any], item: type) -> list[Any]:
+        """The detailed converter makes an error of every item that is wrong, at 10 µs each. One is told."""
+        for index, one in enumerate(value):
+            try:
+                self._structure(one, item)
+            except (_Flaw, BaseValidationError):
+                return value[: index + 1]
+        return value
 
     def items(self, value: object, cls: Any) -> tuple[Any, ...]:
         return tuple(self.rows(value, cls.__args__[0]))
@@ -410,10 +463,10 @@ class _Shapes:
         if type(value) is not list:
             return None if value is None else self._structure(value, ProjectUsage)
         if not _lists_days(value):
-            return _one_project(self._structure(value, list[ProjectUsage]))
+            return _one_project(self.rows(value, ProjectUsage))
         if not _lists_apps(value):
             return ProjectUsage(usage=self.series(value))
-        return _project_of_days(self._structure(value, list[_DayOfApps]))
+        return _project_of_days(self.rows(value, _DayOfApps))
 
     def usage(self, value: object, _: object) -> Usage:
         if type(value) is not dict:
@@ -426,7 +479,7 @@ class _Shapes:
         project = evolve(usage.daily_project_usage or ProjectUsage(), project_id=usage.project_id)
         apps = usage.daily_client_app_usage
         if not apps and _lists_apps(days):
-            apps = _apps_of_days(self._structure(days, list[_DayOfApps]))
+            apps = _apps_of_days(self.rows(days, _DayOfApps))
         return evolve(usage, daily_project_usage=project, daily_client_app_usage=apps)
 
 
@@ -443,7 +496,7 @@ def _objects_only(converter: Converter, cls: type[Any], *, detailed: bool) -> No
 
 def _converter(*, detailed: bool) -> Converter:
     converter = Converter(detailed_validation=detailed)
-    shapes = _Shapes(converter)
+    shapes = _Shapes(converter, detailed=detailed)
     converter.register_structure_hook(int, _count)
     converter.register_structure_hook(str, _identifier)
     converter.register_structure_hook(dt.date, _day)

@@ -503,12 +503,19 @@ def _phrase(status: int) -> str:
         return "without a known meaning"
 
 
+# So many letters of a secret, from its first on, are an echo of it.
+_SHOWN = 8
+
+
 def without_credentials(body: bytes, request: Request | None) -> bytes:
     """What an answer said, with the request's own credentials taken out where it echoes them, in whatever spelling."""
     scheme, _, sent = (request.headers.get("authorization", "") if request else "").partition(" ")
+    start = sent[:_SHOWN]
+    if scheme == "Bearer" and start.isalnum() and start.encode() not in body and b"\\" not in body:
+        return body  # However it is spelled, it begins so.
     # A secret that is very short is a test's, and may well be a word of the document.
     spellings = {
-        spelling.encode() for secret in _parts(scheme, sent) for spelling in _spellings(secret) if len(secret) >= 8
+        spelling.encode() for secret in _parts(scheme, sent) for spelling in _spellings(secret) if len(secret) >= _SHOWN
     }
     instead = f"[{scheme} credentials]".encode()
     body = _replaced(body, spellings, instead)
@@ -543,6 +550,9 @@ def _parts(scheme: str, sent: str) -> list[str]:
 def _replaced(body: bytes, spellings: set[bytes], instead: bytes) -> bytes:
     for spelling in sorted(spellings, key=len, reverse=True):  # the longest first: one may be a part of another
         body = body.replace(spelling, instead)
+        if spelling[:_SHOWN] in body:  # An answer may break off within its echo.
+            shown = next((end for end in range(len(spelling), _SHOWN - 1, -1) if body.endswith(spelling[:end])), 0)
+            body = body[: len(body) - shown] + instead * bool(shown)
     return body
 
 
@@ -550,7 +560,11 @@ def _unescaped(body: bytes) -> bytes:
     try:
         return json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace")
     except (ValueError, RecursionError):
-        return b""
+        # Escapes for a token's letters, in what is no JSON; perhaps because it breaks off, within an escape even.
+        return _LETTER.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or b"", body)
+
+
+_LETTER = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|(/)|(?:u[0-9a-fA-F]{0,3})?\Z)")
 
 
 def _clean(text: str, request: Request | None) -> str:

@@ -90,6 +90,8 @@ class RateWindow:
                                                  until one is lost
     the soonest that an answer tells is right    its way only makes ``server - ours`` smaller; learnt anew in each
                                                  window, and for each wait 1/4000 of it longer, because clocks drift
+    an answer without a date is reckoned by      until one with a date comes: then that window is learnt anew from it
+    what earlier answers told
     two probes were lost: the document counts    50 in 900 s. One may have been lost; behind more than that nobody
                                                  waits in an outage. Between 900 s after the first was sent and
                                                  900 s after the last ended nobody goes: no answer would tell
@@ -119,6 +121,7 @@ class RateWindow:
         self.remaining: int | None = None  # None: an unknown window
         self.reset = -math.inf  # the server's clock; in an unknown window, the last one's
         self.offset = -math.inf  # the server's clock minus ours
+        self.guessed = False  # whether no answer of this window has told the server's time yet
         self.ends_at = -math.inf  # our clock: until then calls surely count in this window
         self.opens_at = math.inf  # our clock: from then on surely in the next one
         self.slack = 0.0  # seconds of that which are there in case our clock is fast
@@ -166,8 +169,15 @@ class RateWindow:
         if ticket == self.probe:
             self.probe = 0
 
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float) -> bool:
-        """Take in what an answer's headers said, before that call's ``give_back``. False: they say nothing."""
+    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, *, guessed: bool = False) -> bool:
+        """Take in what an answer's headers said, before that call's ``give_back``. False: they say nothing.
+
+        ``guessed``: the answer told no time; ``server_now`` is reckoned from what earlier ones told.
+        """
+        if self.guessed and not guessed and seen.reset_at.timestamp() == self.reset:  # Now it is known.
+            self.guessed = False
+            self.offset = self.ends_at = -math.inf
+            self.opens_at = math.inf
         reset, offset = seen.reset_at.timestamp(), server_now - now
         known = self.remaining is not None
         if (known and reset < self.reset) or reset + 1.0 - max(offset, self.offset) <= now:
@@ -180,6 +190,7 @@ class RateWindow:
             if reset > self.reset:
                 self._forget()
                 self.offset, self.backoff, self.closed_until = offset, FIRST_BACKOFF, -math.inf
+                self.guessed = guessed
                 if seen.remaining == seen.limit - 1:
                     self.length = wait
             self.reset, self.limit, self.offset = reset, seen.limit, max(self.offset, offset)
@@ -355,7 +366,9 @@ class _Queue:
     def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
         self._seen = rate_limit
         now = self._now()
-        return self.window.observe(now, ticket, rate_limit, self._server(now) if server_now is None else server_now)
+        guessed = server_now is None
+        told = self._server(now) if server_now is None else server_now
+        return self.window.observe(now, ticket, rate_limit, told, guessed=guessed)
 
     def _server(self, now: float) -> float:
         """The server's time, as far as its answers told; else the wall clock's."""
