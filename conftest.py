@@ -35,6 +35,7 @@ from sybil.parsers.myst import CodeBlockParser
 from twusage.testing import FakeApi, FakeServer, VirtualClock
 
 _TOKENS = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+_KEYS = ("X_API_KEY", "X_API_SECRET", "TWITTER_API_KEY", "TWITTER_API_SECRET")
 
 
 class Stage:
@@ -55,7 +56,7 @@ class Stage:
         self._tokens = 0
         self._environment = pytest.MonkeyPatch()
         self._environment.setenv("TWUSAGE_BASE_URL", self._server.url)
-        for name in _TOKENS:
+        for name in (*_TOKENS, *_KEYS):
             self._environment.delenv(name, raising=False)
         self._environment.chdir(self._directory.name)
         self._environment.setattr(socket, "getaddrinfo", _loopback_only(socket.getaddrinfo))

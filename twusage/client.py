@@ -116,8 +116,9 @@ class UsageClient:
     @classmethod
     def from_env(cls, **keywords: Any) -> Self:
         """A client with what the environment holds: the token in ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` or
-        ``BEARER_TOKEN`` (the first that is set), and ``TWUSAGE_BASE_URL``. Takes the keywords of the constructor, which
-        go before the environment: with ``auth=`` it needs no token there.
+        ``BEARER_TOKEN`` (the first that is set); without one, the API key and secret in ``X_API_KEY`` and
+        ``X_API_SECRET``, or ``TWITTER_API_KEY`` and ``TWITTER_API_SECRET``; and ``TWUSAGE_BASE_URL``. Takes the
+        keywords of the constructor, which go before the environment: with ``auth=`` it needs no credentials there.
 
         Raises:
             ConfigurationError: no variable is set, or what it holds is malformed.

@@ -214,7 +214,7 @@ class BadRequestError(ApiError):
 
 
 class AuthenticationError(ApiError):
-    """The API does not accept the token."""
+    """The API does not accept the token, or the API key and secret that were to be exchanged for one."""
 
 
 class ForbiddenError(ApiError):
