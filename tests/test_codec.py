@@ -6,7 +6,7 @@ import json
 import math
 import string
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage
+from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage, plain
 from twusage.codec import decode_document, decode_problem, decode_usage, excerpt, problem_from, usage_from
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -48,6 +48,16 @@ UNCOUNTED = evolve(
     EXPECTED,
     daily_client_app_usage=tuple(evolve(app, usage_result_count=None) for app in EXPECTED.daily_client_app_usage),
 )
+
+
+@pytest.fixture(params=["json", "msgspec"], autouse=True, scope="module")
+def reader(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All that is here holds with either reader of JSON."""
+    if request.param not in plain._READERS:
+        pytest.skip("msgspec is not installed: the extra speed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain, "_READER", plain._READERS[request.param])
+        yield
 
 
 def fixture(name: str) -> bytes:

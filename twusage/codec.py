@@ -17,49 +17,46 @@ lone surrogates              become strings that cannot be printed or stored
 lists in cattrs              iterate over the letters of a string and the keys of an object
 ===========================  =======================================================================================
 
-The converter runs without detailed validation, which is twice as fast. When it refuses, a second one with the same
-hooks and detailed validation runs once more, only to name the path.
+An answer that is just what the live API sends does not come here: ``plain`` reads it, several times faster. What that
+one does not take is decided here. The converter runs without detailed validation, which is twice as fast; when it
+refuses, a second one with the same hooks and detailed validation runs once more, only to name the path.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
 from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 from attrs import evolve, fields_dict, frozen
-from cattrs import BaseValidationError, Converter, IterableValidationNote
+from cattrs import BaseValidationError, Converter, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
 from twusage.errors import DecodeError
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, Problem, ProjectUsage, RateLimit, Usage
+from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, utc_day
 
-__all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from", "utc_day"]
+__all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from"]
 
 _BOM = "\ufeff"
 _EXCERPT = 200
-# No count has this many digits, and int() of a long string costs quadratic time.
-_MOST_DIGITS = 100
 # Python's own pickle gives up at 500 levels, and sooner where the stack is deep already.
 _MOST_LEVELS = 100
 _TOO_DEEP = "$: nested deeper than any answer of this API"
-_DAY = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"(?P<time>T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
-)
 
 
-def decode_usage(body: bytes) -> Usage:
+def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH) -> Usage:
     """The whole decoding: one answer's body to its values. ``fetched_at`` stays 1970, for there is no clock here.
 
     Raises ``DecodeError``, and nothing else, for whatever bytes.
     """
-    return usage_from(decode_document(body))
+    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
+    if usage is None:
+        usage = usage_from(decode_document(body), rate_limit=rate_limit, fetched_at=fetched_at)
+    return usage
 
 
 def decode_document(body: bytes) -> dict[str, object]:
@@ -88,29 +85,21 @@ def usage_from(
 ) -> Usage:
     """A decoded document to its values. Raises ``DecodeError`` with the path of what is wrong."""
     data = document.get("data")
-    if data is None:
-        raise _decode_error("$.data", _MISSING)
-    usage: Usage | None
-    try:
-        usage = _QUICK.structure(data, Usage)
-    except (LookupError, ValueError):
-        usage = None
+    data = document.get("data")
+    path, flaw = "$.data", _MISSING
+    usage: Usage | None = None
+    if data is not None:
+        try:
+            usage = _structured(data)
+        except (_Flaw, BaseValidationError) as error:
+            path, flaw = _first_leaf(error)
     if usage is None:
-        usage = _explained(data)
+        raise _decode_error(path, flaw)  # Outside the except: what a person reads is this error alone.
     errors, extra = _listed(document.get("errors")), dict(_unknown_fields(document))
     if _too_deep([errors, extra]):
         raise DecodeError(_TOO_DEEP)
-    return Usage(
-        usage.project_id,
-        usage.project_cap,
-        usage.project_usage,
-        usage.cap_reset_day,
-        usage.daily_project_usage,
-        usage.daily_client_app_usage,
-        errors=tuple(map(problem_from, errors)),
-        rate_limit=rate_limit,
-        fetched_at=fetched_at,
-        extra=extra,
+    return evolve(
+        usage, errors=tuple(map(problem_from, errors)), rate_limit=rate_limit, fetched_at=fetched_at, extra=extra
     )
 
 
@@ -188,7 +177,7 @@ def _raise(flaw: _Flaw) -> NoReturn:
 
 
 def _short_int(digits: str) -> object:
-    return int(digits) if len(digits) <= _MOST_DIGITS else _Flaw(f"at most {_MOST_DIGITS} digits", digits)
+    return int(digits) if len(digits) <= MOST_DIGITS else _Flaw(f"at most {MOST_DIGITS} digits", digits)
 
 
 _READER = _decoder(_raise)
@@ -297,9 +286,9 @@ _BRIEF.maxother = _BRIEF.maxlong = _BRIEF.maxstring = _EXCERPT
 
 def _count(value: object, _: object = None) -> int:
     # type(), because True is an int to isinstance. isascii(), because isdigit() takes the digits of every script.
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS:
+    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
         return int(value)
-    if type(value) is int and 0 <= value < 10**_MOST_DIGITS:
+    if type(value) is int and 0 <= value < 10**MOST_DIGITS:
         return value
     raise _Flaw("a count (digits only)", value)
 
@@ -324,18 +313,6 @@ def _day(value: object, _: object = None) -> dt.date:
     if type(value) is str and (day := utc_day(value)):
         return day
     raise _Flaw("a date (YYYY-MM-DD, or with a time and a zone)", value)
-
-
-@lru_cache(maxsize=256)  # Every app repeats the same days.
-def utc_day(text: str) -> dt.date | None:
-    """The UTC day that a date, or an instant with a zone, is on. ``None`` for what is neither."""
-    match = _DAY.fullmatch(text)
-    try:
-        if match and match["time"]:
-            return dt.datetime.fromisoformat(text).astimezone(dt.UTC).date()
-        return dt.date.fromisoformat(text) if match else None
-    except (ValueError, OverflowError):  # 2023-02-30; a zone that leads out of the calendar
-        return None
 
 
 def _listed(value: object) -> list[object]:
@@ -429,35 +406,35 @@ def _project_of_days(days: list[_DayOfApps]) -> ProjectUsage:
 class _Shapes:
     """The hooks for everything that is more than a leaf."""
 
-    def __init__(self, converter: Converter, *, detailed: bool) -> None:
+    def __init__(self, converter: Converter) -> None:
         self._structure = converter.structure
-        self._detailed = detailed
+        self._hook = converter.get_structure_hook
         self.whole: Callable[[Mapping[str, Any], Any], Usage]
 
     def rows(self, value: object, item: type) -> list[Any]:
+        """As cattrs structures a list; but it ends with the first item that is wrong, instead of telling of each."""
         if value is None:
             return []
         if type(value) is not list:
             raise _Flaw("a list", value)
-        if self._detailed:
-            value = self._up_to_the_first_flaw(value, item)
-        structured: list[Any] = self._structure(value, list[item])  # type: ignore[valid-type]
-        return structured
-
-    def _up_to_the_first_flaw(self, value: list[Any], item: type) -> list[Any]:
-        """The detailed converter makes an error of every item that is wrong, at 10 µs each. One is told."""
+        structured: list[Any] = []
+        structure = self._hook(item)
         for index, one in enumerate(value):
             try:
-                self._structure(one, item)
-            except (_Flaw, BaseValidationError):
-                return value[: index + 1]
-        return value
+                structured.append(structure(one, item))
+            except (_Flaw, BaseValidationError) as error:
+                error.add_note(IterableValidationNote("", index, item))
+                raise IterableValidationError("", [error], list) from None
+        return structured
 
     def items(self, value: object, cls: Any) -> tuple[Any, ...]:
         return tuple(self.rows(value, cls.__args__[0]))
 
     def series(self, value: object, _: object = None) -> DailySeries:
-        return _series(self.rows(value, DailyUsage))
+        try:
+            return plain_series(value)
+        except NOT_PLAIN:
+            return _series(self.rows(value, DailyUsage))
 
     def project(self, value: object, _: object) -> ProjectUsage | None:
         if type(value) is not list:
@@ -496,7 +473,7 @@ def _objects_only(converter: Converter, cls: type[Any], *, detailed: bool) -> No
 
 def _converter(*, detailed: bool) -> Converter:
     converter = Converter(detailed_validation=detailed)
-    shapes = _Shapes(converter, detailed=detailed)
+    shapes = _Shapes(converter)
     converter.register_structure_hook(int, _count)
     converter.register_structure_hook(str, _identifier)
     converter.register_structure_hook(dt.date, _day)
@@ -525,15 +502,13 @@ _QUICK = _converter(detailed=False)
 _DETAILED = _converter(detailed=True)
 
 
-def _explained(data: object) -> Usage:
-    """What the quick converter refused, once more, to say where it is wrong."""
+def _structured(data: object) -> Usage:
+    usage: Usage
     try:
-        structured: Usage = _DETAILED.structure(data, Usage)
-    except (_Flaw, BaseValidationError) as error:
-        path, flaw = _first_leaf(error)
-    else:  # pragma: no cover - the two converters share every hook
-        return structured
-    raise _decode_error(path, flaw)  # Outside the except: what a person reads is this error alone.
+        usage = _QUICK.structure(data, Usage)
+    except (BaseValidationError, LookupError, ValueError):
+        usage = _DETAILED.structure(data, Usage)  # Once more, to say where it is wrong.
+    return usage
 
 
 def _first_leaf(error: BaseException) -> tuple[str, _Flaw]:
@@ -571,13 +546,16 @@ def _unknown_fields(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]
     elif project is not None:
         owners.append(("daily_project_usage", project, _IN_PROJECT))
     for path, owner, known in owners:
-        yield from _beyond(owner, known, f"{path}.")
-        yield from _beyond_days(owner.get("usage") or (), f"{path}.usage")
+        if not owner.keys() <= known:
+            yield from _beyond(owner, known, f"{path}.")
+        if days := owner.get("usage"):
+            yield from _beyond_days(days, f"{path}.usage")
 
 
 def _beyond_days(days: Iterable[Mapping[str, Any]], path: str) -> Iterator[tuple[str, object]]:
     for index, day in enumerate(days):
-        yield from _beyond(day, _IN_DAY, f"{path}[{index}].")
+        if not day.keys() <= _IN_DAY:
+            yield from _beyond(day, _IN_DAY, f"{path}[{index}].")
         if type(reads := day.get("usage")) is list:
             for position, app in enumerate(reads):
                 yield from _beyond(app, _IN_READS, f"{path}[{index}].usage[{position}].")

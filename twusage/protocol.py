@@ -42,6 +42,7 @@ from twusage.errors import (
     UsageCapExceededError,
 )
 from twusage.models import EPOCH, Problem, RateLimit, Usage, UsageField
+from twusage.plain import plain_usage, utc_day
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -306,11 +307,14 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
         raise _refusal(response, body, request, fetched_at)
     if not body:
         raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
-    rate_limit = read_rate_limit(response)
-    document = codec.decode_document(body)
-    if document.get("data") is None and document.get("errors"):
-        raise _refusal(response, body, request, fetched_at)
-    return codec.usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at or EPOCH)
+    told: dict[str, Any] = {"rate_limit": read_rate_limit(response), "fetched_at": fetched_at or EPOCH}
+    usage = plain_usage(body, **told)
+    if usage is None:
+        document = codec.decode_document(body)
+        if document.get("data") is None and document.get("errors"):
+            raise _refusal(response, body, request, fetched_at)
+        usage = codec.usage_from(document, **told)
+    return usage
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
@@ -374,7 +378,7 @@ def _refusal(
     }
     if kind is SpendCapReachedError:
         told = problem.extra.get("reset_date")
-        answer["reset_date"] = day = codec.utc_day(told) if isinstance(told, str) else None
+        answer["reset_date"] = day = utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
         answer["window_spent"] = spent = not minting and _window_spent(response, problem)
@@ -483,7 +487,7 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
 # The same, where a token was asked for.
 _MINTING: dict[type[TwUsageError], str] = {
     AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
-    "client id and secret",
+    "client id and secret; where they are right, tokens were asked for too often",
     RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app",
     ApiError: "The API gives no token; check base_url",
 }

@@ -60,9 +60,9 @@ def lax_count(value: Any, _: object = None) -> int:
         raise codec._Flaw("a count", value) from error
 
 
-def clumsy_count(value: Any, _: object = None) -> int:
-    """Count without looking what it is."""
-    return int(value + 0) if type(value) is int else int(value.strip())
+def clumsy(value: Any) -> str:
+    """Quote it without looking what it is."""
+    return ascii(value.strip())
 
 
 def lax_day(text: str) -> Any:
@@ -92,7 +92,7 @@ def forgetful(body: bytes, _: Request | None) -> bytes:
     ("module", "name", "bug", "oracle"),
     [
         (codec, "_count", lax_count, "lie: "),
-        (codec, "_count", clumsy_count, "escape: "),
+        (codec, "excerpt", clumsy, "escape: "),
         (codec, "utc_day", lax_day, "lie: "),
         (codec, "excerpt", unbounded, "error: "),
         (protocol, "without_credentials", forgetful, "leak: "),
