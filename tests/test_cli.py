@@ -500,7 +500,7 @@ class TestToken:
         """The variable is named, its value is not shown."""
         result = run("show", X_BEARER_TOKEN=f"Bearer {TOKEN}")
         assert result.exit_code == 3
-        assert sentence(result).startswith("X_BEARER_TOKEN: the token holds a space")
+        assert sentence(result).startswith("X_BEARER_TOKEN: the value holds a space")
 
     @pytest.mark.parametrize(
         ("content", "reason"),

@@ -53,10 +53,11 @@ UNCOUNTED = evolve(
 @pytest.fixture(params=["json", "msgspec"], autouse=True, scope="module")
 def reader(request: pytest.FixtureRequest) -> Iterator[None]:
     """All that is here holds with either reader of JSON."""
-    if request.param not in plain._READERS:
+    if request.param not in plain._readers():
         pytest.skip("msgspec is not installed: the extra speed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain, "_READER", plain._READERS[request.param])
+        reader = plain._readers()[request.param]
+        patch.setattr(plain, "_reader", lambda: reader)
         yield
 
 

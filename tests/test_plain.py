@@ -30,9 +30,10 @@ SUMMARY = b'{"data":{"cap_reset_day":10,"project_cap":"2000000","project_id":"12
 @pytest.fixture(params=["json", "msgspec"], autouse=True)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to read the JSON."""
-    if request.param not in plain._READERS:
+    if request.param not in plain._readers():
         pytest.skip("msgspec is not installed: the extra speed")
-    monkeypatch.setattr(plain, "_READER", plain._READERS[request.param])
+    reader = plain._readers()[request.param]
+    monkeypatch.setattr(plain, "_reader", lambda: reader)
     return str(request.param)
 
 
