@@ -506,6 +506,33 @@ async def test_broken_mints(sweep: Sweep) -> None:
         await over_the_wire(sweep, "keys", says(data, then="close"))
 
 
+@pytest.mark.parametrize("said", [b"", answer(b"{", length=99)], ids=["before the headers", "in the body"])
+@pytest.mark.parametrize("auth", ["text", "keys"])
+async def test_cancelled_by_the_caller(auth: str, said: bytes, sweep: Sweep) -> None:
+    """What the caller's own timeout brings up shows no frame of aiohttp's: their locals hold the request's headers."""
+
+    async def script(wire: Wire) -> None:
+        await wire.hear()
+        await wire.say(said)
+        await wire.wait_until_gone()
+
+    server = Server(script, None)
+    await server.open()
+    async with UsageClient(AUTHS[auth](), base_url=f"http://127.0.0.1:{server.port}") as client:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.2):
+                await client.get_usage()
+    error: BaseException | None = caught.value
+    while error is not None:
+        told = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in told.stack:
+            if frame.filename != __file__:
+                sweep.look(f"a local of {frame.name} in {frame.filename}", repr(frame.locals))
+        error = error.__cause__ or error.__context__
+    await server.close()
+    assert server.requests
+
+
 async def test_nobody_there(sweep: Sweep, unused_tcp_port: int) -> None:
     """No connection, and the errors of aiohttp and of the system that come of it."""
     for auth, url in itertools.product(AUTHS, (f"http://127.0.0.1:{unused_tcp_port}", "https://api.invalid")):

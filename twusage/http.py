@@ -124,10 +124,10 @@ class AiohttpTransport:
             async with asyncio.timeout(timeout), self._places:
                 queued = False
                 return await self._exchange(session, request, timeout)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not session.closed or task is None or task.cancelling():
-                raise
+                raise error.with_traceback(None)  # noqa: B904 - aiohttp's frames hold the request's headers
             failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
         except TransportError as error:
             # Its traceback would show the headers that came, an echo of the token maybe, and keep the body alive.
