@@ -1061,3 +1061,9 @@ def test_a_document_is_a_plain_dict() -> None:
     """A decoded document is what json gives, no more."""
     assert decode_document(b'{"a": [1, 1.5, "x", null, true]}') == {"a": [1, 1.5, "x", None, True]}
     assert math.isclose(decode_document(b'{"a": 1e308}')["a"], 1e308)  # type: ignore[arg-type]
+
+
+def test_a_large_body_is_no_problem_document() -> None:
+    """It is not looked through: a page, or somebody's wish to keep this program busy."""
+    assert decode_problem(b'{"title": "' + b"x" * 2**16 + b'"}') == Problem()
+    assert decode_problem(b'{"title": "' + b"x" * 2**15 + b'"}').title == "x" * 2**15

@@ -298,6 +298,25 @@ class TestTls:
         assert fate(await refusal(transport, request, TlsError)) == "N"
         await server.all_gone()
 
+    async def test_a_later_chunk_is_garbled(self, serve: Serve, authority: trustme.CA) -> None:
+        """A chunk that goes wrong while it is waited for is told at once, though nobody says goodbye: R1."""
+        heard = asyncio.Event()
+
+        async def script(wire: Wire) -> None:
+            await wire.hear()
+            await wire.say(CHUNKED + b"2\r\n{}\r\n")
+            await heard.wait()
+            await wire.say(b"zz\r\n{}\r\n")
+            await asyncio.Event().wait()
+
+        server = await serve(script, tls=self.identity(authority, LOOPBACK))
+        transport = AiohttpTransport(ssl=self.trusting(authority))
+        asyncio.get_running_loop().call_later(0.15, heard.set)
+        assert fate(await refusal(transport, server.request(), ProtocolError)) == "R1"
+        await transport.aclose()
+        for task in server._tasks:
+            task.cancel()
+
     async def test_cut_in_the_middle_of_the_body(self, serve: Serve, authority: trustme.CA) -> None:
         """A TLS connection that breaks off in the body is a cut answer, and no fault of the certificate: R."""
         server = await serve(says(answer(length=99), then="reset"), tls=self.identity(authority, LOOPBACK))
@@ -478,6 +497,33 @@ class TestBrokenAnswers:
             error = await refusal(AiohttpTransport(session), server.request(), ProtocolError)
             assert fate(error) == "R1"
             await server.all_gone()
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+        ],
+        ids=["101", "204", "302"],
+    )
+    async def test_a_connection_is_not_used_after_an_answer_without_an_end(
+        self, serve: Serve, transport: AiohttpTransport, data: bytes
+    ) -> None:
+        """What such a connection brings later would be taken for another call's answer."""
+        server = await serve(says(data))
+        for _ in range(2):
+            await transport.send(server.request(), timeout=AT_ONCE)
+            await server.all_gone()
+        assert (server.connections, len(server.requests)) == (2, 2)
+
+    async def test_a_part_of_the_token_is_not_shown_either(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """An echo that is cut in two, as packets may cut it, is no less one."""
+        server = await serve(says(f"{CANARY[-20:]} {CANARY[:9]} SSH\r\n\r\n".encode()))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert CANARY[-20:] not in str(error)
+        assert CANARY[:9] not in str(error)
+        assert "SSH" in str(error)
 
     async def test_the_error_shows_what_came(self, serve: Serve, transport: AiohttpTransport) -> None:
         """What speaks another protocol can be told by its first bytes, escaped."""

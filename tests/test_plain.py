@@ -222,3 +222,12 @@ def test_a_space_around_is_no_oddity(reader: str) -> None:
     for body in (LIVE + b"\n", b" " + LIVE):
         assert decode_usage(body) == strictly(LIVE)
         assert plain_usage(body) == (strictly(LIVE) if reader == "msgspec" else None)
+
+
+def test_more_values_than_any_answer_has() -> None:
+    """A few kilobytes can inflate to millions of values, which would keep everybody else waiting for seconds."""
+    body = b'{"data":{"daily_client_app_usage":[' + b"{}," * 400_001 + b"{}]}}"
+    assert plain_usage(body) is None
+    with pytest.raises(DecodeError, match="more values than any answer"):
+        decode_usage(body)
+    assert plain_usage(b" " * 500_000 + LIVE) == plain_usage(b" " + LIVE)

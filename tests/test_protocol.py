@@ -1210,3 +1210,32 @@ class TestReadToken:
         """Whoever builds a request by hand may write what is no pair: the whole of it is taken out all the same."""
         request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
         assert sent.encode() not in without_credentials(f"<{sent * 3}>".encode(), request)
+
+
+TOKEN_LIKE = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear6at7all8"
+
+
+@pytest.mark.parametrize("prefix", ["https://", "http://", "https://api."])
+@pytest.mark.parametrize("name", ["base_url", "TWUSAGE_BASE_URL"])
+def test_a_token_in_the_place_of_a_host(prefix: str, name: str) -> None:
+    """It is refused before anybody looks for that host, and not quoted."""
+    with pytest.raises(ConfigurationError, match="a token") as caught:
+        check_base_url(prefix + TOKEN_LIKE, name=name)
+    assert "AAAA" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [TOKEN_LIKE, "ftp://AAAAx", "http://AAAAx", "https://AAAAx?"])
+def test_a_variable_is_not_quoted(value: str) -> None:
+    """Whoever mixes up two variables of the environment has a token in the wrong one."""
+    with pytest.raises(ConfigurationError, match="TWUSAGE_BASE_URL must") as caught:
+        check_base_url(value, name="TWUSAGE_BASE_URL")
+    assert "AAAA" not in str(caught.value)
+
+
+def test_a_large_refusal_is_told_by_its_status() -> None:
+    """A body beyond 64 KiB is no problem document, and looking through it would keep everybody else waiting."""
+    body = b'{"title": "UsageCapExceeded", "detail": "' + b"x" * 2**16 + b'"}'
+    with pytest.raises(RateLimitedError) as caught:
+        read_usage(Response(429, {}, body))
+    assert caught.value.problem == Problem()
+    assert caught.value.body == body

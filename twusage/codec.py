@@ -37,7 +37,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from twusage.errors import DecodeError
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, Problem, ProjectUsage, RateLimit, Usage
-from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, utc_day
+from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, too_many_values, utc_day
 
 __all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from"]
 
@@ -45,6 +45,8 @@ _BOM = "\ufeff"
 _EXCERPT = 200
 # Python's own pickle gives up at 500 levels, and sooner where the stack is deep already.
 _MOST_LEVELS = 100
+# Bytes beyond which a body is no problem document.
+MOST_PROBLEM = 2**16
 _TOO_DEEP = "$: nested deeper than any answer of this API"
 
 
@@ -61,6 +63,8 @@ def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at
 
 def decode_document(body: bytes) -> dict[str, object]:
     """The body as a JSON object, by a stricter reading than ``json.loads``. Raises ``DecodeError``."""
+    if too_many_values(body):
+        raise DecodeError("$: more values than any answer of this API")
     try:
         document, flaw = _read(body)
     except (RecursionError, ValueError):
@@ -105,6 +109,8 @@ def usage_from(
 
 def decode_problem(body: bytes) -> Problem:
     """The problem that an error's body tells. Never raises: a page from the edge is a problem without fields."""
+    if len(body) > MOST_PROBLEM:
+        return Problem()
     try:
         document, flaw = _read(body)
     except (RecursionError, ValueError):

@@ -36,6 +36,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -67,8 +68,10 @@ _PULSE = 0.1
 _MOST_HEADERS = 128
 # Names of encodings look like this. Anything else may be whatever the server likes, an echo of the token perhaps.
 _ENCODING = re.compile(r"[a-z0-9, -]{1,20}")
-# Longer runs of such letters are no words: a token, or the part of one that aiohttp cut off.
-_OPAQUE = re.compile(r"[\w%+/=.~-]{24,}")
+# What may be a token, or a part of one: aiohttp shows what came as it was cut.
+_OPAQUE = re.compile(r"[\w%+/=.~-]{6,}")
+# A word is shorter.
+_LONG = 24
 
 
 class AiohttpTransport:
@@ -127,7 +130,9 @@ class AiohttpTransport:
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not session.closed or task is None or task.cancelling():
-                raise error.with_traceback(None)  # noqa: B904 - aiohttp's frames hold the request's headers
+                # It came through aiohttp's frames, whose variables hold the request's headers.
+                error.__context__ = None
+                raise error.with_traceback(None)  # noqa: B904 - it is the same error
             failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
         except TransportError as error:
             # Its traceback would show the headers that came, an echo of the token maybe, and keep the body alive.
@@ -153,16 +158,13 @@ class AiohttpTransport:
     async def _exchange(self, session: aiohttp.ClientSession, request: Request, timeout: float) -> Response:  # noqa: ASYNC109
         # Half of the time for connecting, so that a host that does not answer at all can be told from one that is
         # slow to answer: after the first, surely nothing was sent.
-        half = timeout / 2
         _lent.set(None)
-        # On a session of the caller's, whose pool may be in use: for each address.
-        patience = aiohttp.ClientTimeout(total=None, connect=half if self._owns_session else None, sock_connect=half)
         async with session.request(
             request.method,
             URL(request.url, encoded=True),
-            headers={**request.headers, "accept-encoding": "gzip"},
+            headers=dict(request.headers.items()) | {"accept-encoding": "gzip"},
             data=request.body or None,
-            timeout=patience,
+            timeout=_patience(timeout, self._owns_session),
             **self._options,
         ) as response:
             # Left with some of the body still to come, aiohttp closes the connection.
@@ -173,6 +175,8 @@ class AiohttpTransport:
             except ProtocolError:
                 _condemn_connection()
                 raise
+            if response.status != 200 and response.status < 400:
+                _condemn_connection()  # Nobody knows where such an answer ends: 101 has no end, 204 may bring a body.
             return Response(response.status, headers, body)
 
     async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
@@ -224,6 +228,13 @@ class AiohttpTransport:
 
 _CLOSED_MEANWHILE = "the connections were closed during this call"
 _OTHER_LOOP = "this transport was opened on another event loop; make a UsageClient on each loop, in each process"
+
+
+@lru_cache(maxsize=16)
+def _patience(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
+    half = timeout / 2
+    # On a session of the caller's, whose pool may be in use: for each address.
+    return aiohttp.ClientTimeout(total=None, connect=half if own_session else None, sock_connect=half)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -305,7 +316,7 @@ def _check_head(response: aiohttp.ClientResponse) -> None:
         flaw = "two content-lengths"
     elif len(headers) > _MOST_HEADERS:
         flaw = f"{len(headers)} headers"
-    elif any("\0" in value for value in headers.values()):
+    elif "\0" in "".join(headers.values()):
         flaw = "a NUL in a header"
     else:
         return
@@ -314,11 +325,16 @@ def _check_head(response: aiohttp.ClientResponse) -> None:
 
 async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
     """More of the body, as it came; nothing at its end."""
+    if response.content.is_eof():  # All of it is there: nobody can hang, and a timer would cost more than the reading.
+        return await response.content.readany()
     while True:
         try:
             async with asyncio.timeout(_PULSE):
                 return await response.content.readany()
         except TimeoutError:
+            lent = response.connection
+            if lent is not None and (lent.protocol is None or lent.protocol.exception() is not None):
+                break  # Malformed; over TLS aiohttp waits for the other side to say goodbye.
             continue  # Asked anew, aiohttp sees that there is no connection any more, if there is none.
         except RuntimeError:
             break
@@ -368,7 +384,7 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
             return ProtocolError("the answer's body was cut short or is malformed", retryable=True)
         case aiohttp.ClientResponseError() | HttpProcessingError():
             said = without_credentials(error.message.encode(errors="replace"), request).decode(errors="replace")
-            said = _OPAQUE.sub("...", said)
+            said = _OPAQUE.sub(lambda word: _shown(word[0], request), said)
             return ProtocolError(f"the answer is not HTTP ({ascii(said[:100])[1:-1]})", retry_once=True)
         case RuntimeError():
             return ConfigurationError(_OTHER_LOOP)
@@ -376,6 +392,10 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
             return ConnectError(f"no connection ({_reason(error)})")
         case _:
             return ProtocolError(f"aiohttp cannot send this request ({type(error).__name__})")
+
+
+def _shown(word: str, request: Request) -> str:
+    return "..." if len(word) >= _LONG or word in request.headers.get("authorization", "") else word
 
 
 def _reason(error: OSError) -> str:

@@ -31,20 +31,29 @@ from attrs import frozen
 
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, ProjectUsage, RateLimit, Usage, unchecked_series
 
-__all__ = ["MOST_DIGITS", "NOT_PLAIN", "plain_series", "plain_usage", "utc_day"]
+__all__ = ["MOST_DIGITS", "NOT_PLAIN", "plain_series", "plain_usage", "too_many_values", "utc_day"]
 
 # No count has this many digits, and int() of a long string costs quadratic time.
 MOST_DIGITS = 100
 _TOO_MANY = 10**MOST_DIGITS
 # Of an app that has not read on any of these days.
 _NO_ROWS: list[Any] = []
+# As many commas: 90 days of 1,000 apps have 181,000.
+_MOST_VALUES = 400_000
 # What reading something else than the live shape raises.
 NOT_PLAIN = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
+def too_many_values(body: bytes) -> bool:
+    """Whether it holds more than an answer of two thousand apps over 90 days: 8 KB that inflate to millions of them
+    would take seconds to read.
+    """
+    return len(body) > _MOST_VALUES and body.count(b",") > _MOST_VALUES
+
+
 def plain_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH) -> Usage | None:
     """The usage, where the body is just what the live API sends. ``None`` for whatever else. Never raises."""
-    if b"\\" in body:  # An escape may hide a quote.
+    if b"\\" in body or too_many_values(body):  # An escape may hide a quote.
         return None
     reader = _reader()
     try:

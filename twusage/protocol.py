@@ -12,11 +12,10 @@ import json
 import re
 import reprlib
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -67,7 +66,6 @@ TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
-_FIXED_HEADERS = {"accept": "application/json", "user-agent": f"twusage/{__version__}"}
 
 
 class Headers(Mapping[str, str]):
@@ -79,13 +77,16 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_values",)
 
     def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        if isinstance(headers, Headers):
+        if type(headers) is Headers:  # isinstance() of a Mapping asks its abstract class, in Python.
             self._values: dict[str, str] = headers._values  # noqa: SLF001 - its own kind's, and frozen
             return
-        self._values = {}
-        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-            key = name.lower()
-            self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+        pairs = list(headers.items() if hasattr(headers, "items") else headers)
+        self._values = {name.lower(): value for name, value in pairs}
+        if len(self._values) < len(pairs):
+            self._values = {}
+            for name, value in pairs:
+                key = name.lower()
+                self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -96,6 +97,10 @@ class Headers(Mapping[str, str]):
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or the default."""
         return self._values.get(name.lower(), default)
+
+    def items(self) -> ItemsView[str, str]:
+        """The names, in lower case, and the values."""
+        return self._values.items()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -145,6 +150,9 @@ class Response:
     """The body, whole and decompressed."""
 
 
+_FIXED_HEADERS = Headers({"accept": "application/json", "user-agent": f"twusage/{__version__}"})
+
+
 # -- Requests ----------------------------------------------------------------------------------------------------------
 
 
@@ -168,8 +176,13 @@ def usage_request(
     wanted = _checked_fields(fields) if fields is not None else _DAILY if days is not None else ()
     if wanted:
         query.append(f"usage.fields={','.join(wanted)}")
+    return _usage_request(base_url, "&".join(query))
+
+
+@lru_cache(maxsize=64)  # A program asks for the same again and again.
+def _usage_request(base_url: str, query: str) -> Request:
     url = base_url + USAGE_PATH
-    return Request("GET", f"{url}?{'&'.join(query)}" if query else url, _FIXED_HEADERS)
+    return Request("GET", f"{url}?{query}" if query else url, _FIXED_HEADERS)
 
 
 def quoted(value: object) -> str:
@@ -204,7 +217,8 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    return Request(request.method, request.url, {**request.headers, "authorization": f"Bearer {token}"}, request.body)
+    headers = dict(request.headers.items()) | {"authorization": f"Bearer {token}"}
+    return Request(request.method, request.url, headers, request.body)
 
 
 def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE_URL) -> Request:
@@ -223,7 +237,8 @@ def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE
 
 
 def check_base_url(base_url: object, *, name: str = "base_url") -> str:
-    """The base URL without a trailing slash. ``name`` is what an error calls it.
+    """The base URL without a trailing slash. ``name`` is what an error calls it: that of a variable, which is not
+    quoted, for somebody may have put a token there.
 
     Raises:
         ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
@@ -233,13 +248,19 @@ def check_base_url(base_url: object, *, name: str = "base_url") -> str:
         raise ConfigurationError(f"{name} must be a str, got {type(base_url).__name__}")
     if "@" in base_url:  # Not quoted: what stands before it is a password.
         raise ConfigurationError(f"{name} must not hold a user name or a password; give the token to the client")
-    shown = quoted(base_url)
+    shown = f", got {quoted(base_url)}" if name == "base_url" else ""
     scheme, host = _scheme_and_host(base_url)
+    if host and max(map(len, host.split("."))) > _LONGEST_LABEL:
+        raise ConfigurationError(f"{name} has no host but something longer: a token?")
     if not host:
-        raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}, got {shown}")
+        raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}{shown}")
     if scheme != "https" and not (scheme == "http" and _is_loopback(host)):
-        raise ConfigurationError(f"{name} must be https (http is for loopback only), got {shown}")
+        raise ConfigurationError(f"{name} must be https (http is for loopback only){shown}")
     return base_url.rstrip("/")
+
+
+# Of a host's name, between two dots (RFC 1035, 2.3.4).
+_LONGEST_LABEL = 63
 
 
 def _scheme_and_host(url: str) -> tuple[str, str | None]:
@@ -254,6 +275,8 @@ def _scheme_and_host(url: str) -> tuple[str, str | None]:
 
 
 def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -269,7 +292,7 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     ``None`` unless all three are plain digits: a number that is not plainly one would be a guess. ``None`` too for a
     capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
     """
-    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+    if response.status == 429:
         kind = _kind(response.status, codec.decode_problem(response.body))
         if issubclass(kind, QuotaError):
             return None
@@ -302,9 +325,9 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
         DecodeError: a 200 whose body is not what the API documents.
         ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
     """
+    if response.status != 200:
+        raise _refusal(response, request, fetched_at)
     body = without_credentials(response.body, request)
-    if response.status != HTTPStatus.OK:
-        raise _refusal(response, body, request, fetched_at)
     if not body:
         raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
     told: dict[str, Any] = {"rate_limit": read_rate_limit(response), "fetched_at": fetched_at or EPOCH}
@@ -312,7 +335,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     if usage is None:
         document = codec.decode_document(body)
         if document.get("data") is None and document.get("errors"):
-            raise _refusal(response, body, request, fetched_at)
+            raise _refusal(response, request, fetched_at)
         usage = codec.usage_from(document, **told)
     return usage
 
@@ -328,8 +351,7 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
         ProtocolError: as in ``read_usage``.
     """
     if response.status != HTTPStatus.OK:
-        body = without_credentials(response.body, request)
-        raise _refusal(response, body, request, fetched_at, minting=True)
+        raise _refusal(response, request, fetched_at, minting=True)
     token = _token_in(response.body)
     if token is None:
         raise DecodeError(
@@ -352,7 +374,7 @@ def _token_in(body: bytes) -> str | None:
 
 
 def _refusal(
-    response: Response, body: bytes, request: Request | None, now: dt.datetime | None, *, minting: bool = False
+    response: Response, request: Request | None, now: dt.datetime | None, *, minting: bool = False
 ) -> TwUsageError:
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
@@ -362,7 +384,9 @@ def _refusal(
         )
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
-    problem = codec.decode_problem(body)
+    # A large one is no problem document, and to look through it takes time.
+    large = len(response.body) > codec.MOST_PROBLEM
+    problem = codec.decode_problem(b"" if large else without_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
     kind = _kind(status, problem)
     if minting and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.

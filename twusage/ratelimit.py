@@ -361,7 +361,8 @@ class _Queue:
 
     def leave(self, ticket: int, *, unknown: bool) -> None:
         self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
-        self._serve()
+        if self._waiting:
+            self._serve()
 
     def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
         self._seen = rate_limit
@@ -418,8 +419,11 @@ class _Queue:
             return
         wait -= min(wait, self.window.slack)  # a countdown need not be so careful
         wait += position // max(1, self.window.limit - self.window.reserve) * self.window.length
-        retry_at = datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
         left = waiter.max_wait - (now - waiter.since)
+        to_tell = waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0
+        if wait <= left and not to_tell:  # so it is for most of a long queue, each time that a window opens
+            return
+        retry_at = datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
         if wait > left:
             raise RateLimitedError(
                 f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
@@ -428,16 +432,17 @@ class _Queue:
                 retry_at=retry_at,
                 retry_after=wait,
             )
-        if waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0:
+        if waiter.on_wait is not None:
             waiter.told = now + wait
             waiter.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
 
     def _now(self) -> float:
         """Monotonic time, with an eye on the wall clock: the two come apart when the machine was suspended."""
-        now, wall = self.clock.monotonic(), self.clock.time()
-        if abs(wall - now - self._wall_ahead) > APART:
+        now = self.clock.monotonic()
+        ahead = self.clock.time() - now
+        if not -APART <= ahead - self._wall_ahead <= APART:
             self.window.suspended()
-        self._wall_ahead = wall - now
+        self._wall_ahead = ahead
         return now
 
     def _set_timer(self, at: float | None) -> None:

@@ -60,7 +60,10 @@ _OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RetryBudget]] =
 
 def budget_of(app: str) -> RetryBudget:
     """The budget that all clients of an app share on the running loop."""
-    budgets = _OF_LOOP.setdefault(asyncio.get_running_loop(), {})
+    loop = asyncio.get_running_loop()
+    budgets = _OF_LOOP.get(loop)
+    if budgets is None:
+        budgets = _OF_LOOP[loop] = {}
     budget = budgets.get(app)
     if budget is None:
         budget = budgets[app] = RetryBudget()
