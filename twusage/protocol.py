@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from attrs import field, frozen
 
-from twusage import codec
+from twusage import documents
 from twusage._version import __version__
 from twusage.errors import (
     ApiError,
@@ -293,7 +293,7 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
     """
     if response.status == 429:
-        kind = _kind(response.status, codec.decode_problem(response.body))
+        kind = _kind(response.status, documents.decode_problem(response.body))
         if issubclass(kind, QuotaError):
             return None
     return _headers_rate_limit(response.headers)
@@ -333,10 +333,12 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     told: dict[str, Any] = {"rate_limit": read_rate_limit(response), "fetched_at": fetched_at or EPOCH}
     usage = plain_usage(body, **told)
     if usage is None:
-        document = codec.decode_document(body)
+        document = documents.decode_document(body)
         if document.get("data") is None and document.get("errors"):
             raise _refusal(response, request, fetched_at)
-        usage = codec.usage_from(document, **told)
+        from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
+
+        usage = usage_from(document, **told)
     return usage
 
 
@@ -364,7 +366,7 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
 
 def _token_in(body: bytes) -> str | None:
     try:
-        document = codec.decode_document(body)
+        document = documents.decode_document(body)
     except DecodeError:
         return None
     kind, token = document.get("token_type"), document.get("access_token")
@@ -385,8 +387,8 @@ def _refusal(
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
     # A large one is no problem document, and to look through it takes time.
-    large = len(response.body) > codec.MOST_PROBLEM
-    problem = codec.decode_problem(b"" if large else without_credentials(response.body, request))
+    large = len(response.body) > documents.MOST_PROBLEM
+    problem = documents.decode_problem(b"" if large else without_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
     kind = _kind(status, problem)
     if minting and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
@@ -519,7 +521,7 @@ _ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit
 
 
 def _sentence(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
-    said = ": ".join(dict.fromkeys(codec.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
+    said = ": ".join(dict.fromkeys(documents.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
     when = f" (not before {retry_at:%Y-%m-%d %H:%M:%S} UTC)" if retry_at else ""
     return f"{status} {said.rstrip('.') or _phrase(status)}. {what_to_do}{when}."
 
@@ -597,7 +599,7 @@ _LETTER = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|(/)|(?:u[0-9a-fA-F]{0,3})?\Z)
 
 def _clean(text: str, request: Request | None) -> str:
     # A header that is no UTF-8 comes with its bytes smuggled in as half characters: these become question marks.
-    return codec.excerpt(without_credentials(text.encode(errors="replace"), request).decode())[1:-1]
+    return documents.excerpt(without_credentials(text.encode(errors="replace"), request).decode())[1:-1]
 
 
 @lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.

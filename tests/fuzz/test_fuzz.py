@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from fuzz_cases import cases, slow_cases
 
-from twusage import DecodeError, Request, Usage, codec, protocol
+from twusage import DecodeError, Request, Usage, codec, documents, protocol
 
 SLICE = 2_000
 
@@ -57,7 +57,7 @@ def lax_count(value: Any, _: object = None) -> int:
     try:
         return abs(int(value))
     except (TypeError, OverflowError) as error:
-        raise codec._Flaw("a count", value) from error
+        raise documents.Flaw("a count", value) from error
 
 
 def clumsy(value: Any) -> str:
@@ -92,9 +92,9 @@ def forgetful(body: bytes, _: Request | None) -> bytes:
     ("module", "name", "bug", "oracle"),
     [
         (codec, "_count", lax_count, "lie: "),
-        (codec, "excerpt", clumsy, "escape: "),
+        (documents, "excerpt", clumsy, "escape: "),
         (codec, "utc_day", lax_day, "lie: "),
-        (codec, "excerpt", unbounded, "error: "),
+        (documents, "excerpt", unbounded, "error: "),
         (protocol, "without_credentials", forgetful, "leak: "),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_seeded_bug_is_found(
 
 def test_a_slow_decoder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quadratic time is told by the shapes that invite it."""
-    monkeypatch.setattr(codec, "_printable", quadratic)
+    monkeypatch.setattr(documents, "_printable", quadratic)
     long_keys = next(
         case for case in slow_cases() if b"ud800" in case.response.body and b"k" * 20_000 in case.response.body
     )

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twusage import errors
-from twusage.codec import decode_document
+from twusage.documents import decode_document
 from twusage.errors import DecodeError, TransportError
 from twusage.protocol import Request, Response, without_credentials
 from twusage.transport import Transport
