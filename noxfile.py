@@ -27,6 +27,8 @@ PROJECT = PYPROJECT["project"]
 PYTHONS = nox.project.python_versions(PYPROJECT)
 OLDEST = PYTHONS[0]
 EXTRAS = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+# What no extra and no other version of a dependency changes.
+WITHOUT_LONG = ["--ignore=tests/fuzz", "--ignore=tests/soak"]
 WITH_EXTRAS = f".[{','.join(PROJECT['optional-dependencies'])}]"
 
 
@@ -50,19 +52,21 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests_plain(session: nox.Session) -> None:
-    """The tests without any extra: what needs one skips itself, and nothing else needs one."""
+    """The tests without any extra: what needs one skips itself, and nothing else needs one. Not the fault catalogue, to
+    which extras are all one.
+    """
     session.install("-e", ".", *group("tests"))
     # A test tool that brings an extra along would make this session prove nothing. 1: pip knows none of them.
     names = sorted({Requirement(line).name for line in EXTRAS})
     session.run("python", "-m", "pip", "show", *names, success_codes=[1], silent=True)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ["-m", "not fault", *WITHOUT_LONG]))
 
 
 @nox.session(python=OLDEST)
 def lowest(session: nox.Session) -> None:
     """All tests, on the lowest versions that pyproject.toml allows of everything that a user installs."""
     session.install("-e", WITH_EXTRAS, *group("tests"), *_lowest_versions(session))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or WITHOUT_LONG))
 
 
 def _lowest_versions(session: nox.Session) -> list[str]:

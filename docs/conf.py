@@ -51,6 +51,8 @@ nitpick_ignore = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_title = f"twusage {version}"
 html_copy_source = False
 html_show_sphinx = False

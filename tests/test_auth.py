@@ -56,6 +56,9 @@ MALFORMED = {
     "digits of another script": "canary٣",
     "half a character": "canary\udcff",
     "the scheme with it": "Bearer canary",
+    "quoted": '"canary"',
+    "quoted in another way": "'canary",
+    "quoted by a typist": "canary`",
 }
 
 
@@ -811,6 +814,14 @@ class TestFromEnvironment:
             auth_from_env()
         assert "canary" not in "".join(traceback.format_exception(caught.value))
 
+    @pytest.mark.parametrize("text", ['"canary"', "'canary'", 'canary"'])
+    def test_quotation_marks(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those that an .env file left there are named as what is wrong, and cost no call."""
+        monkeypatch.setenv("X_BEARER_TOKEN", text)
+        with pytest.raises(ConfigurationError, match=r"^X_BEARER_TOKEN: the value has a quotation mark") as caught:
+            auth_from_env()
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
+
     @pytest.mark.parametrize("first", range(2))
     def test_keys(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a token, the first pair of API key and secret."""
@@ -834,15 +845,16 @@ class TestFromEnvironment:
     def test_half_a_pair_is_a_mistake(
         self, pair: tuple[str, str], half: int, other: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One of two is refused by the name of the other, even where a later pair is whole."""
+        """One of two is refused by the names of both, even where a later pair is whole. An empty one is not set."""
         for name in PAIRS[1]:
             monkeypatch.setenv(name, "canary")
         monkeypatch.setenv(pair[half], "canary")
         monkeypatch.delenv(pair[1 - half], raising=False)
         if other is not None:
             monkeypatch.setenv(pair[1 - half], other)
-        with pytest.raises(ConfigurationError, match=f"^{pair[1 - half]}: the value is empty$"):
+        with pytest.raises(ConfigurationError, match=f"^{pair[half]} is set, but {pair[1 - half]} is not$") as caught:
             auth_from_env()
+        assert "canary" not in frames_of(caught.value)
 
     @pytest.mark.parametrize("name", [*itertools.chain(*PAIRS)])
     def test_a_malformed_half_is_refused_by_name(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

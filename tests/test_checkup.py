@@ -32,7 +32,15 @@ from twusage import (
     UsageClient,
 )
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret
-from twusage.checkup import Exchange, read_call, read_environment, read_secrets, read_token_text, unasked
+from twusage.checkup import (
+    Exchange,
+    is_assignment,
+    read_call,
+    read_environment,
+    read_secrets,
+    read_token_text,
+    unasked,
+)
 from twusage.models import RateLimit
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
@@ -59,7 +67,9 @@ def the(checkup: Checkup, code: str) -> Finding:
 
 def told(value: object) -> str:
     """All that a program or a person gets to read."""
-    return json.dumps(value.to_dict()) + repr(value) if isinstance(value, Checkup | Finding) else repr(value)
+    if isinstance(value, Checkup):
+        return json.dumps(value.to_dict()) + repr((value, value.usage, value.error))
+    return json.dumps(value.to_dict()) + repr(value) if isinstance(value, Finding) else repr(value)
 
 
 def leaks(secret: str, *texts: str) -> list[str]:
@@ -92,21 +102,47 @@ class TestForm:
     )
     def test_what_is_certain(self, text: str, code: str) -> None:
         """What no token can be is an error with a code of its own, in the environment as in a file."""
-        found = read_token_text(text)
-        assert found is not None
-        assert (found.code, found.level) == (code, "error")
-        assert found.what_to_do
-        assert TOKEN[10:30] not in told(found)
+        found = [read_token_text(text, "the file")]
         if text:
-            _, named = read_environment({"TWUSAGE_BASE_URL": "x", "X_BEARER_TOKEN": text})
-            assert named == Finding(
-                code, "error", found.said.replace("the bearer token", "X_BEARER_TOKEN"), found.what_to_do
-            )
+            found += read_environment({"X_BEARER_TOKEN": text})
+            assert found[-1] is not None
+            assert found[-1].said.startswith("X_BEARER_TOKEN ")
+        for each in found:
+            assert each is not None
+            assert (each.code, each.level) == (code, "error")
+            assert each.what_to_do
+            assert TOKEN[10:30] not in told(each)
 
-    @pytest.mark.parametrize("text", [TOKEN, "bearerish-token", "bearer-token"])
+    def test_nothing_but_white_space(self) -> None:
+        """It looks empty, and is not: the shell takes it for set."""
+        [found] = read_environment({"X_BEARER_TOKEN": " \n", "BEARER_TOKEN": TOKEN})
+        assert (found.code, found.said) == ("token.empty", "X_BEARER_TOKEN holds only white space")
+
+    @pytest.mark.parametrize(
+        ("text", "code", "said"),
+        [
+            (f"X_BEARER_TOKEN={TOKEN}", "token.assignment", "stdin holds an assignment or JSON"),
+            (f"export X_BEARER_TOKEN='{TOKEN}'", "token.assignment", "stdin holds an assignment or JSON"),
+            (f'TOKEN = "{TOKEN}"\nOTHER=1', "token.assignment", "stdin holds an assignment or JSON"),
+            (f'{{"token":"{TOKEN}"}}', "token.assignment", "stdin holds an assignment or JSON"),
+            (f'[\n  "{TOKEN}"\n]', "token.assignment", "stdin holds an assignment or JSON"),
+            (f"{TOKEN} {TOKEN}", "token.space", "stdin holds several words"),
+            (f"{TOKEN}\n{TOKEN}", "token.line-break", "stdin holds several lines"),
+        ],
+    )
+    def test_more_than_the_token(self, text: str, code: str, said: str) -> None:
+        """What is good in other files is told as what it is in one that must hold the token alone."""
+        what_to_do = "It must hold the token and nothing else, in one piece"
+        assert read_token_text(text, "stdin") == Finding(code, "error", said, what_to_do)
+
+    @pytest.mark.parametrize(
+        "text",
+        [TOKEN, "bearerish-token", "bearer-token", "AAAA" + "b" * 90 + "=c", "b" * 90 + "==", DECODED, "{token}"],
+    )
     def test_nothing_is_certain(self, text: str) -> None:
         """A token that could be one is left to the API."""
-        assert read_token_text(text) is None
+        assert read_token_text(text, "the file") is None
+        assert not is_assignment(text)
 
     @pytest.mark.parametrize(
         ("token", "code"),
@@ -146,8 +182,8 @@ class TestForm:
             (API_SECRET, API_KEY, "key.swapped", "warning"),
             (TOKEN, API_SECRET, "key.bearer-token", "warning"),
             (API_KEY, TOKEN, "key.bearer-token", "warning"),
-            (f'"{API_KEY}"', API_SECRET, "key.quoted", "error"),
-            (API_KEY, f"'{API_SECRET}'", "key.quoted", "error"),
+            (f"Bearer:{API_KEY}", API_SECRET, "key.bearer-prefix", "error"),
+            (API_KEY, f"bearer%20{API_SECRET}", "key.bearer-prefix", "error"),
         ],
     )
     def test_what_a_pair_is_suspected_of(self, key: str, secret: str, code: str, level: str) -> None:
@@ -167,7 +203,11 @@ class TestForm:
         """Whatever stands around a token, and wherever it was put, nothing of it is told and nothing is raised."""
         text = before + TOKEN[24:] + after
         environ = {"X_API_KEY": text, "X_API_SECRET": text, "TWUSAGE_BASE_URL": text}
-        found = (read_token_text(text), *read_environment({"X_BEARER_TOKEN": text}), *read_environment(environ))
+        found = (
+            read_token_text(text, "the file"),
+            *read_environment({"X_BEARER_TOKEN": text}),
+            *read_environment(environ),
+        )
         assert leaks(TOKEN, *map(told, found)) == []
 
 
@@ -181,6 +221,8 @@ class TestEnvironment:
             ({"X_API_SECRET": "a"}, "credentials.half", "X_API_SECRET is set, but X_API_KEY is not"),
             ({"TWITTER_API_KEY": "a"}, "credentials.half", "TWITTER_API_KEY is set, but TWITTER_API_SECRET is not"),
             ({"X_API_KEY": "a", "X_API_SECRET": "b "}, "key.space", "X_API_SECRET holds a space"),
+            ({"X_API_KEY": "'a'", "X_API_SECRET": "b"}, "key.quoted", "X_API_KEY has a quotation mark around it"),
+            ({"X_API_KEY": "a", "X_API_SECRET": 'b"'}, "key.quoted", "X_API_SECRET has a quotation mark around it"),
             ({"TWUSAGE_BASE_URL": "http://x", "X_BEARER_TOKEN": "a"}, "address.malformed", None),
         ],
     )
@@ -211,10 +253,26 @@ class TestEnvironment:
                 {"TWITTER_API_KEY": "a", "TWITTER_API_SECRET": "b"},
                 "the API key and secret are in TWITTER_API_KEY and TWITTER_API_SECRET",
             ),
+            (
+                {"X_BEARER_TOKEN": "a", "TWITTER_BEARER_TOKEN": "b", "BEARER_TOKEN": "c"},
+                "the bearer token is in X_BEARER_TOKEN; TWITTER_BEARER_TOKEN and BEARER_TOKEN are not used",
+            ),
+            (
+                {"TWITTER_BEARER_TOKEN": "a", "BEARER_TOKEN": "", "X_API_KEY": "b", "X_API_SECRET": "c"},
+                "the bearer token is in TWITTER_BEARER_TOKEN; X_API_KEY and X_API_SECRET are not used",
+            ),
+            (
+                {"X_BEARER_TOKEN": "a", "BEARER_TOKEN": "b", "X_API_KEY": "c", "TWITTER_API_SECRET": "d"},
+                "the bearer token is in X_BEARER_TOKEN; BEARER_TOKEN, X_API_KEY and TWITTER_API_SECRET are not used",
+            ),
+            (
+                {"X_API_KEY": "a", "X_API_SECRET": "b", "TWITTER_API_KEY": "c"},
+                "the API key and secret are in X_API_KEY and X_API_SECRET; TWITTER_API_KEY is not used",
+            ),
         ],
     )
     def test_where_they_are(self, environ: dict[str, str], said: str) -> None:
-        """It tells which variables count, so that nobody mends the one that is not read."""
+        """It tells which variables count, and which do not though they are set, so that nobody mends the wrong one."""
         assert read_environment(environ) == (Finding("credentials.found", "ok", said),)
 
 
@@ -300,6 +358,21 @@ class TestWay:
         assert codes(call(Usage(), exchange=exchange(Response(200)), environ=environ), "warning") == []
         answered = call(ProtocolError("cut"), exchange=exchange(Response(200)), environ=environ)
         assert codes(answered, "warning") == []
+
+    @pytest.mark.parametrize(
+        ("base_url", "reached", "code"),
+        [
+            ("http://127.0.0.1:8080", "127.0.0.1:3128", "proxy.unreachable"),
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", "network.refused"),
+            ("http://localhost", "localhost:80", "network.refused"),
+            ("http://[::1]:8080", "::1:8080", "network.refused"),
+            ("https://api.test", "api.test:443", "network.refused"),
+        ],
+    )
+    def test_who_was_reached(self, base_url: str, reached: str, code: str) -> None:
+        """Whoever does not take the connection is the proxy, where it is not where the API is asked."""
+        error = ConnectError(f"no connection to {reached} (Connect call failed)")
+        assert codes(call(error, base_url=base_url)) == [code]
 
     def test_another_address(self) -> None:
         """An address that is not the default is told, and suspected where what answers is not the API."""
@@ -400,12 +473,33 @@ class TestValues:
         assert good.to_dict()["usage"] == Usage(project_cap=5).to_dict()
         assert (good.ok, good.error, good.to_dict()["error"]) == (True, None, None)
 
+    def test_a_printed_one(self) -> None:
+        """It is about the findings: a usage of 90 days, or an error with a body, would bury them."""
+        assert repr(unasked(Finding("a.b", "error", "c"))) == (
+            "Checkup(findings=(Finding(code='a.b', level='error', said='c', what_to_do=''),), usage=None, "
+            "error=<ConfigurationError>)"
+        )
+        assert repr(call(Usage())).endswith(", usage=<Usage>, error=None)")
+
     def test_only_the_known_limits(self) -> None:
         """A limit that does not say when it ends is told without a time."""
         error = RateLimitedError("spent", status=429)
         assert the(call(error), "window.spent").said.endswith("(the API said 429)")
         error = RateLimitedError("spent", status=429, retry_at=NOON)
         assert the(call(error), "window.spent").said.endswith("it opens at 12:00:00 UTC")
+
+
+class Vault:
+    """An Auth that gives these, one after the other, and then the last for ever."""
+
+    def __init__(self, *gives: str | BaseException) -> None:
+        self.gives = list(gives)
+
+    async def token(self) -> str:
+        given = self.gives.pop(0) if len(self.gives) > 1 else self.gives[0]
+        if isinstance(given, BaseException):
+            raise given
+        return given
 
 
 class TestCheck:
@@ -536,9 +630,9 @@ class TestCheck:
 
     async def test_what_is_certain_costs_nothing(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
         """A token that can be none is not sent."""
-        async with client_of(f'"{TOKEN}"') as client:
+        async with client_of(f"bearer%20{TOKEN}") as client:
             checkup = await client.check()
-        assert [finding.code for finding in checkup.findings] == ["token.quoted"]
+        assert [finding.code for finding in checkup.findings] == ["token.bearer-prefix"]
         assert isinstance(checkup.error, ConfigurationError)
         assert api.requests == []
 
@@ -618,26 +712,56 @@ class TestCheck:
         assert len(api.requests) == 1
 
     async def test_an_auth_of_the_users(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """One that gives no token, or fails, is told of; what is not ours is raised."""
-
-        class Vault:
-            def __init__(self, gives: object) -> None:
-                self.gives = gives
-
-            async def token(self) -> str:
-                if isinstance(self.gives, Exception):
-                    raise self.gives
-                return str(self.gives)
-
-        for gives, kind in (("two words", ConfigurationError), (ConnectError("no vault"), ConnectError)):
+        """One that gives no token, or raises anything, is told of. Of what is not ours the type alone is told."""
+        for gives, kind, said in (
+            ("two words", ConfigurationError, "the token holds a space"),
+            (ConnectError("no vault"), ConnectError, "no vault"),
+            (FileNotFoundError(2, "secret"), ConfigurationError, "it raised FileNotFoundError"),
+            (ClientClosedError("no vault"), ClientClosedError, "no vault"),
+            (TimeoutError("secret"), ConfigurationError, "it raised TimeoutError"),
+        ):
             async with client_of(Vault(gives)) as client:
                 checkup = await client.check()
             assert [finding.code for finding in checkup.findings] == ["token.unavailable"]
-            assert isinstance(checkup.error, kind)
-        async with client_of(Vault(ZeroDivisionError())) as client:
-            with pytest.raises(ZeroDivisionError):
-                await client.check()
+            assert checkup.findings[0].said.startswith(f"the Auth gives no bearer token: {said}")
+            assert type(checkup.error) is kind
+            assert checkup.error.__context__ is None
+            assert "secret" not in told(checkup)
         assert api.requests == []
+
+    @pytest.mark.parametrize("asked", [1, 2, 3])
+    @pytest.mark.parametrize("error", [ConnectError("no vault"), ConfigurationError("no"), ZeroDivisionError("secret")])
+    async def test_an_auth_that_fails_later(
+        self, asked: int, error: Exception, api: FakeApi, client_of: Callable[..., UsageClient]
+    ) -> None:
+        """It is asked for the form, for the call, and once more after a 401: whichever fails, it is blamed."""
+        async with client_of(Vault(*[TOKEN] * (asked - 1), error)) as client:
+            checkup = await client.check()
+        assert codes(checkup) == ["token.unavailable"]
+        assert type(checkup.error) is (type(error) if isinstance(error, TwUsageError) else ConfigurationError)
+        assert len(api.requests) == (asked == 3)
+        assert "secret" not in told(checkup)
+
+    async def test_an_auth_that_is_cancelled(self, client_of: Callable[..., UsageClient]) -> None:
+        """A cancellation is no finding, whoever is asked just then."""
+        for gives in ([asyncio.CancelledError()], [TOKEN, asyncio.CancelledError()]):
+            async with client_of(Vault(*gives)) as client:
+                with pytest.raises(asyncio.CancelledError):
+                    await client.check()
+
+    async def test_what_the_server_says_is_escaped_and_cut(
+        self, api: FakeApi, client_of: Callable[..., UsageClient]
+    ) -> None:
+        """A server may say anything, and as much as it likes: findings are read on terminals and in logs."""
+        problem = {"title": "\x1b[2J" + "x" * 10**5, "detail": "\u202e" + "y" * 10**5}
+        api.fail(Fault.status(200, {"data": {}, "errors": [problem] * 100}))
+        api.fail(Fault.status(400, problem))
+        async with client_of() as client:
+            for checkup in (await client.check(), await client.check()):
+                texts = [finding.said for finding in checkup.findings]
+                assert len(texts) < 20
+                assert max(map(len, texts)) < 700
+                assert all(map(str.isprintable, texts))
 
     async def test_problems_beside_good_data(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
         """They are warnings, in the API's words."""
@@ -681,18 +805,23 @@ class TestCheck:
             with pytest.raises(ClientClosedError):
                 await check()
 
-    async def test_a_transport_that_is_set_up_wrongly(self, client_of: Callable[..., UsageClient]) -> None:
-        """A ConfigurationError out of the transport is raised, as everywhere: it is about the program."""
+    @pytest.mark.parametrize("error", [ConfigurationError("another loop"), ZeroDivisionError("a bug")])
+    @pytest.mark.parametrize("auth", [Vault(TOKEN), AppOnlyAuth(API_KEY, API_SECRET)])
+    async def test_a_transport_that_is_set_up_wrongly(
+        self, auth: Any, error: Exception, client_of: Callable[..., UsageClient]
+    ) -> None:
+        """A ConfigurationError out of the transport is raised, as everywhere: it is about the program. So is a bug."""
 
         class Wrong:
             async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
-                raise ConfigurationError("another loop")
+                raise error
 
             async def aclose(self) -> None: ...
 
-        async with client_of(transport=Wrong()) as client:
-            with pytest.raises(ConfigurationError, match="another loop"):
+        async with client_of(auth, transport=Wrong()) as client:
+            with pytest.raises(type(error)) as caught:
                 await client.check()
+        assert caught.value is error
 
     async def test_another_loop(self, client_of: Callable[..., UsageClient]) -> None:
         """So is a wrong loop."""

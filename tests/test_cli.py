@@ -455,6 +455,13 @@ class TestRequest:
             "Bearer of-BEARER_TOKEN",
         ]
 
+    def test_many_and_long_problems(self, wire: Wire) -> None:
+        """A server may say anything, and as much as it likes: a few lines of it are told."""
+        wire.says(DOCUMENT | {"errors": [{"title": "x" * 10**6, "detail": "y" * 10**6}] * 100})
+        lines = run("show", "--csv").stderr.splitlines()
+        assert len(lines) == 5
+        assert max(map(len, lines)) < 500
+
     def test_problems_beside_good_data(self, wire: Wire) -> None:
         """They are warnings on stderr, one line each, and the data is shown all the same."""
         problems = [
@@ -493,7 +500,8 @@ class TestToken:
         result = run("show", X_BEARER_TOKEN="")
         assert result.exit_code == 3
         assert sentence(result) == (
-            "no bearer token: set X_BEARER_TOKEN or give --token-file PATH; to look around without, give --demo"
+            "no credentials: set X_BEARER_TOKEN, or X_API_KEY and X_API_SECRET, or give --token-file PATH; "
+            f"to look around without, give --demo. {DOCTOR}"
         )
 
     def test_malformed(self, wire: Wire) -> None:
@@ -510,6 +518,8 @@ class TestToken:
             (TOKEN.encode("utf-16"), "it is not UTF-8 text"),
             (f"Bearer {TOKEN}".encode(), "it must hold one bearer token and nothing else"),
             (TOKEN.encode() * 1000, "it must hold one bearer token and nothing else"),
+            (f"X_BEARER_TOKEN={TOKEN}".encode(), "it must hold one bearer token and nothing else"),
+            (f'{{"token":"{TOKEN}"}}'.encode(), "it must hold one bearer token and nothing else"),
         ],
     )
     def test_a_file_without_a_token(self, wire: Wire, tmp_path: Path, content: bytes, reason: str) -> None:
@@ -519,8 +529,9 @@ class TestToken:
         result = run("show", "--token-file", str(file))
         assert result.exit_code == 3
         assert sentence(result) == (
-            f"no token from --token-file: {reason}. Give the path of a readable file, or - for stdin"
+            f"no token from --token-file: {reason}. Give the path of a readable file, or - for stdin. {DOCTOR}"
         )
+        assert wire.requests == []
 
     def test_a_file_of_the_wrong_letters(self, wire: Wire, tmp_path: Path) -> None:
         """What no header can carry is refused by the SDK, unquoted."""
@@ -615,6 +626,10 @@ class TestUsageErrors:
         assert (result.exit_code, sentence(result)) == (1, "words of its own")
 
 
+# How a sentence ends where the other command knows more.
+DOCTOR = "'twusage doctor' tells what is wrong."
+
+
 def problem(title: str, type_: str = "about:blank", **extra: object) -> dict[str, object]:
     return {"title": title, "detail": title, "type": type_, **extra}
 
@@ -649,6 +664,7 @@ class TestFailures:
         result = run("show", "--max-wait", "0")
         assert result.exit_code == code
         assert said in sentence(result)
+        assert sentence(result).endswith(DOCTOR) is (code in {4, 7, 9})
         assert wire.closed
 
     @pytest.mark.parametrize(
@@ -666,6 +682,16 @@ class TestFailures:
         result = run("show", "--max-wait", "0")
         assert result.exit_code == 7
         assert sentence(result).startswith(said)
+        assert sentence(result).endswith(f". {DOCTOR}")
+
+    def test_not_of_made_up_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The doctor examines the real set-up, which a demo has nothing to do with."""
+        wire = Wire()
+        wire.answers.append(sdk.TlsError("made up"))
+        monkeypatch.setattr("twusage.testing.FakeTransport", lambda _: wire)
+        result = run("show", "--demo", "--max-wait", "0")
+        assert result.exit_code == 7
+        assert "doctor" not in sentence(result)
 
     def test_text_of_the_api_in_errors(self, wire: Wire) -> None:
         """Escapes in a refusal's own words do nothing, and do not break its line."""

@@ -98,11 +98,25 @@ class TestReport:
             "                      looks percent-decoded: it holds a raw",
             "                      /, + or =, where the portal shows %2F,",
             "                      %2B, %3D",
-            "                      Give the app's bearer token (set",
-            "                      X_BEARER_TOKEN) exactly as the app's",
+            "                      Give the app's bearer token exactly as",
+            "                      the app's page 'Keys and tokens' in",
         ]
         assert result.stdout.splitlines()[-1] == "One thing is wrong."
         assert len(api.requests) == 1
+
+    @pytest.mark.parametrize("width", [30, 40, 59, 60, 80])
+    def test_it_fits(self, width: int, examine: Doctor, token: str) -> None:
+        """No line is longer than the terminal is wide; where that is narrow, the sentences have lines of their own."""
+        result = examine(X_BEARER_TOKEN=token.replace("%2F", "/"), COLUMNS=str(width))
+        lines = result.stdout.splitlines()
+        assert max(map(len, lines)) <= width
+        assert ("  the bearer token is in X_BEARER_TOKEN" in lines) is (40 <= width < 60)
+        assert ("error    token" in lines) is (width < 60)
+
+    def test_a_narrow_terminal(self, examine: Doctor, token: str) -> None:
+        """A word that is too long for it stays whole."""
+        lines = examine(X_BEARER_TOKEN=f"{token} ", COLUMNS="12").stdout.splitlines()
+        assert lines[:4] == ["error    token", "  X_BEARER_TOKEN", "  holds a", "  space"]
 
     def test_several_things_are_wrong(self, examine: Doctor) -> None:
         """They are counted."""
@@ -264,8 +278,21 @@ class TestCredentials:
         file.write_text(f" {token}\n")
         result = examine("--token-file", str(file), X_BEARER_TOKEN="AAAA")
         assert result.exit_code == 0
-        assert result.stdout.startswith("ok       credentials  the bearer token is in the file\n")
-        assert examine("--token-file", "-", stdin=token).exit_code == 0
+        assert result.stdout.startswith("ok       credentials  the bearer token comes from the file\n")
+        result = examine("--token-file", "-", stdin=token)
+        assert result.exit_code == 0
+        assert result.stdout.startswith("ok       credentials  the bearer token comes from stdin\n")
+
+    @pytest.mark.parametrize("content", ["", "X_BEARER_TOKEN={}", "{0} {0}", "{}\u00e9", "AAAA{}"])
+    def test_the_advice_fits_the_source(
+        self, content: str, examine: Doctor, token: str, tmp_path: Path, api: FakeApi
+    ) -> None:
+        """Whoever gave a file is not told to set a variable."""
+        file = tmp_path / "token"
+        file.write_text(content.format(token), encoding="utf-8")
+        result = examine("--json", "--token-file", str(file))
+        assert result.exit_code in {3, 4}
+        assert "X_BEARER_TOKEN" not in result.stdout
 
     @pytest.mark.parametrize(
         ("content", "code"),
@@ -275,6 +302,9 @@ class TestCredentials:
             ("'{}'", "token.quoted"),
             ("{0} {0}", "token.space"),
             ("{0}\n{0}", "token.line-break"),
+            ("X_BEARER_TOKEN={}", "token.assignment"),
+            ('export X_BEARER_TOKEN="{}"', "token.assignment"),
+            ('{{"token": "{}"}}', "token.assignment"),
         ],
     )
     def test_a_file_without_a_token(
@@ -348,6 +378,16 @@ class TestProxy:
 
 
 class TestSocket:
+    def test_a_proxy_on_the_same_host(self, token: str, api: FakeApi) -> None:
+        """One that is not there is blamed by its port, not the API, which is."""
+        with FakeServer(api) as server:
+            env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url}
+            arguments = ["doctor", "--json", "--proxy", "http://127.0.0.1:1"]
+            result = CliRunner(**APART).invoke(twusage, arguments, env=env)
+        assert result.exit_code == 7
+        assert codes(result)["proxy.unreachable"] == "error"
+        assert "no connection to 127.0.0.1:1 " in result.stdout
+
     def test_over_a_socket(self, api: FakeApi, token: str) -> None:
         """The whole way, at an address that is not the default."""
         with FakeServer(api) as server:

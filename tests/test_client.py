@@ -936,3 +936,17 @@ def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="set X_BEARER_TOKEN"):
         UsageClient.from_env()
+
+
+async def test_closing_from_elsewhere(api: FakeApi) -> None:
+    """Another thread, with a loop of its own, cannot close a client under the feet of the one that it serves."""
+    client = make_client(api, retry=RetryPolicy.none())
+    await client.get_usage()
+
+    def elsewhere() -> None:
+        asyncio.run(client.aclose())
+
+    with pytest.raises(ConfigurationError, match="another event loop"):
+        await asyncio.to_thread(elsewhere)
+    await client.get_usage()
+    await client.aclose()

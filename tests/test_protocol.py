@@ -1239,3 +1239,12 @@ def test_a_large_refusal_is_told_by_its_status() -> None:
         read_usage(Response(429, {}, body))
     assert caught.value.problem == Problem()
     assert caught.value.body == body
+
+
+@pytest.mark.parametrize("token", ["", '\\"AAAA\\"', "'AAAA", "AAAA`", "AA AA", "AA\u00e9"])
+def test_a_minted_token_that_is_none(token: str) -> None:
+    """What no header can carry, or what is quoted, is no bearer token: and it is not shown."""
+    body = f'{{"token_type": "bearer", "access_token": "{token}"}}'.encode()
+    with pytest.raises(DecodeError, match="holds no bearer token") as caught:
+        read_token(Response(200, {}, body))
+    assert "AAAA" not in str(caught.value)

@@ -1,14 +1,13 @@
 """How much of the X/Twitter API your project has used: an asyncio SDK for ``GET /2/usage/tweets``.
 
 Nothing but the public names. ``AiohttpTransport`` is loaded when it is first asked for, so that whoever uses the fake
-does not pay for aiohttp.
+does not pay for aiohttp; and so are the names of a check-up.
 """
 
 from typing import TYPE_CHECKING
 
 from twusage._version import __version__
 from twusage.auth import AppOnlyAuth, Auth, BearerToken, Secret
-from twusage.checkup import Checkup, Finding
 from twusage.client import UsageClient
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
@@ -49,6 +48,7 @@ from twusage.retry import RetryPolicy
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
+    from twusage.checkup import Checkup, Finding
     from twusage.http import AiohttpTransport
 
 __all__ = [
@@ -108,6 +108,10 @@ def __getattr__(name: str) -> object:
         from twusage.http import AiohttpTransport
 
         return AiohttpTransport
+    if name in {"Checkup", "Finding"}:
+        from twusage import checkup
+
+        return getattr(checkup, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,8 @@ __all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Credentials", "Secret", "as_se
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
 # Where there is none of these: an API key, and the secret that goes with it.
 KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
+# Those of ASCII, which a header could carry.
+QUOTES = "\"'`"
 
 
 class Secret:
@@ -27,7 +29,8 @@ class Secret:
         name: what an error calls it.
 
     Raises:
-        ConfigurationError: it is no str, empty, or holds what an HTTP header cannot carry. The text is not quoted.
+        ConfigurationError: it is no str, empty, holds what an HTTP header cannot carry, or has a quotation mark around
+            it. The text is not shown.
     """
 
     __slots__ = ("__text", "fingerprint")
@@ -73,11 +76,12 @@ def _malformed(text: object, name: str) -> str | None:
         return f"the {name} is empty"
     # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
     if not all("!" <= character <= "~" for character in text):
-        return (
-            f"the {name} holds a space, a line break or a character that is not ASCII. "
-            f"Give the {name} alone, without 'Bearer' and without quotes"
-        )
-    return None
+        reason = "holds a space, a line break or a character that is not ASCII"
+    elif text[0] in QUOTES or text[-1] in QUOTES:  # A shell strips them, an .env file may not.
+        reason = "has a quotation mark around it"
+    else:
+        return None
+    return f"the {name} {reason}. Give the {name} alone, without 'Bearer' and without quotes"
 
 
 class _Lost(Secret):
@@ -293,7 +297,9 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
         if os.environ.get(name):
             return BearerToken(_from_env(name))
     for pair in KEY_VARIABLES:
-        if any(map(os.environ.get, pair)):
+        if reason := half_a_pair(pair, os.environ):
+            raise ConfigurationError(reason)
+        if os.environ.get(pair[0]):
             return AppOnlyAuth(*map(_from_env, pair))
     key, secret = KEY_VARIABLES[0]
     raise ConfigurationError(
@@ -301,9 +307,17 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
     )
 
 
+def half_a_pair(pair: tuple[str, str], environ: Mapping[str, str]) -> str | None:
+    """What is wrong where only one of these two variables is set. An empty one is not set."""
+    for present, absent in (pair, pair[::-1]):
+        if environ.get(present) and not environ.get(absent):
+            return f"{present} is set, but {absent} is not"
+    return None
+
+
 def _from_env(name: str) -> Secret:
     try:
-        return Secret(os.environ.get(name, ""), name="value")
+        return Secret(os.environ[name], name="value")
     except ConfigurationError as error:
         reason = f"{name}: {error}"
     raise ConfigurationError(reason)

@@ -25,13 +25,15 @@ import datetime as dt
 import math
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal
 from urllib.parse import urlsplit
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
-from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret
+from twusage.auth import KEY_VARIABLES, QUOTES, TOKEN_VARIABLES, Secret, half_a_pair
+from twusage.documents import excerpt
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -56,25 +58,30 @@ __all__ = [
     "Checkup",
     "Exchange",
     "Finding",
+    "is_assignment",
     "read_address",
     "read_call",
     "read_environment",
-    "read_no_token",
     "read_secrets",
     "read_token_text",
     "unasked",
+    "unavailable",
 ]
 
 TOKEN, (KEY, SECRET) = TOKEN_VARIABLES[0], KEY_VARIABLES[0]
 # As the vendor's documents call that page.
 _PORTAL = "the app's page 'Keys and tokens' in the developer portal"
-_TAKE_THE_TOKEN = f"Give the app's bearer token (set {TOKEN}) exactly as {_PORTAL} shows it, with its %2F and %3D"
-_TAKE_THE_PAIR = f"Give the API key and secret, also called consumer keys (set {KEY} and {SECRET}), from {_PORTAL}"
+# Without the names of variables: they may have come from a file, or from the program.
+_TAKE_THE_TOKEN = f"Give the app's bearer token exactly as {_PORTAL} shows it, with its %2F and %3D"
+_TAKE_THE_PAIR = f"Give the API key and secret, also called consumer keys, from {_PORTAL}"
+_AS_A_PAIR = f"in {KEY} and {SECRET}, or as an AppOnlyAuth"
 _PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 # Seconds. The date comes in whole ones and takes its time; a clock that is set by the network is nearer than this.
 _CLOCKS_APART = 60.0
 _NEARLY_USED = 0.9
 _FEW_CALLS = 0.1
+# As many are told of an answer's.
+_MOST_PROBLEMS = 5
 
 
 @frozen
@@ -101,6 +108,10 @@ class Finding:
         return {"code": self.code, "level": self.level, "said": self.said, "what_to_do": self.what_to_do}
 
 
+def _briefly(value: object) -> str:
+    return "None" if value is None else f"<{type(value).__name__}>"
+
+
 @frozen
 class Checkup:
     """What is right and what is wrong with the credentials and the way to the API: ``await client.check()``."""
@@ -108,9 +119,9 @@ class Checkup:
     findings: tuple[Finding, ...]
     """What was found, from the credentials to the clock. Where a call failed, its likely cause is the first of the
     errors."""
-    usage: Usage | None = None
+    usage: Usage | None = field(default=None, repr=_briefly)
     """What the API answered, where it did."""
-    error: TwUsageError | None = None
+    error: TwUsageError | None = field(default=None, repr=_briefly)
     """What the call raised, or what stands for trouble that was found without one; ``None`` if ``ok``."""
 
     @property
@@ -161,20 +172,18 @@ def read_address(environ: Mapping[str, str]) -> tuple[Finding, ...]:
 
 
 def _read_credentials(environ: Mapping[str, str]) -> Finding:
-    tokens = [name for name in TOKEN_VARIABLES if environ.get(name)]
-    if tokens:
-        unused = f"; {' and '.join(tokens[1:])} is not used" if tokens[1:] else ""
-        found = _ok("credentials.found", f"the bearer token is in {tokens[0]}{unused}")
-        return _malformed(environ[tokens[0]], tokens[0], "token") or found
+    names = (*TOKEN_VARIABLES, *chain(*KEY_VARIABLES))
+    present = [name for name in names if environ.get(name)]
+    if present and present[0] in TOKEN_VARIABLES:
+        found = _ok("credentials.found", f"the bearer token is in {present[0]}{_unused(present[1:])}")
+        return _malformed(environ[present[0]], present[0], "token") or found
     for pair in KEY_VARIABLES:
-        present = [name for name in pair if environ.get(name)]
-        if len(present) == 1:
-            [absent] = set(pair) - set(present)
-            return _error("credentials.half", f"{present[0]} is set, but {absent} is not", _TAKE_THE_PAIR)
-        if present:
-            found = _ok("credentials.found", f"the API key and secret are in {pair[0]} and {pair[1]}")
+        if reason := half_a_pair(pair, environ):
+            return _error("credentials.half", reason, _TAKE_THE_PAIR)
+        if pair[0] in present:
+            found = _ok("credentials.found", f"the API key and secret are in {_listed(pair)}{_unused(present[2:])}")
             return next(filter(None, (_malformed(environ[name], name, "key") for name in pair)), found)
-    empty = [name for name in (*TOKEN_VARIABLES, *sum(KEY_VARIABLES, ())) if name in environ]
+    empty = [name for name in names if name in environ]
     return _error(
         "credentials.missing",
         f"no credentials in the environment{f' ({empty[0]} is empty)' if empty else ''}",
@@ -182,14 +191,31 @@ def _read_credentials(environ: Mapping[str, str]) -> Finding:
     )
 
 
-def read_token_text(text: str) -> Finding | None:
-    """What makes this text no bearer token at all."""
-    return _malformed(text, "the bearer token", "token")
+def _unused(names: Sequence[str]) -> str:
+    return f"; {_listed(names)} {'is' if len(names) == 1 else 'are'} not used" if names else ""
 
 
-def read_no_token(error: TwUsageError) -> Finding:
-    """An ``Auth`` of the user's raised this, or gave what is no token."""
-    return _error("token.unavailable", f"the Auth gives no bearer token: {error}", "See to the Auth, or what it asks")
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def is_assignment(text: str) -> bool:
+    """Whether this is a line of an .env file or JSON, which may well hold a token. A percent-decoded token holds an
+    equals sign, too.
+    """
+    return re.match(r"(export\s+)?(?!AAAA)[A-Za-z_]\w*\s*=\s*[^=\s]|[{\[]\s*\"", text) is not None
+
+
+def read_token_text(text: str, place: str) -> Finding | None:
+    """What makes the text of this place, a file or stdin, no bearer token at all."""
+    alone = "It must hold the token and nothing else, in one piece"
+    if is_assignment(text):
+        return _error("token.assignment", f"{place} holds an assignment or JSON", alone)
+    found = _malformed(text, "the bearer token", "token")
+    if found is None or found.code not in {"token.space", "token.line-break"}:
+        return found
+    return _error(found.code, f"{place} holds several {'words' if found.code == 'token.space' else 'lines'}", alone)
 
 
 def read_secrets(*secrets: Secret) -> Finding | None:
@@ -204,7 +230,7 @@ def read_secrets(*secrets: Secret) -> Finding | None:
     return next(filter(None, certain), None) or (_odd_token if kind == "token" else _odd_pair)(*texts)
 
 
-_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+_QUOTES = f"{QUOTES}\u2018\u2019\u201c\u201d"
 
 
 def _malformed(text: str, name: str, kind: str) -> Finding | None:  # noqa: PLR0911 - a table
@@ -212,11 +238,10 @@ def _malformed(text: str, name: str, kind: str) -> Finding | None:  # noqa: PLR0
     take = _TAKE_THE_TOKEN if kind == "token" else _TAKE_THE_PAIR
     bare = text.strip()
     if not bare:
-        return _error(f"{kind}.empty", f"{name} is empty", take)
+        return _error(f"{kind}.empty", f"{name} {'holds only white space' if text else 'is empty'}", take)
     if bare[0] in _QUOTES or bare[-1] in _QUOTES:
-        return _error(
-            f"{kind}.quoted", f"{name} has a quotation mark around it", "Take it away: only the shell eats it"
-        )
+        what_to_do = "Remove it: a shell strips quotation marks, an .env file or a YAML value may not"
+        return _error(f"{kind}.quoted", f"{name} has a quotation mark around it", what_to_do)
     if re.match(r"(authorization:\s*)?bearer(\s|:|%20|$)", bare, re.IGNORECASE):
         return _error(f"{kind}.bearer-prefix", f"{name} begins with 'Bearer'", "Leave that word out: twusage adds it")
     if {"\r", "\n"} & set(text):
@@ -233,7 +258,8 @@ def _odd_token(token: str) -> Finding | None:  # noqa: PLR0911 - a table
     if re.search(r"[$<>{}]|\.\.\.|^[Xx]+$", token):
         return _warning("token.placeholder", "the bearer token looks like a placeholder of an example", _TAKE_THE_TOKEN)
     if re.search(r":[ar]t:\d", decoded):
-        return _warning("token.user-context", f"the bearer token looks like a user's of OAuth 2; {_NO_USER}", _INSTEAD)
+        said = f"the bearer token looks like a user's access token of OAuth 2; {_NO_USER}"
+        return _warning("token.user-context", said, _INSTEAD)
     if decoded.endswith(":ci") or re.fullmatch(r"(?=.*[A-Za-z])(?=.*[-_])(?!\d+-)[\w-]{40,60}", token, re.ASCII):
         said = "the bearer token looks like an OAuth 2 client id or client secret"
         return _warning("token.oauth2-client", said, _INSTEAD)
@@ -252,7 +278,7 @@ def _odd_token(token: str) -> Finding | None:  # noqa: PLR0911 - a table
         return _warning("token.oauth1", said, _INSTEAD)
     if re.fullmatch(r"[A-Za-z0-9]{20,30}|[A-Za-z0-9]{40,60}", token):
         said = "the bearer token looks like an API key or an API secret"
-        return _warning("token.api-key", said, f"Set {KEY} and {SECRET} to the two of them, or give the bearer token")
+        return _warning("token.api-key", said, f"Give the two of them ({_AS_A_PAIR}), or the bearer token")
     said = "the bearer token does not look like one: those of the portal begin with AAAA"
     return _warning("token.unfamiliar", said, _TAKE_THE_TOKEN)
 
@@ -260,7 +286,7 @@ def _odd_token(token: str) -> Finding | None:  # noqa: PLR0911 - a table
 def _odd_pair(key: str, secret: str) -> Finding | None:
     if re.search(r"^AAAA.*%|\nAAAA.*%", f"{key}\n{secret}"):
         said = "the API key or the API secret looks like a bearer token"
-        return _warning("key.bearer-token", said, f"Set {TOKEN} to it, and unset {KEY} and {SECRET}")
+        return _warning("key.bearer-token", said, f"Give it as the bearer token (in {TOKEN}, or UsageClient(token))")
     if _base64(key).endswith(":ci") or re.fullmatch(r"(?=.*[-_])[\w-]{40,60}", secret, re.ASCII):
         said = "the API key and secret look like an OAuth 2 client id and client secret, which give no bearer token"
         return _warning("key.oauth2-client", said, _TAKE_THE_PAIR)
@@ -273,7 +299,7 @@ def _odd_pair(key: str, secret: str) -> Finding | None:
 
 
 _NO_USER = "this endpoint takes none"
-_INSTEAD = f"{_TAKE_THE_TOKEN}; or {_TAKE_THE_PAIR[0].lower()}{_TAKE_THE_PAIR[1:]}"
+_INSTEAD = f"{_TAKE_THE_TOKEN}; or its API key and secret, also called consumer keys ({_AS_A_PAIR})"
 
 
 def _base64(text: str) -> str:
@@ -282,6 +308,14 @@ def _base64(text: str) -> str:
         return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
     except (binascii.Error, UnicodeError):
         return ""
+
+
+def unavailable(error: Exception) -> Checkup:
+    """The check-up that ends because an ``Auth`` of the user's raised this, or gave what is no token."""
+    ours = error.with_traceback(None) if isinstance(error, TwUsageError) else None
+    told = ours or f"it raised {type(error).__name__}"  # What is not ours may say anything.
+    said = f"the Auth gives no bearer token: {told}"
+    return unasked(_error("token.unavailable", said, "See to the Auth, or what it asks"), error=ours)
 
 
 def unasked(*findings: Finding, error: TwUsageError | None = None) -> Checkup:
@@ -320,6 +354,11 @@ class _Call:
     @property
     def host(self) -> str:
         return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.base_url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
 
     @property
     def page(self) -> bool:
@@ -494,9 +533,9 @@ def _no_connection(error: ConnectError, call: _Call) -> Finding:
     if said.startswith("the proxy"):
         if "(407)" in said:
             return _error("proxy.login", "the proxy wants a user name and a password (407)", _PROXY_LOGIN)
-        return _error("proxy.refused", said, f"Ask whoever runs the proxy to allow {call.host}:443")
-    reached = re.match(r"no connection to (\S+):\d+ ", said)
-    if reached and reached[1] != call.host:
+        return _error("proxy.refused", said, f"Ask whoever runs the proxy to allow {call.host}:{call.port}")
+    reached = re.match(r"no connection to (\S+:\d+) ", said)
+    if reached and reached[1] != f"{call.host}:{call.port}":
         return _error("proxy.unreachable", f"the proxy cannot be reached: {said}", "Check the proxy's address and port")
     reason = said.partition(" (")[2]
     if re.search(r"name|resol|getaddrinfo|dns", reason, re.IGNORECASE):
@@ -512,7 +551,8 @@ def _no_connection(error: ConnectError, call: _Call) -> Finding:
 def _limited(error: RateLimitedError, call: _Call) -> Finding:
     if call.minting:
         said = "too many bearer tokens were asked for with this API key and secret"
-        return _error("key.too-many-exchanges", said, f"Keep one AppOnlyAuth for all clients. {_later(error)}")
+        what_to_do = f"Keep one AppOnlyAuth for all clients, or give the bearer token itself. {_later(error)}"
+        return _error("key.too-many-exchanges", said, what_to_do)
     if not error.window_spent:
         said = "calls are left in the app's window, but another limit was met (429)"
         return _error("api.other-limit", said, _later(error))
@@ -543,7 +583,7 @@ def _refused(error: ApiError, call: _Call) -> Finding:  # noqa: C901, PLR0911 - 
             return _suspected(call, _error("key.refused", said, f"{what_to_do}. They are not the OAuth 2 client's"))
         case AuthenticationError() if call.is_pair:
             said = f"the API refuses the token that it gave for the API key and secret: {told}"
-            return _error("token.refused", said, f"Regenerate them on {_PORTAL}, and set {KEY} and {SECRET} anew")
+            return _error("token.refused", said, f"Regenerate them on {_PORTAL}, and give the new ones")
         case AuthenticationError():
             what_to_do = f"{_TAKE_THE_TOKEN}. Was it cut short, or regenerated since?"
             return _suspected(call, _error("token.refused", f"the API refuses the bearer token: {told}", what_to_do))
@@ -571,7 +611,8 @@ def _refused(error: ApiError, call: _Call) -> Finding:  # noqa: C901, PLR0911 - 
             return _error("cap.used-up", said, "Wait for the day on which it resets, or buy a larger plan")
         case ApiError(status=404):
             said = f"there is no Usage API at this address: {told}"
-            return _error("api.not-there", said, "Unset TWUSAGE_BASE_URL, or leave out base_url=: it takes no /2")
+            what_to_do = "Unset TWUSAGE_BASE_URL or leave out base_url=, or give the host alone: twusage adds the path"
+            return _error("api.not-there", said, what_to_do)
         case _:
             return _error("api.refused", f"the API refuses: {told}", "Update twusage, or report this")
 
@@ -584,7 +625,9 @@ def _suspected(call: _Call, failure: Finding) -> Finding:
 
 
 def _told(status: int | None, problem: Problem) -> str:
-    said = ": ".join(dict.fromkeys(text.rstrip(".") for text in (problem.title, problem.detail) if text))
+    # Escaped and cut, because it is the server's.
+    texts = (excerpt(text)[1:-1].rstrip(".") for text in (problem.title, problem.detail) if text)
+    said = ": ".join(dict.fromkeys(texts))
     return f"{'' if status is None else status} {said or 'without a word'}".strip()
 
 
@@ -612,7 +655,7 @@ def _window(seen: RateLimit | None) -> list[Finding]:
 def _reads(usage: Usage) -> list[Finding]:
     problems = [
         _warning("api.problem", f"the API reports a problem: {_told(problem.status, problem)}", "See what it says")
-        for problem in usage.errors
+        for problem in usage.errors[:_MOST_PROBLEMS]
     ]
     return [*problems, _cap(usage)]
 

@@ -9,13 +9,12 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from attrs import frozen
 
-from twusage import checkup, protocol
+from twusage import protocol
 from twusage.auth import Auth, Credentials, Secret, auth_from_env
-from twusage.checkup import Checkup, Exchange
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
     AuthenticationError,
@@ -27,10 +26,13 @@ from twusage.errors import (
     TwUsageError,
 )
 from twusage.models import RateLimit, Usage, UsageField
-from twusage.protocol import DEFAULT_BASE_URL, Request, Response
+from twusage.protocol import DEFAULT_BASE_URL, Request
 from twusage.ratelimit import RateLimiter, Slot, default_limiter
 from twusage.retry import Patience, RetryPolicy, budget_of
 from twusage.transport import Transport
+
+if TYPE_CHECKING:
+    from twusage.checkup import Checkup
 
 __all__ = ["UsageClient"]
 
@@ -226,36 +228,28 @@ class UsageClient:
         return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
 
     async def _check(self) -> Checkup:
-        try:
-            secrets = await self._credentials.given()
-        except TwUsageError as error:  # out of an Auth of the user's
-            return checkup.unasked(checkup.read_no_token(error), error=error.with_traceback(None))
-        suspicion = checkup.read_secrets(*secrets)
-        if suspicion is not None and suspicion.level == "error":
-            return checkup.unasked(suspicion)
-        witness = _Witness(self._the_transport(), self._clock)
-        client = UsageClient(
-            self._credentials.auth,
-            transport=witness,
-            limiter=self._the_limiter(),
-            retry=RetryPolicy.none(),
+        from twusage.examine import examine  # here, because few programs ever check
+
+        async def ask(auth: Auth, transport: Transport) -> Usage:
+            client = UsageClient(
+                auth,
+                transport=transport,
+                limiter=self._the_limiter(),
+                retry=RetryPolicy.none(),
+                clock=self._clock,
+                base_url=self._base_url,
+                timeout=self._timeout,
+            )
+            try:
+                return await client.get_usage()
+            finally:
+                self._rate_limit = _newest(client.rate_limit, self._rate_limit)
+
+        return await examine(
+            self._credentials,
+            ask,
+            transport=self._the_transport(),
             clock=self._clock,
-            base_url=self._base_url,
-            timeout=self._timeout,
-        )
-        outcome: Usage | TwUsageError
-        try:
-            outcome = await client.get_usage()
-        except (ClientClosedError, ConfigurationError):
-            raise
-        except TwUsageError as error:
-            outcome = error.with_traceback(None)
-        self._rate_limit = _newest(client.rate_limit, self._rate_limit)
-        return checkup.read_call(
-            outcome,
-            exchange=witness.exchange,
-            suspicion=suspicion,
-            is_pair=len(secrets) > 1,
             base_url=self._base_url,
             # A transport of the user's may have a proxy of its own.
             environ=os.environ if self._owns_transport else {},
@@ -341,10 +335,10 @@ class UsageClient:
         """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice
         is fine.
 
-        Raises ``ConfigurationError`` on another event loop than that of the calls.
+        Raises ``ConfigurationError`` on another event loop than that which the client serves.
         """
         loop = _running_loop()
-        if loop is None or (self._leashes and loop is not self._loop):
+        if loop is None or not (self._loop is None or loop is self._loop or self._loop.is_closed()):
             raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
         while self._leashes:
@@ -369,25 +363,6 @@ class _Kept:
     usage: Usage
     monotonic: float
     wall: float
-
-
-class _Witness:
-    """Sends through a transport, and keeps the newest exchange."""
-
-    def __init__(self, transport: Transport, clock: Clock) -> None:
-        self._transport = transport
-        self._clock = clock
-        self.exchange: Exchange | None = None
-
-    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        began, response = self._clock.monotonic(), None
-        try:
-            response = await self._transport.send(request, timeout=timeout)
-            return response
-        finally:
-            self.exchange = Exchange(request.method, response, self._clock.monotonic() - began, self._clock.time())
-
-    async def aclose(self) -> None: ...  # The transport is another's.
 
 
 class _SharedCall:

@@ -364,6 +364,10 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
     return token
 
 
+# What no token begins or ends with; the empty text among them.
+_QUOTES = {"", '"', "'", "`"}
+
+
 def _token_in(body: bytes) -> str | None:
     try:
         document = documents.decode_document(body)
@@ -372,7 +376,8 @@ def _token_in(body: bytes) -> str | None:
     kind, token = document.get("token_type"), document.get("access_token")
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
-    return token if token and all("!" <= character <= "~" for character in token) else None
+    quoted_itself = token[:1] in _QUOTES or token[-1:] in _QUOTES
+    return None if quoted_itself or not all("!" <= character <= "~" for character in token) else token
 
 
 def _refusal(
@@ -514,7 +519,8 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
 _MINTING: dict[type[TwUsageError], str] = {
     AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
     "client id and secret; where they are right, tokens were asked for too often",
-    RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app",
+    RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app, or give the "
+    "bearer token itself",
     ApiError: "The API gives no token; check base_url",
 }
 _ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit was met. Try again in half a minute"

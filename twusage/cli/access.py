@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
+from twusage.checkup import is_assignment
 from twusage.client import UsageClient
 from twusage.errors import ConfigurationError
 
@@ -75,12 +76,14 @@ def credentials(token_file: str | None) -> dict[str, str]:
     """The keyword of a client that says where its credentials are: none where they are in the environment."""
     if token_file is not None:
         token = token_text(token_file)
-        if len(token.split()) > 1:
+        if len(token.split()) > 1 or is_assignment(token):
             raise _no_token("it must hold one bearer token and nothing else")
         return {"auth": token}
     if not any(map(os.environ.get, chain(TOKEN_VARIABLES, *KEY_VARIABLES))):
+        key, secret = KEY_VARIABLES[0]
         raise ConfigurationError(
-            f"no bearer token: set {TOKEN_VARIABLES[0]} or give --token-file PATH; to look around without, give --demo"
+            f"no credentials: set {TOKEN_VARIABLES[0]}, or {key} and {secret}, or give --token-file PATH; "
+            "to look around without, give --demo"
         )
     return {}
 

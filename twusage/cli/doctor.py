@@ -23,6 +23,8 @@ __all__ = ["doctor"]
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 # Beyond this, a sentence is no easier to read.
 _WIDEST = 100
+# Below this, sentences beside the subjects would be columns of single words.
+_NARROW = 60
 
 
 @click.command(short_help="Tell what is wrong with the set-up, and what helps.")
@@ -56,7 +58,8 @@ def _checkup(token_file: str | None, **keywords: Any) -> Checkup:
         except ConfigurationError as error:
             said, _, what_to_do = str(error).partition(". ")
             return unasked(Finding("token.file", "error", said, what_to_do))
-        found = (*read_address(os.environ), read_token_text(token) or _IN_THE_FILE)
+        place = {"-": "stdin"}.get(token_file, "the file")
+        found = (*read_address(os.environ), read_token_text(token, place) or _found_in(place))
     if any(finding.level == "error" for finding in found):
         return unasked(*found)
     if token is not None:
@@ -65,22 +68,34 @@ def _checkup(token_file: str | None, **keywords: Any) -> Checkup:
     return evolve(checkup, findings=(*found, *checkup.findings))
 
 
-_IN_THE_FILE = Finding("credentials.found", "ok", "the bearer token is in the file")
+def _found_in(place: str) -> Finding:
+    return Finding("credentials.found", "ok", f"the bearer token comes from {place}")
 
 
 def _report(checkup: Checkup, *, width: int) -> Text:
     subjects = max(len(finding.subject) for finding in checkup.findings)
+    indent = 2 if width < _NARROW else 11 + subjects
     lines = []
     for finding in checkup.findings:
-        level = Text(f"{finding.level:7}", _STYLES[finding.level])
-        room = max(20, width - 9 - subjects - 2)
-        said = textwrap.wrap(printable(finding.said), room, break_long_words=False, break_on_hyphens=False)
-        helps = textwrap.wrap(printable(finding.what_to_do), room, break_long_words=False, break_on_hyphens=False)
-        first, *others = said or [""]
-        lines.append(Text.assemble(level, f"  {finding.subject:{subjects}}  {first}"))
-        lines += [Text(f"{'':{11 + subjects}}{line}") for line in others]
-        lines += [Text(f"{'':{11 + subjects}}{line}", "bold") for line in helps]
+        head = Text.assemble((f"{finding.level:7}", _STYLES[finding.level]), f"  {finding.subject:{subjects}}")
+        said, helps = (_wrapped(text, width, indent) for text in (finding.said, finding.what_to_do))
+        if width >= _NARROW:
+            head.append("  " + said.pop(0).strip())
+        head.rstrip()
+        lines += [head, *map(Text, said), *(Text(line, "bold") for line in helps)]
     return Text("\n").join([*lines, Text(""), _verdict(checkup)])
+
+
+def _wrapped(text: str, width: int, indent: int) -> list[str]:
+    margin = " " * indent
+    return textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _verdict(checkup: Checkup) -> Text:

@@ -28,7 +28,7 @@ from twusage.errors import (
     TwUsageError,
 )
 
-__all__ = ["EXITS", "Exit", "complain", "exit_code", "finish", "let_go", "printable"]
+__all__ = ["EXITS", "Exit", "complain", "exit_code", "finish", "let_go", "printable", "refer_to_doctor"]
 
 
 @frozen
@@ -64,6 +64,8 @@ _HINTS: dict[type[BaseException], str] = {
     DecodeError: "Try again, then update twusage, or report this",
     TransportError: "Check the network, and TWUSAGE_BASE_URL if it is set",
 }
+# Where a check-up tells more than the sentence.
+_DOCTORS = {3, 4, 7, 9}
 
 
 def exit_code(error: BaseException) -> int:
@@ -88,7 +90,16 @@ def finish(command: Callable[[], object]) -> int:
 def _sentence(error: TwUsageError | OSError) -> str:
     said = (error.strerror if isinstance(error, OSError) else None) or str(error)
     hint = next((_HINTS[kind] for kind in type(error).__mro__ if kind in _HINTS), None)
-    return f"{said.rstrip('.')}. {hint}." if hint else said
+    notes = getattr(error, "__notes__", [])
+    if not (hint or notes):
+        return said
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in (said, hint, *notes) if sentence)
+
+
+def refer_to_doctor(error: TwUsageError) -> None:
+    """Let the sentence on this error end with who knows more, where that is so."""
+    if exit_code(error) in _DOCTORS:
+        error.add_note("'twusage doctor' tells what is wrong")
 
 
 def complain(sentence: str) -> None:

@@ -11,14 +11,20 @@ import click
 
 from twusage.cli.access import access_options, asked, credentials
 from twusage.cli.countdown import Countdown
-from twusage.cli.exits import complain, printable
+from twusage.cli.exits import complain, printable, refer_to_doctor
 from twusage.cli.output import page, write
 from twusage.cli.table import usage_text
+from twusage.errors import TwUsageError
 from twusage.models import Problem, Usage
 from twusage.protocol import DEFAULT_BASE_URL, usage_request
 from twusage.retry import RetryPolicy
 
 __all__ = ["show"]
+
+# As many problems beside good data are told.
+_MOST_WARNINGS = 5
+# Letters of each text of theirs: a server may say anything.
+_LONGEST = 200
 
 
 def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
@@ -77,8 +83,8 @@ def show(
     if demo and proxy is not None:
         raise click.UsageError("--demo needs no --proxy: choose one")
     countdown = Countdown()
-    keywords: dict[str, Any] = _demo() if demo else credentials(token_file)
     try:
+        keywords: dict[str, Any] = _demo() if demo else credentials(token_file)
         usage = asked(
             lambda client: client.get_usage(days=days),
             proxy=proxy,
@@ -87,9 +93,13 @@ def show(
             on_wait=countdown,
             **keywords,
         )
+    except TwUsageError as error:
+        if not demo:
+            refer_to_doctor(error)
+        raise
     finally:
         countdown.clear()
-    for problem in usage.errors:
+    for problem in usage.errors[:_MOST_WARNINGS]:
         complain(f"warning: the API says: {_told(problem)}")
     if as_json:
         # ASCII only, which is as good for any reader, and is safe in any encoding and on any terminal.
@@ -112,7 +122,7 @@ def _demo() -> dict[str, Any]:
 
 def _told(problem: Problem) -> str:
     texts = (problem.title, problem.detail or problem.type)
-    return ": ".join(text for text in texts if text) or "something is wrong, but not what"
+    return ": ".join(text[:_LONGEST] for text in texts if text) or "something is wrong, but not what"
 
 
 def _csv(usage: Usage, *, by_app: bool) -> str:
