@@ -950,3 +950,11 @@ async def test_closing_from_elsewhere(api: FakeApi) -> None:
         await asyncio.to_thread(elsewhere)
     await client.get_usage()
     await client.aclose()
+
+
+def test_without_a_loop(api: FakeApi) -> None:
+    """Where nobody runs a loop, as in a child that was forked in the middle of a call, the client says so."""
+    client = make_client(api)
+    for call in (client.get_usage, client.check, client.aclose):
+        with pytest.raises(ConfigurationError, match="in each process"):
+            call().send(None)

@@ -331,13 +331,13 @@ async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
         try:
             async with asyncio.timeout(_PULSE):
                 return await response.content.readany()
-        except TimeoutError:
+        except (TimeoutError, RuntimeError) as error:
+            # Asked anew, aiohttp says with the one that there is no connection any more. Over TLS it does not: there it
+            # knows that the answer is malformed, and waits for the other side to say goodbye.
             lent = response.connection
-            if lent is not None and (lent.protocol is None or lent.protocol.exception() is not None):
-                break  # Malformed; over TLS aiohttp waits for the other side to say goodbye.
-            continue  # Asked anew, aiohttp sees that there is no connection any more, if there is none.
-        except RuntimeError:
-            break
+            broken = lent is not None and (lent.protocol is None or lent.protocol.exception() is not None)
+            if broken or isinstance(error, RuntimeError):
+                break
     raise HttpProcessingError(message="a malformed body")
 
 

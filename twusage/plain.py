@@ -93,7 +93,7 @@ def plain_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at:
             and 1 <= reset_day <= 31
             and (apps is None or type(apps) is list)
         )
-    except NOT_PLAIN:
+    except reader.refusals:
         return None
     return usage if plain else None
 
@@ -204,6 +204,8 @@ class _Reader:
     """Of lists of rows: their dates, list by list, and all their counts."""
     numbers: Callable[[str], tuple[list[int], int]]
     """A JSON list of integers, and where it ends."""
+    refusals: tuple[type[Exception], ...] = NOT_PLAIN
+    """What it raises of something else."""
 
 
 _raw = json.JSONDecoder().raw_decode
@@ -234,7 +236,7 @@ def _readers() -> dict[str, _Reader]:
     with suppress(ImportError):
         from twusage import speed
 
-        readers["msgspec"] = _Reader(speed.document, speed.columns, speed.numbers)
+        readers["msgspec"] = _Reader(speed.document, speed.columns, speed.numbers, (*NOT_PLAIN, speed.MsgspecError))
     return readers
 
 

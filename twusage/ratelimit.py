@@ -420,11 +420,8 @@ class _Queue:
         wait -= min(wait, self.window.slack)  # a countdown need not be so careful
         wait += position // max(1, self.window.limit - self.window.reserve) * self.window.length
         left = waiter.max_wait - (now - waiter.since)
-        to_tell = waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0
-        if wait <= left and not to_tell:  # so it is for most of a long queue, each time that a window opens
-            return
-        retry_at = datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
         if wait > left:
+            retry_at = self._instant(now, wait)
             raise RateLimitedError(
                 f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
                 f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
@@ -432,9 +429,12 @@ class _Queue:
                 retry_at=retry_at,
                 retry_after=wait,
             )
-        if waiter.on_wait is not None:
+        if waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0:
             waiter.told = now + wait
-            waiter.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
+            waiter.on_wait(Wait(wait, self._instant(now, wait), "the app's 15-minute window is spent"))
+
+    def _instant(self, now: float, wait: float) -> datetime:
+        return datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
 
     def _now(self) -> float:
         """Monotonic time, with an eye on the wall clock: the two come apart when the machine was suspended."""

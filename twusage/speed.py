@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 import msgspec
+from msgspec import MsgspecError
 
-__all__ = ["columns", "document", "numbers"]
+__all__ = ["MsgspecError", "columns", "document", "numbers"]
 
 
 class _Row(msgspec.Struct, gc=False):
