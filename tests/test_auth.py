@@ -215,7 +215,7 @@ class TestCredentials:
         assert await asked.token(refused=token) == token, "there is no other"
         assert asked.newest(token) is token
         assert asked.known_app is None
-        assert asked.app(token) == token.fingerprint
+        assert asked.known_app is None
 
     @pytest.mark.parametrize("auth", [None, b"canary", 4711, ["canary"], {"token": "canary"}, BearerToken], ids=repr)
     def test_anything_else(self, auth: Any) -> None:

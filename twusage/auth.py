@@ -229,6 +229,7 @@ class Credentials:
         except ConfigurationError as error:
             refusal = error.with_traceback(None)
         else:
+            self._fetching = self._auth if isinstance(self._auth, AppOnlyAuth) else None
             return
         del auth  # so that no traceback shows it
         raise refusal
@@ -240,26 +241,22 @@ class Credentials:
 
     async def given(self) -> tuple[Secret, ...]:
         """The bearer token, or an API key and its secret. Nothing is sent for it, unless a user's ``Auth`` does."""
-        return self._auth.pair if isinstance(self._auth, AppOnlyAuth) else (await self.token(),)
+        return (await self.token(),) if self._fetching is None else self._fetching.pair
 
     async def token(self, *, refused: Secret | None = None) -> Secret:
         """The token to use now. ``refused`` is one that the API did not accept."""
-        if isinstance(self._auth, AppOnlyAuth):
-            return await self._auth.token(self._mint, refused=refused)
+        if self._fetching is not None:
+            return await self._fetching.token(self._mint, refused=refused)
         return as_secret(await self._auth.token())
 
     def newest(self, token: Secret) -> Secret:
         """That token, or the one that has taken its place since, as far as it is known without asking anybody."""
-        return token if not isinstance(self._auth, AppOnlyAuth) else self._auth.kept or token
+        return token if self._fetching is None else self._fetching.kept or token
 
     @property
     def known_app(self) -> str | None:
         """The key of the app, where that is known without a token."""
-        return self._auth.app if isinstance(self._auth, AppOnlyAuth) else None
-
-    def app(self, token: Secret) -> str:
-        """The key of the app, for the window: from its API key where that is known, else from its token."""
-        return self.known_app or token.fingerprint
+        return None if self._fetching is None else self._fetching.app
 
 
 def _as_auth(auth: object) -> Auth:

@@ -111,7 +111,7 @@ class UsageClient:
         self._rate_limit: RateLimit | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._leashes: set[asyncio.Timeout] = set()
+        self._leashes: dict[object, asyncio.Task[Any]] = {}
         self._kept: dict[str, _Kept] = {}
         self._shared: dict[str, _SharedCall] = {}
 
@@ -187,11 +187,13 @@ class UsageClient:
         return usage
 
     async def _attempt(self, request: Request, patience: Patience) -> Usage:
-        if known := self._credentials.known_app:
-            patience.budget = budget_of(known)  # It pays for the retries of a mint, too.
+        app = self._credentials.known_app
+        if app is not None:
+            patience.budget = budget_of(app)  # It pays for the retries of a mint, too.
         token = await self._credentials.token()
-        app = self._credentials.app(token)
-        patience.budget = budget_of(app)
+        if app is None:
+            app = token.fingerprint
+            patience.budget = budget_of(app)
         try:
             async with self._the_limiter().slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
                 patience.spend(slot.waited)
@@ -305,20 +307,22 @@ class UsageClient:
         return default_limiter(self._clock) if self._limiter is None else self._limiter
 
     async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
-        """Make a call that ``aclose`` can end: it makes the call's own timeout expire."""
+        """Make a call that ``aclose`` can end."""
         if refusal := self._refusal():
             call.close()
             raise refusal
-        leash = asyncio.timeout(None)
+        task = asyncio.current_task()
+        assert task is not None  # on a loop there is one
+        leash, cancelled = object(), task.cancelling()
+        self._leashes[leash] = task
         try:
-            async with leash:
-                self._leashes.add(leash)
-                return await call
-        except TimeoutError:
-            if not leash.expired():
+            return await call
+        except asyncio.CancelledError:
+            # Either aclose has let it go, or somebody else cancels it, or both.
+            if leash in self._leashes or task.uncancel() > cancelled:
                 raise
         finally:
-            self._leashes.discard(leash)
+            self._leashes.pop(leash, None)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
     def _refusal(self) -> TwUsageError | None:
@@ -342,7 +346,7 @@ class UsageClient:
             raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
         while self._leashes:
-            self._leashes.pop().reschedule(loop.time())
+            self._leashes.popitem()[1].cancel()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
         await asyncio.gather(*(shared.end() for shared in self._shared.values()))

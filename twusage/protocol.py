@@ -77,16 +77,19 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_values",)
 
     def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        if type(headers) is Headers:  # isinstance() of a Mapping asks its abstract class, in Python.
-            self._values: dict[str, str] = headers._values  # noqa: SLF001 - its own kind's, and frozen
-            return
         pairs = list(headers.items() if hasattr(headers, "items") else headers)
-        self._values = {name.lower(): value for name, value in pairs}
+        self._values: dict[str, str] = {name.lower(): value for name, value in pairs}
         if len(self._values) < len(pairs):
             self._values = {}
             for name, value in pairs:
                 key = name.lower()
                 self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+
+    def with_one_more(self, name: str, value: str) -> Headers:
+        """The same, and this one in the place of any of that name."""
+        more = Headers()
+        more._values = {**self._values, name.lower(): value}
+        return more
 
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
@@ -120,6 +123,10 @@ class Headers(Mapping[str, str]):
         return f"Headers({', '.join(self)})"
 
 
+def _as_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
+    return headers if type(headers) is Headers else Headers(headers)
+
+
 def _size(body: bytes) -> str:
     return f"<{len(body)} bytes>"
 
@@ -132,7 +139,7 @@ class Request:
     """``GET``, or ``POST`` for a token."""
     url: str
     """The whole URL, encoded: it is sent as it is."""
-    headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
     """What to send besides what the transport itself adds. Holds the credentials."""
     body: bytes = field(default=b"", repr=_size)
     """The body, empty for a ``GET``."""
@@ -144,7 +151,7 @@ class Response:
 
     status: int
     """The HTTP status."""
-    headers: Mapping[str, str] = field(factory=Headers, converter=Headers, hash=False)
+    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
     """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
     body: bytes = field(default=b"", repr=_size)
     """The body, whole and decompressed."""
@@ -217,7 +224,7 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    headers = dict(request.headers.items()) | {"authorization": f"Bearer {token}"}
+    headers = _as_headers(request.headers).with_one_more("authorization", f"Bearer {token}")
     return Request(request.method, request.url, headers, request.body)
 
 

@@ -179,8 +179,8 @@ class RateWindow:
             self.offset = self.ends_at = -math.inf
             self.opens_at = math.inf
         reset, offset = seen.reset_at.timestamp(), server_now - now
-        known = self.remaining is not None
-        if (known and reset < self.reset) or reset + 1.0 - max(offset, self.offset) <= now:
+        known, soonest = self.remaining is not None, max(offset, self.offset)
+        if (known and reset < self.reset) or reset + 1.0 - soonest <= now:
             return ticket < self.first  # an answer that is late, out of a window that is over; or else nonsense
         wait = reset + 1.0 - server_now
         lost = self.lost if ticket <= self.lost_by else 0  # a call that went after them tells of them, too
@@ -189,11 +189,11 @@ class RateWindow:
         else:
             if reset > self.reset:
                 self._forget()
-                self.offset, self.backoff, self.closed_until = offset, FIRST_BACKOFF, -math.inf
+                soonest, self.backoff, self.closed_until = offset, FIRST_BACKOFF, -math.inf
                 self.guessed = guessed
                 if seen.remaining == seen.limit - 1:
                     self.length = wait
-            self.reset, self.limit, self.offset = reset, seen.limit, max(self.offset, offset)
+            self.reset, self.limit, self.offset = reset, seen.limit, soonest
             self.ends_at = max(self.ends_at, self.sent.get(ticket, now) + wait - 1.0)
             if now + wait + wait * DRIFT < self.opens_at:
                 self.slack = wait * DRIFT

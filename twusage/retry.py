@@ -49,10 +49,22 @@ class Patience:
     """What one call may still spend: seconds of waiting, and its app's retries."""
 
     left: float
-    budget: RetryBudget = field(factory=RetryBudget)
+    budget: RetryBudget | None = None
+    """``None`` where nobody has said yet whose: then it is this call's alone."""
 
     def spend(self, seconds: float) -> None:
         self.left -= seconds
+
+    def spend_a_retry(self) -> bool:
+        """Pay for one, if there is enough left."""
+        if self.budget is None:
+            self.budget = RetryBudget()
+        return self.budget.spend()
+
+    def earn(self) -> None:
+        """The call has succeeded."""
+        if self.budget is not None:
+            self.budget.earn()
 
 
 _OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RetryBudget]] = WeakKeyDictionary()
@@ -144,7 +156,7 @@ class RetryPolicy:
                 raise
             first = error
         else:
-            patience.budget.earn()
+            patience.earn()
             return result
         return await _Retries(self, first, patience, clock, since, on_wait).run(attempt)
 
@@ -172,7 +184,7 @@ class _Retries:
             if untold:  # Tenacity has not seen the first attempt fail: it is told of it here.
                 raise untold.pop()
             result = await attempt(self.patience)
-            self.patience.budget.earn()
+            self.patience.earn()
             return result
 
         return await AsyncRetrying(
@@ -217,7 +229,7 @@ class _Retries:
         if max(state.upcoming_sleep, self._asked or 0.0) > self.patience.left:
             return True  # Never sleep in vain.
         # No outage is behind these two, and all the calls of an app meet them at once.
-        return not (self._window_spent or self._refused or self.patience.budget.spend())
+        return not (self._window_spent or self._refused or self.patience.spend_a_retry())
 
     @property
     def _refused(self) -> bool:
