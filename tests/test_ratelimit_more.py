@@ -11,9 +11,20 @@ from functools import partial
 
 import pytest
 
-from twusage import LocalRateLimiter, RateLimit, RateLimitedError, SystemClock, Wait
+from twusage import (
+    LocalRateLimiter,
+    RateLimit,
+    RateLimitedError,
+    Request,
+    Response,
+    RetryPolicy,
+    SystemClock,
+    UsageClient,
+    Wait,
+)
+from twusage.protocol import authorize, usage_request
 from twusage.ratelimit import Slot, default_limiter
-from twusage.testing import VirtualClock
+from twusage.testing import FakeApi, FakeTransport, VirtualClock
 
 APP = "app"
 
@@ -218,3 +229,33 @@ def test_a_loop_that_is_over_is_let_go() -> None:
         asyncio.run(one_call())
     gc.collect()
     assert [loop() for loop in loops] == [None] * 3
+
+
+@pytest.mark.parametrize("slow", [1, 2, 3])
+async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int) -> None:
+    """A long queue is not told of each window that opens as it was foreseen. But when somebody else takes its places,
+    those who now would wait too long hear that at once, however many windows went well before.
+    """
+    api = FakeApi(clock=clock, rate_limit=4)
+    token = api.apps[0].token
+
+    class Shared(FakeTransport):
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+            if len(api.requests) == 4 * slow:
+                for _ in range(3):
+                    await super().send(authorize(usage_request(), token), timeout=timeout)
+            return await super().send(request, timeout=timeout)
+
+    policy = RetryPolicy(max_wait=902.0 * (slow + 1))
+    client = UsageClient(token, transport=Shared(api), clock=clock, retry=policy)
+    ended: list[float] = []
+
+    async def ask() -> None:
+        try:
+            await client.get_usage()
+        except RateLimitedError:
+            ended.append(clock.monotonic())
+
+    await asyncio.gather(*(ask() for _ in range(4 * (slow + 2))))
+    assert len(ended) == 3
+    assert all(900.0 * slow < at < 902.0 * slow for at in ended), ended

@@ -327,7 +327,9 @@ class _Queue:
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
-        self._told = -math.inf
+        self._told = -math.inf  # when the window opens, as those who wait were told
+        self._granted = 0  # how many were let go since
+        self._surprised = False  # somebody has come who was told nothing, or has gone
         self._wall_ahead = clock.time() - clock.monotonic()
         self._seen: RateLimit | None = None
 
@@ -352,6 +354,7 @@ class _Queue:
             granted = waiter.granted
             if waiter in self._waiting:
                 del self._waiting[waiter]
+                self._surprised = True
             elif granted.done() and not granted.cancelled() and granted.exception() is None:
                 # Cancelled in the tick of the grant: the place goes to the next one.
                 self.window.give_back(self.clock.monotonic(), granted.result(), unknown=False)
@@ -386,14 +389,30 @@ class _Queue:
                 if not ticket:
                     break
                 first.granted.set_result(ticket)
+                self._granted += 1
             del self._waiting[first]
-        if not self._waiting or math.isinf(self.window.wait(now)):
-            self._told = -math.inf  # whoever comes meanwhile has been told nothing
-        elif abs(self.window.opens_at - self._told) > 1.0:
-            self._told = self.window.opens_at
+        if not self._waiting:
+            self._told, self._surprised = -math.inf, False
+        elif math.isfinite(self.window.wait(now)) and self._is_a_surprise():
+            self._told, self._granted, self._surprised = self.window.opens_at, 0, False
             self._tell(now)
         # Not only where the wait is known: a call under way may hang beyond the end of its window.
         self._set_timer(self.window.opens_at if self._waiting and self.window.opens_at < math.inf else None)
+
+    def _is_a_surprise(self) -> bool:
+        """Whether the window is another than those who wait were told. One that opens when it was foreseen, after as
+        many were let go, is none: a queue of ten thousand is not told two hundred times what it knows.
+        """
+        since = self.window.opens_at - self._told
+        if self._surprised or math.isinf(since):
+            return True
+        windows = round(since / self.window.length)
+        granted = windows * max(1, self.window.limit - self.window.reserve)
+        if windows < 0 or abs(since - windows * self.window.length) > 1.0 or self._granted < granted:
+            return True
+        self._told += windows * self.window.length
+        self._granted -= granted
+        return False
 
     def _tell(self, now: float) -> None:
         """The window is another than was thought: those whom it makes wait too long hear it now and not later."""
@@ -416,6 +435,7 @@ class _Queue:
         """
         wait = self.window.wait(now)
         if not 0 < wait < math.inf:  # It hangs on another call's answer.
+            self._surprised = True
             return
         wait -= min(wait, self.window.slack)  # a countdown need not be so careful
         wait += position // max(1, self.window.limit - self.window.reserve) * self.window.length
