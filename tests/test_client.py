@@ -958,3 +958,11 @@ def test_without_a_loop(api: FakeApi) -> None:
     for call in (client.get_usage, client.check, client.aclose):
         with pytest.raises(ConfigurationError, match="in each process"):
             call().send(None)
+
+
+async def test_nothing_is_opened_behind_the_closing() -> None:
+    """A call that goes on in the very step of the closing opens no connections, which nobody would close."""
+    client = UsageClient("token")
+    await client.aclose()
+    with pytest.raises(ClientClosedError, match="during this call"):
+        client._the_transport()
