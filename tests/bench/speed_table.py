@@ -32,6 +32,8 @@ class Row:
 
 _CALL = "a typed call over a socket, small body"
 _DECODE = "decode 90 days × 10 apps"
+# A space at which no line is broken: the columns of figures are narrow.
+_TOGETHER = "\u00a0"
 _SPEED = f"{_DECODE}, with msgspec"
 
 ROWS = (
@@ -111,17 +113,17 @@ def line(row: Row, figure: Mapping[str, Any]) -> str:
     else:
         ours, theirs = _with_unit(figure["ours"], unit), _with_unit(figure["theirs"], unit)
         ratio = _number(figure["median"]) + _spread(figure)
-    goal = "" if row.goal is None else f"≤ {row.written or f'{row.goal:.2f}'}"
+    goal = "" if row.goal is None else f"≤{_TOGETHER}{row.written or f'{row.goal:.2f}'}"
     return f"| {row.what} | {row.against} | {ours} | {theirs} | {ratio} | {goal} | {verdict(row, figure)} |"
 
 
 def _with_unit(value: float, unit: str, spread: Mapping[str, Any] | None = None) -> str:
-    return f"{_number(value)} {unit}" + (_spread(spread) if spread else "")
+    return f"{_number(value)}{_TOGETHER}{unit}" + (_spread(spread) if spread else "")
 
 
 def _spread(figure: Mapping[str, Any]) -> str:
     low, high = _number(figure["low"]), _number(figure["high"])
-    return "" if low == high else f" ({low} to {high})"
+    return "" if low == high else f" ({low}{_TOGETHER}to{_TOGETHER}{high})"
 
 
 def _number(value: float) -> str:
