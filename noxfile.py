@@ -179,7 +179,7 @@ def sim(session: nox.Session) -> None:
 @nox.session(python=OLDEST)
 def fuzz(session: nox.Session) -> None:
     """A million answers that nobody foresaw, and what must be true of each. `-- --cases 5000000` is the long form."""
-    session.install("-e", ".", *group("tests"))
+    session.install("-e", ".[speed]", *group("tests"))  # so that both readers are compared
     session.run("python", "tests/fuzz/fuzz.py", *session.posargs)
 
 
