@@ -1248,3 +1248,13 @@ def test_a_minted_token_that_is_none(token: str) -> None:
     with pytest.raises(DecodeError, match="holds no bearer token") as caught:
         read_token(Response(200, {}, body))
     assert "AAAA" not in str(caught.value)
+
+
+def test_an_echo_whose_first_letters_belong_to_an_escape() -> None:
+    r"""What is no JSON may read ``\u000A`` where the token begins with an A: the rest of it is an echo all the same."""
+    request = authorize(usage_request(), TOKEN_LIKE)
+    body = rb'{"data": "\u000' + TOKEN_LIKE.replace("CANARY", r"\u0043ANARY").encode() + b' {"'
+    with pytest.raises(DecodeError) as caught:
+        read_usage(Response(200, {}, body), request=request)
+    assert "ANARY" not in f"{caught.value}{caught.value.excerpt}"
+    assert "sing" not in f"{caught.value}{caught.value.excerpt}"

@@ -557,9 +557,7 @@ def without_credentials(body: bytes, request: Request | None) -> bytes:
     if scheme == "Bearer" and start.isalnum() and start.encode() not in body and b"\\" not in body:
         return body  # However it is spelled, it begins so.
     # A secret that is very short is a test's, and may well be a word of the document.
-    spellings = {
-        spelling.encode() for secret in _parts(scheme, sent) for spelling in _spellings(secret) if len(secret) >= _SHOWN
-    }
+    spellings = {spelling.encode() for part in _parts(scheme, sent) for spelling in _spellings(part)}
     instead = f"[{scheme} credentials]".encode()
     body = _replaced(body, spellings, instead)
     if not spellings or b"\\" not in body:
@@ -574,10 +572,12 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    plain = unquote(secret)
-    yield from (secret, plain, quote(secret, safe=""))
-    yield plain.replace("/", r"\/")  # as scripts in a page have it
-    yield _ESCAPE.sub(lambda escape: escape[0].lower(), secret)
+    # Its end alone as well: its first letters may be taken for those of an escape before it.
+    for part in (secret, secret[_SHOWN:]) if len(secret) >= 3 * _SHOWN else (secret,) * (len(secret) >= _SHOWN):
+        plain = unquote(part)
+        yield from (part, plain, quote(part, safe=""))
+        yield plain.replace("/", r"\/")  # as scripts in a page have it
+        yield _ESCAPE.sub(lambda escape: escape[0].lower(), part)
 
 
 def _parts(scheme: str, sent: str) -> list[str]:
