@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage, plain
-from twusage.codec import decode_document, decode_problem, decode_usage, excerpt, problem_from, usage_from
+from twusage.codec import decode_usage, usage_from
+from twusage.documents import decode_document, decode_problem, excerpt, problem_from
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from twusage import DecodeError, RateLimit, Usage, plain
-from twusage.codec import decode_document, decode_usage, usage_from
+from twusage.codec import decode_usage, usage_from
+from twusage.documents import decode_document
 from twusage.plain import plain_usage
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi

@@ -11,14 +11,13 @@ from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
+from twusage.protocol import QUOTES
 
 __all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Credentials", "Secret", "as_secret", "auth_from_env"]
 
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
 # Where there is none of these: an API key, and the secret that goes with it.
 KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
-# Those of ASCII, which a header could carry.
-QUOTES = "\"'`"
 
 
 class Secret:

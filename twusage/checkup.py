@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
-from twusage.auth import KEY_VARIABLES, QUOTES, TOKEN_VARIABLES, Secret, half_a_pair
+from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret, half_a_pair
 from twusage.documents import excerpt
 from twusage.errors import (
     ApiError,
@@ -52,7 +52,7 @@ from twusage.errors import (
     UsageCapExceededError,
 )
 from twusage.models import Problem, RateLimit, Usage
-from twusage.protocol import DEFAULT_BASE_URL, Response, check_base_url, read_date
+from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, read_date
 
 __all__ = [
     "Checkup",

@@ -35,7 +35,6 @@ from twusage.documents import (
     Flaw,
     decode_document,
     decode_error,
-    decode_problem,
     excerpt,
     listed,
     problem_from,
@@ -45,18 +44,16 @@ from twusage.errors import DecodeError
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, ProjectUsage, RateLimit, Usage
 from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, utc_day
 
-__all__ = ["decode_document", "decode_problem", "decode_usage", "excerpt", "problem_from", "usage_from"]
+__all__ = ["decode_usage", "usage_from"]
 
 
-def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH) -> Usage:
+def decode_usage(body: bytes) -> Usage:
     """The whole decoding: one answer's body to its values. ``fetched_at`` stays 1970, for there is no clock here.
 
     Raises ``DecodeError``, and nothing else, for whatever bytes.
     """
-    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
-    if usage is None:
-        usage = usage_from(decode_document(body), rate_limit=rate_limit, fetched_at=fetched_at)
-    return usage
+    usage = plain_usage(body)
+    return usage_from(decode_document(body)) if usage is None else usage
 
 
 def usage_from(

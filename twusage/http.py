@@ -147,13 +147,13 @@ class AiohttpTransport:
 
     async def aclose(self) -> None:
         """Close the session, if it is this transport's own. Nothing can be sent any more."""
-        if self._owns_session and self._session is not None:
-            if self._loop is not _running_loop():  # A forked process would hang up on its parent's server.
-                raise ConfigurationError(_OTHER_LOOP)
-            session, self._session = self._session, None
-            self._closed = True
-            await session.close()
+        session = self._session if self._owns_session else None
+        if session is not None and self._loop is not _running_loop():
+            raise ConfigurationError(_OTHER_LOOP)  # A forked process would hang up on its parent's server.
         self._closed = True
+        if session is not None:
+            self._session = None
+            await session.close()
 
     async def _exchange(self, session: aiohttp.ClientSession, request: Request, timeout: float) -> Response:  # noqa: ASYNC109
         # Half of the time for connecting, so that a host that does not answer at all can be told from one that is

@@ -63,6 +63,8 @@ __all__ = [
 DEFAULT_BASE_URL = "https://api.twitter.com"
 USAGE_PATH = "/2/usage/tweets"
 TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path
+# What no token begins or ends with, though a header could carry it.
+QUOTES = "\"'`"
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
@@ -371,10 +373,6 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
     return token
 
 
-# What no token begins or ends with; the empty text among them.
-_QUOTES = {"", '"', "'", "`"}
-
-
 def _token_in(body: bytes) -> str | None:
     try:
         document = documents.decode_document(body)
@@ -383,7 +381,7 @@ def _token_in(body: bytes) -> str | None:
     kind, token = document.get("token_type"), document.get("access_token")
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
-    quoted_itself = token[:1] in _QUOTES or token[-1:] in _QUOTES
+    quoted_itself = token[:1] in QUOTES or token[-1:] in QUOTES  # The empty text is in it, too.
     return None if quoted_itself or not all("!" <= character <= "~" for character in token) else token
 
 

@@ -49,7 +49,8 @@ from attrs import evolve, frozen
 from fuzz_cases import FETCHED_AT, HUGE, PLAIN, REQUEST, SLOW_SIZE, TOKEN, Case, cases, huge_cases, slow_cases
 
 from twusage import ApiError, DailySeries, DecodeError, ProtocolError, RateLimitedError, Response, Usage, plain
-from twusage.codec import decode_document, decode_usage, usage_from
+from twusage.codec import decode_usage, usage_from
+from twusage.documents import decode_document
 from twusage.errors import TwUsageError
 from twusage.protocol import read_date, read_rate_limit, read_usage
 
