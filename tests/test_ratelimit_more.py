@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from twusage import (
     LocalRateLimiter,
     RateLimit,
     RateLimitedError,
+    RateWindow,
     Request,
     Response,
     RetryPolicy,
@@ -259,3 +262,36 @@ async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: Virtu
     await asyncio.gather(*(ask() for _ in range(4 * (slow + 2))))
     assert len(ended) == 3
     assert all(900.0 * slow < at < 902.0 * slow for at in ended), ended
+
+
+async def test_a_queue_over_many_windows_is_told_once(clock: VirtualClock) -> None:
+    """Resets come in whole seconds, answers take their time, and each wait is a little longer than told: all of that is
+    seen in the first window, and none of it adds up until those behind have to be told anew.
+    """
+    api = FakeApi(clock=clock, rate_limit=4)
+    told: list[tuple[float, Wait]] = []
+    client = UsageClient(
+        api.apps[0].token,
+        transport=FakeTransport(api, latency=0.1),
+        clock=clock,
+        retry=RetryPolicy(max_wait=math.inf),
+        on_wait=lambda wait: told.append((clock.monotonic(), wait)),
+    )
+    await asyncio.gather(*(client.get_usage() for _ in range(4 * 60)))
+    assert len(told) == 4 * 59
+    foreseen = max(now + wait.seconds for now, wait in told)
+    assert clock.monotonic() == pytest.approx(foreseen, rel=0.001)
+
+
+async def test_seeded_bug_a_window_that_is_thought_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second too much in each window, and the queue is told again and again."""
+    observe = RateWindow.observe
+
+    def longer(self: RateWindow, *seen: Any, **more: Any) -> bool:
+        told = observe(self, *seen, **more)
+        self.length += 0.5
+        return told
+
+    monkeypatch.setattr(RateWindow, "observe", longer)
+    with pytest.raises(AssertionError):
+        await test_a_queue_over_many_windows_is_told_once(VirtualClock())
