@@ -147,12 +147,13 @@ class DailySeries(Sequence[DailyUsage]):
 def unchecked_series(dates: tuple[dt.date, ...], counts: tuple[int | None, ...]) -> DailySeries:
     """A series whose columns are known to be right: the decoder's, which makes many out of the same days."""
     series = _new(DailySeries)
-    _set(series, "dates", dates)
-    _set(series, "counts", counts)
+    _set_dates(series, dates)
+    _set_counts(series, counts)
     return series
 
 
-_new, _set = object.__new__, object.__setattr__
+_new = object.__new__
+_set_dates, _set_counts = DailySeries.dates.__set__, DailySeries.counts.__set__  # type: ignore[attr-defined]
 
 
 @frozen

@@ -40,36 +40,56 @@ _TOO_MANY = 10**MOST_DIGITS
 _NO_ROWS: list[Any] = []
 # As many commas: 90 days of 1,000 apps have 181,000.
 _MOST_VALUES = 400_000
-# What reading something else than the live shape raises.
-NOT_PLAIN = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# What reading something else than the live shape raises; StopIteration is how Python's scanner of JSON says no.
+NOT_PLAIN = (AttributeError, LookupError, RecursionError, StopIteration, TypeError, ValueError)
 
 
 def too_many_values(body: bytes) -> bool:
     """Whether it holds more than an answer of two thousand apps over 90 days: 8 KB that inflate to millions of them
     would take seconds to read.
     """
-    return len(body) > _MOST_VALUES and body.count(b",") > _MOST_VALUES
+    return body.count(b",") > _MOST_VALUES
 
 
 def plain_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH) -> Usage | None:
     """The usage, where the body is just what the live API sends. ``None`` for whatever else. Never raises."""
-    if b"\\" in body or too_many_values(body):  # An escape may hide a quote.
+    if b"\\" in body or (len(body) > _MOST_VALUES and too_many_values(body)):  # An escape may hide a quote.
         return None
     reader = _reader()
     try:
         document = reader.document(body)
         data = document["data"]
         project, apps = data.get("daily_project_usage"), data.get("daily_client_app_usage")
-        tables = [] if apps is None else [app.get("usage", _NO_ROWS) for app in apps]
+        project_id, reset_day = data["project_id"], data["cap_reset_day"]
+        # How many texts there are to be: ``data`` and its four keys, the id and the two numbers in it, ...
+        keys, strings, tables = 4, 8, []
+        if apps is not None:
+            keys += 1
+            strings += 1 + len(apps)  # ... the apps' own key, each app's keys and its id, ...
+            for app in apps:
+                strings += len(app)
+                tables.append(app.get("usage", _NO_ROWS))
         if project is not None:
+            keys += 1
+            strings += 4  # ... the project's own key, its two keys and its id, ...
             tables.append(project["usage"])
         dates, texts = reader.columns(tables)
+        strings += 4 * len(texts)  # ... and of each row both keys and both values.
         # Every number that comes as text is checked and read at once: all counts, and the project's two.
         texts += data["project_cap"], data["project_usage"]
         numbers = _numbers(texts, reader)
+        if not (
+            body.count(b'"') == 2 * strings
+            and len(document) == 1
+            and len(data) == keys
+            and type(project_id) is str
+            and type(reset_day) is int
+            and 1 <= reset_day <= 31
+            and (apps is None or type(apps) is list)
+        ):
+            return None
         series = _series(dates, numbers)
-        project_id, reset_day = data["project_id"], data["cap_reset_day"]
-        usage = Usage(
+        return Usage(
             project_id,
             numbers[-2],
             numbers[-1],
@@ -79,23 +99,8 @@ def plain_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at:
             rate_limit=rate_limit,
             fetched_at=fetched_at,
         )
-        keys = 4 + (project is not None) + (apps is not None)
-        # All keys, and those values that are text: dates and counts, the project's two numbers, ids.
-        strings = 1 + keys + 3 + 4 * (len(texts) - 2)
-        strings += 3 * (project is not None)
-        strings += 0 if apps is None else sum(map(len, apps)) + len(apps)
-        plain = (
-            body.count(b'"') == 2 * strings
-            and len(document) == 1
-            and len(data) == keys
-            and type(project_id) is str
-            and type(reset_day) is int
-            and 1 <= reset_day <= 31
-            and (apps is None or type(apps) is list)
-        )
     except reader.refusals:
         return None
-    return usage if plain else None
 
 
 def _project(project: dict[str, Any], days: DailySeries) -> ProjectUsage:
@@ -122,21 +127,21 @@ def plain_series(rows: Any) -> DailySeries:
     ``NOT_PLAIN`` where they are otherwise. Other fields of a row are not looked at.
     """
     dates, texts = _columns([rows])
-    (series,) = _series(dates, _numbers(texts, _JSON) if texts else [])
+    (series,) = _series(dates, _numbers(texts, _JSON) if texts else ())
     return series
 
 
-def _numbers(texts: list[str], reader: _Reader) -> list[int]:
+def _numbers(texts: list[str], reader: _Reader) -> tuple[int, ...]:
     # Joined twice, because a comma is no digit: the one text is checked, the other is read.
     if not "".join(texts).encode().isdigit():
         raise ValueError(texts)
-    numbers = reader.numbers(f"[{','.join(texts)}]")[0]
+    numbers = tuple(reader.numbers(f"[{','.join(texts)}]", 0)[0])
     if sum(numbers) >= _TOO_MANY:
         raise ValueError(numbers)
     return numbers
 
 
-def _series(dates: list[list[str]], counts: list[int]) -> list[DailySeries]:
+def _series(dates: list[list[str]], counts: tuple[int, ...]) -> list[DailySeries]:
     global _newest  # noqa: PLW0603 - one value, replaced whole: whoever reads it has a list and its own dates
     series, end = [], 0
     known, days = _newest
@@ -144,7 +149,7 @@ def _series(dates: list[list[str]], counts: list[int]) -> list[DailySeries]:
         start, end = end, end + len(wire)
         if wire != known:  # All apps repeat the days of the first, most of the time.
             known, days = _newest = wire, _days(wire)
-        series.append(unchecked_series(days, tuple(counts[start:end])))
+        series.append(unchecked_series(days, counts[start:end]))
     return series
 
 
@@ -202,31 +207,38 @@ class _Reader:
     document: Callable[[bytes], Any]
     columns: Callable[[list[Any]], tuple[list[list[str]], list[str]]]
     """Of lists of rows: their dates, list by list, and all their counts."""
-    numbers: Callable[[str], tuple[list[int], int]]
-    """A JSON list of integers, and where it ends."""
+    numbers: Callable[[str, int], tuple[list[int], int]]
+    """A JSON list of integers that begins at an index of the text, and where it ends."""
     refusals: tuple[type[Exception], ...] = NOT_PLAIN
     """What it raises of something else."""
 
 
-_raw = json.JSONDecoder().raw_decode
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # What ``decode`` and ``raw_decode`` call, each by way of a function or two.
 
 
 def _document(body: bytes) -> Any:
     text = str(body, "utf-8")
-    document, end = _raw(text)
+    document, end = _scan(text, 0)
     if end != len(text):
         raise ValueError(end)
     return document
 
 
 def _columns(tables: list[list[dict[str, str]]]) -> tuple[list[list[str]], list[str]]:
+    dates: list[list[str]] = []
+    counts: list[str] = []
     for rows in tables:
         if type(rows) is not list:
             raise TypeError(rows)
-    return [[row["date"] for row in rows] for rows in tables], [row["usage"] for rows in tables for row in rows]
+        days = []
+        for row in rows:
+            days.append(row["date"])  # A comprehension for each of the two is slower.
+            counts.append(row["usage"])
+        dates.append(days)
+    return dates, counts
 
 
-_JSON = _Reader(_document, _columns, _raw)
+_JSON = _Reader(_document, _columns, _scan)
 
 
 @cache

@@ -52,6 +52,6 @@ def columns(tables: list[list[_Row]]) -> tuple[list[list[str]], list[str]]:
     return [[row.date for row in rows] for rows in tables], [row.usage for rows in tables for row in rows]
 
 
-def numbers(text: str) -> tuple[list[int], int]:
-    """A JSON list of integers, and where it ends."""
-    return _integers(text), len(text)
+def numbers(text: str, start: int) -> tuple[list[int], int]:
+    """A JSON list of integers that begins at an index of the text, and where it ends."""
+    return _integers(text[start:]), len(text)
