@@ -21,6 +21,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from attrs import frozen
 from wire import (
     AT_ONCE,
@@ -727,6 +728,23 @@ class TestTooMuch:
             tracemalloc.stop()
             gc.enable()
         assert kept < MAX_BODY / 4
+
+    async def test_little_is_read_at_a_time(
+        self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What comes in one read is parsed in one go, and nobody else's turn comes meanwhile: 64 KiB are enough."""
+        sizes: list[int] = []
+        feed = ResponseHandler.data_received
+
+        def measured(self: ResponseHandler, data: bytes) -> None:
+            sizes.append(len(data))
+            feed(self, data)
+
+        monkeypatch.setattr(ResponseHandler, "data_received", measured)
+        server = await serve(says(answer(bytes(2**20))))
+        for _ in range(2):
+            assert len((await transport.send(server.request(), timeout=AT_ONCE)).body) == 2**20
+        assert max(sizes) == 2**16
 
     @pytest.mark.parametrize("encode", [answer, lambda body: zipped(gzip.compress(body))], ids=["plain", "gzip"])
     async def test_max_body_is_the_callers(self, serve: Serve, encode: Callable[[bytes], bytes]) -> None:

@@ -62,6 +62,9 @@ __all__ = ["AiohttpTransport"]
 MAX_BODY = 8 * 2**20
 # Inflating this much takes about a millisecond; between two pieces the loop serves others.
 _PIECE = 2**18
+# How much asyncio reads of a connection at a time. Its own 256 KiB may be mapped into memory and taken out again each
+# time, which costs more than reading an answer; and full of tiny chunks, they keep the loop for a tenth of a second.
+_READ = 2**16
 # Seconds without a byte of the body, after which aiohttp is asked anew.
 _PULSE = 0.1
 # As many as aiohttp 3.14 takes; the API sends 30.
@@ -187,7 +190,8 @@ class AiohttpTransport:
             raise self._oversized()
         body = bytearray()
         inflater, came = None, 0
-        while piece := await _next_piece(response):
+        while not response.content.at_eof():
+            piece = await _next_piece(response)
             came += len(piece)
             if came > self._max_body:  # Not only what it holds: gzip can go on for ever and hold nothing.
                 raise self._oversized()
@@ -271,14 +275,19 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as it is inherited
     ) -> Connection:
         try:
-            connection = await super().connect(req, traces, timeout)
-            while (protocol := connection.protocol) is not None and protocol in self._loans and protocol.should_close:
-                connection.close()
+            while True:
                 connection = await super().connect(req, traces, timeout)
+                protocol: Any = connection.protocol
+                if protocol not in self._loans or not protocol.should_close:
+                    break
+                connection.close()
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             raise _NoTunnelError(type(error).__name__) from None
+        transport: Any = connection.transport
+        if getattr(transport, "max_size", 0) > _READ:  # a new one, and not TLS
+            transport.max_size = _READ
         self._loans[protocol] = connection
         _lent.set((self._loans, protocol))
         return connection
