@@ -37,7 +37,7 @@ from twusage import (
     UsageClient,
 )
 from twusage.auth import Credentials, as_secret, auth_from_env
-from twusage.retry import budget_of
+from twusage.retry import budgets_of_loop
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 TOKEN = "AAAAcanary%2Fcanary%3Dcanary"
@@ -700,7 +700,7 @@ class TestRenewal:
         """No outage is behind it: it works with nothing left in the budget, and at once."""
         async with client_of(api) as client:
             await client.get_usage()
-            budget_of(keys_of(api).app).tenths = 0
+            budgets_of_loop()[keys_of(api).app].tenths = 0
             rotate(api)
             await client.get_usage()
         assert api.clock.monotonic() == 0.0

@@ -30,7 +30,7 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.retry import Patience, RetryBudget, RetryPolicy, budget_of
+from twusage.retry import Patience, RetryBudget, RetryPolicy, budgets_of_loop
 from twusage.testing import VirtualClock
 
 CONNECT = ConnectError("no connection")
@@ -431,9 +431,9 @@ def test_a_budget_is_the_apps_on_its_loop() -> None:
     """One for all who ask for that app on the running loop; another app and another loop have their own."""
 
     async def two_apps() -> tuple[RetryBudget, RetryBudget]:
-        assert budget_of("a") is budget_of("a")
-        assert budget_of("a") == RetryBudget()
-        return budget_of("a"), budget_of("b")
+        assert budgets_of_loop()["a"] is budgets_of_loop()["a"]
+        assert budgets_of_loop()["a"] == RetryBudget()
+        return budgets_of_loop()["a"], budgets_of_loop()["b"]
 
     (a, b), (a_elsewhere, _) = asyncio.run(two_apps()), asyncio.run(two_apps())
     assert a is not b

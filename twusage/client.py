@@ -9,9 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-from attrs import frozen
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from twusage import protocol
 from twusage.auth import Auth, Credentials, Secret, auth_from_env
@@ -28,7 +26,7 @@ from twusage.errors import (
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
 from twusage.ratelimit import RateLimiter, Slot, default_limiter
-from twusage.retry import Patience, RetryPolicy, budget_of
+from twusage.retry import Patience, RetryBudget, RetryPolicy, budgets_of_loop
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
@@ -110,9 +108,13 @@ class UsageClient:
         self._on_wait = on_wait
         self._rate_limit: RateLimit | None = None
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._authorized: tuple[Request, Secret, Request] | None = None
         self._leashes: dict[object, asyncio.Task[Any]] = {}
         self._kept: dict[str, _Kept] = {}
+        # What is the event loop's, from the first call on.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._slots: RateLimiter
+        self._budgets: dict[str, RetryBudget]
         self._shared: dict[str, _SharedCall] = {}
 
     @classmethod
@@ -189,20 +191,25 @@ class UsageClient:
     async def _attempt(self, request: Request, patience: Patience) -> Usage:
         app = self._credentials.known_app
         if app is not None:
-            patience.budget = budget_of(app)  # It pays for the retries of a mint, too.
+            patience.budget = self._budgets[app]  # It pays for the retries of a mint, too.
         token = await self._credentials.token()
         if app is None:
             app = token.fingerprint
-            patience.budget = budget_of(app)
+            patience.budget = self._budgets[app]
         try:
-            async with self._the_limiter().slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
+            async with self._slots.slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
                 patience.spend(slot.waited)
                 token = self._credentials.newest(token)  # It may have been renewed while this call waited.
-                return await self._exchange(protocol.authorize(request, token.reveal()), slot)
+                return await self._exchange(self._authorize(request, token), slot)
         except AuthenticationError as error:
             if await self._credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # With another token, it may succeed.
             raise
+
+    def _authorize(self, request: Request, token: Secret) -> Request:
+        if self._authorized is None or self._authorized[0] is not request or self._authorized[1] is not token:
+            self._authorized = request, token, protocol.authorize(request, token.reveal())
+        return self._authorized[2]  # Most calls of a program are the same again.
 
     async def _exchange(self, request: Request, slot: Slot) -> Usage:
         try:
@@ -236,7 +243,7 @@ class UsageClient:
             client = UsageClient(
                 auth,
                 transport=transport,
-                limiter=self._the_limiter(),
+                limiter=self._slots,
                 retry=RetryPolicy.none(),
                 clock=self._clock,
                 base_url=self._base_url,
@@ -266,7 +273,7 @@ class UsageClient:
         kept = self._kept.get(request.url)
         if kept is not None and self._age(kept) <= max_age:
             await asyncio.sleep(0)  # Whoever polls in a loop lets others run, and can be cancelled.
-            return kept.usage
+            return kept[0]
         shared = self._shared.get(request.url)
         if shared is None:
             shared = self._shared[request.url] = _SharedCall(self._call(request))
@@ -278,11 +285,12 @@ class UsageClient:
 
     def _age(self, kept: _Kept) -> float:
         # The monotonic clock stands still while the machine sleeps; the wall clock may be set back.
-        return max(self._clock.monotonic() - kept.monotonic, self._clock.time() - kept.wall)
+        _, monotonic, wall = kept
+        return max(self._clock.monotonic() - monotonic, self._clock.time() - wall)
 
     def _keep(self, request: Request, usage: Usage) -> None:
         self._kept.pop(request.url, None)  # so that the newest stands last
-        self._kept[request.url] = _Kept(usage, self._clock.monotonic(), self._clock.time())
+        self._kept[request.url] = usage, self._clock.monotonic(), self._clock.time()
         if len(self._kept) > _KEPT_RESULTS:
             del self._kept[next(iter(self._kept))]
 
@@ -302,9 +310,6 @@ class UsageClient:
 
             self._transport = AiohttpTransport()
         return self._transport
-
-    def _the_limiter(self) -> RateLimiter:
-        return default_limiter(self._clock) if self._limiter is None else self._limiter
 
     async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call that ``aclose`` can end."""
@@ -333,6 +338,8 @@ class UsageClient:
             if loop is None or (self._loop is not None and not self._loop.is_closed()):
                 return ConfigurationError(_OTHER_LOOP)
             self._loop, self._shared = loop, {}
+            self._slots = default_limiter(self._clock) if self._limiter is None else self._limiter
+            self._budgets = budgets_of_loop()
         return None
 
     async def aclose(self) -> None:
@@ -360,13 +367,8 @@ class UsageClient:
         await self.aclose()
 
 
-@frozen
-class _Kept:
-    """A result, and when it came by both clocks."""
-
-    usage: Usage
-    monotonic: float
-    wall: float
+# A result, and when it came by both clocks.
+_Kept: TypeAlias = tuple[Usage, float, float]
 
 
 class _SharedCall:

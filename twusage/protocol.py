@@ -103,6 +103,10 @@ class Headers(Mapping[str, str]):
         """The value, or the default."""
         return self._values.get(name.lower(), default)
 
+    def texts(self, names: Iterable[str]) -> Iterator[str | None]:
+        """The values of names in lower case, and ``None`` where there is none."""
+        return map(self._values.get, names)
+
     def items(self) -> ItemsView[str, str]:
         """The names, in lower case, and the values."""
         return self._values.items()
@@ -308,10 +312,11 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     return _headers_rate_limit(response.headers)
 
 
+_WINDOW_HEADERS = ("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
+
+
 def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
-    return _rate_limit(
-        headers.get("x-rate-limit-limit"), headers.get("x-rate-limit-remaining"), headers.get("x-rate-limit-reset")
-    )
+    return _rate_limit(*_as_headers(headers).texts(_WINDOW_HEADERS))
 
 
 def read_date(response: Response) -> dt.datetime | None:
@@ -339,15 +344,15 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     body = without_credentials(response.body, request)
     if not body:
         raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
-    told: dict[str, Any] = {"rate_limit": read_rate_limit(response), "fetched_at": fetched_at or EPOCH}
-    usage = plain_usage(body, **told)
+    rate_limit, fetched_at = _headers_rate_limit(response.headers), fetched_at or EPOCH
+    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
     if usage is None:
         document = documents.decode_document(body)
         if document.get("data") is None and document.get("errors"):
             raise _refusal(response, request, fetched_at)
         from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
 
-        usage = usage_from(document, **told)
+        usage = usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at)
     return usage
 
 

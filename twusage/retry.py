@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import inspect
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
@@ -17,7 +18,7 @@ from twusage.errors import AuthenticationError, ConfigurationError, QuotaError, 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["Patience", "RetryBudget", "RetryPolicy", "budget_of"]
+__all__ = ["Patience", "RetryBudget", "RetryPolicy", "budgets_of_loop"]
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A call has succeeded."""
-        self.tenths = min(100, self.tenths + 1)
+        if self.tenths < 100:
+            self.tenths += 1
 
 
 @define
@@ -67,19 +69,12 @@ class Patience:
             self.budget.earn()
 
 
-_OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RetryBudget]] = WeakKeyDictionary()
+_OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, RetryBudget]] = WeakKeyDictionary()
 
 
-def budget_of(app: str) -> RetryBudget:
-    """The budget that all clients of an app share on the running loop."""
-    loop = asyncio.get_running_loop()
-    budgets = _OF_LOOP.get(loop)
-    if budgets is None:
-        budgets = _OF_LOOP[loop] = {}
-    budget = budgets.get(app)
-    if budget is None:
-        budget = budgets[app] = RetryBudget()
-    return budget
+def budgets_of_loop() -> defaultdict[str, RetryBudget]:
+    """The budgets of the apps on the running loop, by the key of the app: all its clients share one."""
+    return _OF_LOOP.setdefault(asyncio.get_running_loop(), defaultdict(RetryBudget))
 
 
 def _is_count(_: object, attribute: Attribute[Any], value: object) -> None:
