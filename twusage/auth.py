@@ -224,7 +224,8 @@ class Credentials:
     def __init__(self, auth: object, mint: Mint) -> None:
         self._mint = mint
         try:
-            self._auth = _as_auth(auth)
+            self._fixed = as_secret(auth) if isinstance(auth, str) else None
+            self._auth = _as_auth(auth) if self._fixed is None else BearerToken(self._fixed)
         except ConfigurationError as error:
             refusal = error.with_traceback(None)
         else:
@@ -244,6 +245,8 @@ class Credentials:
 
     async def token(self, *, refused: Secret | None = None) -> Secret:
         """The token to use now. ``refused`` is one that the API did not accept."""
+        if self._fixed is not None:  # Who gave a token as a ``str`` can bring no other.
+            return self._fixed
         if self._fetching is not None:
             return await self._fetching.token(self._mint, refused=refused)
         return as_secret(await self._auth.token())
@@ -259,13 +262,6 @@ class Credentials:
 
 
 def _as_auth(auth: object) -> Auth:
-    if isinstance(auth, str):
-        try:
-            return BearerToken(auth)
-        except ConfigurationError as error:
-            refusal = error.with_traceback(None)
-        del auth  # so that no traceback shows it
-        raise refusal
     if callable(getattr(auth, "token", None)) and not isinstance(auth, type):
         return auth  # type: ignore[return-value]  # as far as can be seen before it is asked
     # Not quoted: bytes may well be a token.

@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -182,9 +183,7 @@ class UsageClient:
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
-        usage = await self._retry.run(
-            lambda patience: self._attempt(request, patience), self._clock, on_wait=self._announce
-        )
+        usage = await self._retry.run(partial(self._attempt, request), self._clock, on_wait=self._announce)
         self._keep(request, usage)
         return usage
 
@@ -198,7 +197,8 @@ class UsageClient:
             patience.budget = self._budgets[app]
         try:
             async with self._slots.slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
-                patience.spend(slot.waited)
+                if slot.waited:
+                    patience.spend(slot.waited)
                 token = self._credentials.newest(token)  # It may have been renewed while this call waited.
                 return await self._exchange(self._authorize(request, token), slot)
         except AuthenticationError as error:
@@ -313,10 +313,14 @@ class UsageClient:
 
     async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call that ``aclose`` can end."""
-        if refusal := self._refusal():
-            call.close()
-            raise refusal
-        task = asyncio.current_task()
+        loop = _running_loop()
+        if self._closed or loop is None or loop is not self._loop:
+            try:
+                self._serve(loop)
+            except TwUsageError:
+                call.close()
+                raise
+        task = asyncio.current_task(loop)
         assert task is not None  # on a loop there is one
         leash, cancelled = object(), task.cancelling()
         self._leashes[leash] = task
@@ -330,17 +334,15 @@ class UsageClient:
             self._leashes.pop(leash, None)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
-    def _refusal(self) -> TwUsageError | None:
+    def _serve(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Make what belongs to an event loop, where this client may serve that one."""
         if self._closed:
-            return ClientClosedError("this client is closed; make a new one")
-        loop = _running_loop()
-        if loop is None or loop is not self._loop:
-            if loop is None or (self._loop is not None and not self._loop.is_closed()):
-                return ConfigurationError(_OTHER_LOOP)
-            self._loop, self._shared = loop, {}
-            self._slots = default_limiter(self._clock) if self._limiter is None else self._limiter
-            self._budgets = budgets_of_loop()
-        return None
+            raise ClientClosedError("this client is closed; make a new one")
+        if loop is None or not (self._loop is None or self._loop.is_closed()):
+            raise ConfigurationError(_OTHER_LOOP)
+        self._loop, self._shared = loop, {}
+        self._slots = default_limiter(self._clock) if self._limiter is None else self._limiter
+        self._budgets = budgets_of_loop()
 
     async def aclose(self) -> None:
         """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice

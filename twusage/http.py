@@ -109,6 +109,7 @@ class AiohttpTransport:
         self._session = session
         self._owns_session = session is None
         self._places: AbstractAsyncContextManager[None] = nullcontext() if session else asyncio.Semaphore(limit)
+        self._deadlines = _Deadlines()
         self._max_body = max_body
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -126,8 +127,9 @@ class AiohttpTransport:
         session = self._usable_session()
         failure: TwUsageError
         queued = True
+        over = self._deadlines.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout), self._places:
+            async with over, self._places:
                 queued = False
                 return await self._exchange(session, request, timeout)
         except asyncio.CancelledError as error:
@@ -145,6 +147,8 @@ class AiohttpTransport:
             if queued:
                 said = f"this transport was busy for {timeout:g} s: as many calls as its limit allows were under way"
                 failure = RequestTimeoutError(said, unsent=True)
+        finally:
+            self._deadlines.forget(over)
         # Raised out here, where aiohttp's own error, which shows the request's headers, is no longer its context.
         raise ClientClosedError(_CLOSED_MEANWHILE) if session.closed else failure
 
@@ -164,7 +168,7 @@ class AiohttpTransport:
         _lent.set(None)
         async with session.request(
             request.method,
-            URL(request.url, encoded=True),
+            _url(request.url),
             headers=dict(request.headers.items()) | {"accept-encoding": "gzip"},
             data=request.body or None,
             timeout=_patience(timeout, self._owns_session),
@@ -174,7 +178,13 @@ class AiohttpTransport:
             headers = Headers(response.headers.items())
             try:
                 _check_head(response)
-                body = await self._read(response, headers.get("content-encoding", "").strip().lower())
+                encoding = headers.get("content-encoding", "").strip().lower()
+                if not encoding and response.content.is_eof():  # All of it is there, and as it is: mostly so.
+                    body = await response.content.readany()
+                else:
+                    body = await self._read(response, encoding)
+                if len(body) > self._max_body:
+                    raise self._oversized()
             except ProtocolError:
                 _condemn_connection()
                 raise
@@ -183,15 +193,12 @@ class AiohttpTransport:
             return Response(response.status, headers, body)
 
     async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
-        if encoding not in {"", "identity", "gzip", "x-gzip"}:
-            shown = encoding if _ENCODING.fullmatch(encoding) else "not the name of one"
-            raise ProtocolError(f"the answer's content-encoding is {shown}; only gzip was offered")
+        _check_encoding(encoding)
         if (response.content_length or 0) > self._max_body:
             raise self._oversized()
         body = bytearray()
         inflater, came = None, 0
-        while not response.content.at_eof():
-            piece = await _next_piece(response)
+        while piece := await _next_piece(response):
             came += len(piece)
             if came > self._max_body:  # Not only what it holds: gzip can go on for ever and hold nothing.
                 raise self._oversized()
@@ -241,11 +248,49 @@ def _patience(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, connect=half if own_session else None, sock_connect=half)
 
 
+@lru_cache(maxsize=64)  # A program asks the same again and again.
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:  # A process that was forked in the middle of a call has none.
         return None
+
+
+class _Deadlines:
+    """Timeouts with one timer for all. One for each, hardly ever needed, costs more than the reading of an answer."""
+
+    def __init__(self) -> None:
+        self._ends: dict[asyncio.Timeout, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """An ``asyncio.timeout``, to be entered at once and forgotten in the end."""
+        timeout = asyncio.timeout(None)
+        self._ends[timeout] = end = asyncio.get_running_loop().time() + seconds
+        if self._timer is None or end < self._timer.when():
+            self._set_timer(end)
+        return timeout
+
+    def forget(self, timeout: asyncio.Timeout) -> None:
+        self._ends.pop(timeout, None)
+
+    def _set_timer(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        assert self._timer is not None
+        now, self._timer = self._timer.when(), None
+        for timeout in [timeout for timeout, end in self._ends.items() if end <= now]:
+            del self._ends[timeout]
+            timeout.reschedule(now)
+        if self._ends:  # Most of the time those for whom it was set are long over, and others are under way.
+            self._set_timer(min(self._ends.values()))
 
 
 class _BrokenOffError(aiohttp.ClientError):
@@ -330,6 +375,12 @@ def _check_head(response: aiohttp.ClientResponse) -> None:
     else:
         return
     raise ProtocolError(f"the answer is not HTTP ({flaw})", retry_once=True)
+
+
+def _check_encoding(encoding: str) -> None:
+    if encoding not in {"", "identity", "gzip", "x-gzip"}:
+        shown = encoding if _ENCODING.fullmatch(encoding) else "not the name of one"
+        raise ProtocolError(f"the answer's content-encoding is {shown}; only gzip was offered")
 
 
 async def _next_piece(response: aiohttp.ClientResponse) -> bytes:

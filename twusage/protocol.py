@@ -103,8 +103,8 @@ class Headers(Mapping[str, str]):
         """The value, or the default."""
         return self._values.get(name.lower(), default)
 
-    def texts(self, names: Iterable[str]) -> Iterator[str | None]:
-        """The values of names in lower case, and ``None`` where there is none."""
+    def texts(self, *names: str) -> Iterator[str | None]:
+        """The values of these names, given in lower case; ``None`` for one that there is not."""
         return map(self._values.get, names)
 
     def items(self) -> ItemsView[str, str]:
@@ -145,7 +145,7 @@ class Request:
     """``GET``, or ``POST`` for a token."""
     url: str
     """The whole URL, encoded: it is sent as it is."""
-    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
+    headers: Headers = field(factory=Headers, converter=_as_headers, hash=False)
     """What to send besides what the transport itself adds. Holds the credentials."""
     body: bytes = field(default=b"", repr=_size)
     """The body, empty for a ``GET``."""
@@ -157,7 +157,7 @@ class Response:
 
     status: int
     """The HTTP status."""
-    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
+    headers: Headers = field(factory=Headers, converter=_as_headers, hash=False)
     """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
     body: bytes = field(default=b"", repr=_size)
     """The body, whole and decompressed."""
@@ -230,7 +230,7 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    headers = _as_headers(request.headers).with_one_more("authorization", f"Bearer {token}")
+    headers = request.headers.with_one_more("authorization", f"Bearer {token}")
     return Request(request.method, request.url, headers, request.body)
 
 
@@ -312,11 +312,8 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     return _headers_rate_limit(response.headers)
 
 
-_WINDOW_HEADERS = ("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
-
-
-def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
-    return _rate_limit(*_as_headers(headers).texts(_WINDOW_HEADERS))
+def _headers_rate_limit(headers: Headers) -> RateLimit | None:
+    return _rate_limit(*headers.texts("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"))
 
 
 def read_date(response: Response) -> dt.datetime | None:
