@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
-from twusage.protocol import QUOTES
+from twusage.protocol import QUOTES, visible
 
 __all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Credentials", "Secret", "as_secret", "auth_from_env"]
 
@@ -74,7 +74,7 @@ def _malformed(text: object, name: str) -> str | None:
     if not text:
         return f"the {name} is empty"
     # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
-    if not all("!" <= character <= "~" for character in text):
+    if not visible(text):
         reason = "holds a space, a line break or a character that is not ASCII"
     elif text[0] in QUOTES or text[-1] in QUOTES:  # A shell strips them, an .env file may not.
         reason = "has a quotation mark around it"

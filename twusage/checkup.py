@@ -52,7 +52,7 @@ from twusage.errors import (
     UsageCapExceededError,
 )
 from twusage.models import Problem, RateLimit, Usage
-from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, read_date
+from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, read_date, visible
 
 __all__ = [
     "Checkup",
@@ -248,7 +248,7 @@ def _malformed(text: str, name: str, kind: str) -> Finding | None:  # noqa: PLR0
         return _error(f"{kind}.line-break", f"{name} holds a line break", "Take the line break away")
     if any(map(str.isspace, text)):
         return _error(f"{kind}.space", f"{name} holds a space", "Take the space away; nothing else may stand there")
-    if not all("!" <= character <= "~" for character in text):
+    if not visible(text):
         return _error(f"{kind}.not-ascii", f"{name} holds a character that no credential has", take)
     return None
 

@@ -178,7 +178,7 @@ class ClientAppUsage:
     """The number of daily rows that the API sent, not of posts."""
 
 
-@frozen
+@frozen(slots=False)  # made a third sooner so, and there is one an answer
 class Usage:
     """What a project has used of its monthly cap: one answer of ``GET /2/usage/tweets``."""
 

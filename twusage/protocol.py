@@ -57,6 +57,7 @@ __all__ = [
     "read_usage",
     "token_request",
     "usage_request",
+    "visible",
     "without_credentials",
 ]
 
@@ -276,8 +277,13 @@ def check_base_url(base_url: object, *, name: str = "base_url") -> str:
 _LONGEST_LABEL = 63
 
 
+def visible(text: str) -> bool:
+    """Whether it is of visible ASCII alone: what a header or a URL can carry, without a space."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
 def _scheme_and_host(url: str) -> tuple[str, str | None]:
-    if set(url) & set("?#") or not all("!" <= character <= "~" for character in url):
+    if "?" in url or "#" in url or not visible(url):
         return "", None
     try:
         parts = urlsplit(url)
@@ -384,7 +390,7 @@ def _token_in(body: bytes) -> str | None:
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
     quoted_itself = token[:1] in QUOTES or token[-1:] in QUOTES  # The empty text is in it, too.
-    return None if quoted_itself or not all("!" <= character <= "~" for character in token) else token
+    return None if quoted_itself or not visible(token) else token
 
 
 def _refusal(
