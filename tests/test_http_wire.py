@@ -56,7 +56,7 @@ from twusage.errors import (
     TlsError,
     TwUsageError,
 )
-from twusage.http import MAX_BODY, AiohttpTransport
+from twusage.http import MAX_BODY, AiohttpTransport, _Deadlines
 from twusage.protocol import Request, Response
 
 Serve = Callable[..., Awaitable[Server]]
@@ -762,6 +762,45 @@ class TestTooMuch:
 
 
 class TestTime:
+    async def test_everybody_has_their_own_timeout(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """One timer serves all the calls of a transport: whichever comes and goes, each call ends when it is to."""
+        server = await serve(hold)
+        quick = await serve(says(answer()))
+        loop = asyncio.get_running_loop()
+
+        async def waits(seconds: float) -> float:
+            start = loop.time()
+            with pytest.raises(RequestTimeoutError, match=f"within {seconds:g} s"):
+                await transport.send(server.request(), timeout=seconds)
+            return loop.time() - start - seconds
+
+        async with asyncio.timeout(AT_ONCE):
+            # The first ends long before the timer that it has set; it must not take the others' end along.
+            await transport.send(quick.request(), timeout=2 * SHORT)
+            late = await asyncio.gather(*(waits(SHORT * times) for times in (3, 0.5, 1, 0.5)))
+            await transport.send(quick.request(), timeout=2 * SHORT)
+            late.append(await waits(SHORT / 5))
+        assert min(late) > -0.01
+        assert not transport._deadlines._ends
+
+    @pytest.mark.parametrize("bug", ["_set_timer", "forget"])
+    async def test_seeded_bug_a_deadline(
+        self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, bug: str
+    ) -> None:
+        """A timer that is set once only, or calls that are remembered when they are over."""
+        real = _Deadlines._set_timer
+
+        def once(self: _Deadlines, at: float) -> None:
+            if self._timer is None and not seen:
+                seen.append(at)
+                real(self, at)
+
+        seen: list[float] = []
+        monkeypatch.setattr(_Deadlines, bug, once if bug == "_set_timer" else lambda self, timeout: None)
+        monkeypatch.setitem(globals(), "AT_ONCE", 4 * SHORT)
+        with pytest.raises((AssertionError, TimeoutError)):
+            await self.test_everybody_has_their_own_timeout(serve, transport)
+
     async def test_a_pause_is_no_end(self, serve: Serve) -> None:
         """A body that pauses is waited for: only its silence beyond the timeout ends the call."""
         async with watched("on_request_end") as (session, headers_read):
