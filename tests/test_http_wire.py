@@ -11,10 +11,13 @@ import gzip
 import socket
 import ssl
 import sys
+import time
 import tracemalloc
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -782,6 +785,74 @@ class TestTime:
             late.append(await waits(SHORT / 5))
         assert min(late) > -0.01
         assert not transport._deadlines._ends
+
+    async def test_a_loop_of_another_kind(
+        self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Some loops come a millisecond early, and tell nothing of a timer: uvloop. No timeout is lost."""
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+
+        class Handle:
+            def __init__(self, when: float, *call: Any, **more: Any) -> None:
+                self.cancel = call_at(when - 0.002, *call, **more).cancel
+
+        monkeypatch.setattr(loop, "call_at", Handle)
+        server = await serve(hold)
+
+        async def waits(seconds: float) -> None:
+            with pytest.raises((ConnectError, RequestTimeoutError)):
+                await transport.send(server.request(), timeout=seconds)
+
+        async with asyncio.timeout(AT_ONCE):
+            await asyncio.gather(*(waits(seconds) for seconds in (1e-9, 0.01, 0.011, 0.012, 0.05)))
+            await waits(0.02)
+        assert not transport._deadlines._ends
+
+    async def test_many_that_end_at_once(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All those who are late are ended in one go, and not each by a look at all."""
+        looks = []
+        look = _Deadlines._look
+
+        def counted(self: _Deadlines) -> None:
+            looks.append(self)
+            look(self)
+
+        monkeypatch.setattr(_Deadlines, "_look", counted)
+        server = await serve(hold)
+        transport = AiohttpTransport(limit=1)
+        calls = [transport.send(server.request(), timeout=SHORT + number / 1e6) for number in range(200)]
+
+        async def late() -> None:
+            await asyncio.sleep(SHORT / 2)
+            time.sleep(SHORT)  # noqa: ASYNC251 - the loop is busy while they become late
+
+        *ends, _ = await asyncio.gather(*calls, late(), return_exceptions=True)
+        assert {type(end) for end in ends} == {RequestTimeoutError}
+        assert len(looks) == 1
+        await transport.aclose()
+
+    async def test_no_context_is_kept(self) -> None:
+        """The timer outlives the call that has set it; what is in that call's context does not."""
+
+        class Kept:
+            """Something of a request's, such as a web framework has in its context."""
+
+        var: ContextVar[Kept] = ContextVar("var")
+        deadlines = _Deadlines()
+
+        async def call() -> weakref.ref[Kept]:
+            kept = Kept()
+            var.set(kept)
+            deadlines.forget(deadlines.timeout(AT_ONCE))
+            return weakref.ref(kept)
+
+        kept = await asyncio.create_task(call())
+        await asyncio.sleep(0)  # until then the loop itself has the context
+        gc.collect()
+        assert kept() is None
+        assert deadlines._timer is not None
+        deadlines._timer.cancel()
 
     @pytest.mark.parametrize("bug", ["_set_timer", "forget"])
     async def test_seeded_bug_a_deadline(

@@ -30,12 +30,13 @@ and the answer's in its repr
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import ssl as ssl_module
 import zlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -265,13 +266,14 @@ class _Deadlines:
 
     def __init__(self) -> None:
         self._ends: dict[asyncio.Timeout, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._looks_at = math.inf
 
     def timeout(self, seconds: float) -> asyncio.Timeout:
         """An ``asyncio.timeout``, to be entered at once and forgotten in the end."""
         timeout = asyncio.timeout(None)
         self._ends[timeout] = end = asyncio.get_running_loop().time() + seconds
-        if self._timer is None or end < self._timer.when():
+        if end < self._looks_at:
             self._set_timer(end)
         return timeout
 
@@ -281,12 +283,15 @@ class _Deadlines:
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(at, self._look)
+        # In no context: it would keep that of the first call for all the others.
+        self._timer = asyncio.get_running_loop().call_at(at, self._look, context=Context())
+        self._looks_at = at
 
     def _look(self) -> None:
-        assert self._timer is not None
-        now, self._timer = self._timer.when(), None
-        for timeout in [timeout for timeout, end in self._ends.items() if end <= now]:
+        # Some loops come a little early, and would come again at once.
+        now = max(asyncio.get_running_loop().time(), self._looks_at)
+        self._timer, self._looks_at = None, math.inf
+        for timeout in [timeout for timeout, end in self._ends.items() if not end > now]:
             del self._ends[timeout]
             timeout.reschedule(now)
         if self._ends:  # Most of the time those for whom it was set are long over, and others are under way.

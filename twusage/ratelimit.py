@@ -183,9 +183,9 @@ class RateWindow:
         known, soonest = self.remaining is not None, self.offset
         if offset > soonest:  # noqa: PLR1730 - every call comes by here, and max() costs three times as much
             soonest = offset
-        if (known and reset < self.reset) or reset + 1.0 - soonest <= now:
-            return ticket < self.first  # an answer that is late, out of a window that is over; or else nonsense
         wait = reset + 1.0 - server_now
+        if (known and reset < self.reset) or reset + 1.0 - soonest <= now or wait <= 0.0:
+            return ticket < self.first  # an answer that is late, out of a window that is over; or else nonsense
         lost = self.lost if ticket <= self.lost_by else 0  # a call that went after them tells of them, too
         if wait > DAY:
             self.ends_at = self.opens_at = self.opens_at if known else now + self.period
@@ -203,7 +203,7 @@ class RateWindow:
                 self.slack = wait * DRIFT
                 self.opens_at = max(self.closed_until, now + wait + self.slack)
                 if self.began < math.inf:
-                    self.length = self.opens_at - self.slack - self.began
+                    self.length = now + wait - self.began
         if self.remaining is None or seen.remaining < self.remaining:
             self.remaining = seen.remaining
         self.lost = lost
@@ -222,6 +222,7 @@ class RateWindow:
     def suspended(self) -> None:
         """Wall and monotonic time have come apart: the machine slept, or somebody set its clock."""
         self.offset = -math.inf
+        self.began = math.inf
         if self.remaining is not None and self.remaining - self.lost > self.reserve:
             self._forget()
 
@@ -252,6 +253,10 @@ class LocalRateLimiter:
     def __init__(
         self, *, clock: Clock | None = None, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0
     ) -> None:
+        if type(limit) is not int or limit < 1:
+            raise ConfigurationError(f"limit must be an int of at least 1, got {limit!r}")
+        if type(period) not in {int, float} or not 0 < period < math.inf:
+            raise ConfigurationError(f"period must be a number of seconds above 0, got {period!r}")
         if type(reserve) is not int or not 0 <= reserve < limit:
             raise ConfigurationError(f"reserve must be an int from 0 to {limit - 1}, got {reserve!r}")
         self._clock = clock or SystemClock()
@@ -334,7 +339,8 @@ class _Queue:
         self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
-        self._told = -math.inf  # when the window opens, as those who wait were told
+        # What those who wait were told by: when the window opens, how far apart windows are, how many go in each.
+        self._foretold: tuple[float, float, int] | None = None
         self._granted = 0  # how many were let go since
         self._surprised = False  # somebody has come who was told nothing, or has gone
         self._wall_ahead = clock.time() - clock.monotonic()
@@ -399,9 +405,9 @@ class _Queue:
                 self._granted += 1
             del self._waiting[first]
         if not self._waiting:
-            self._told, self._surprised = -math.inf, False
+            self._foretold, self._surprised = None, False
         elif math.isfinite(self.window.wait(now)) and self._is_a_surprise():
-            self._told, self._granted, self._surprised = self.window.opens_at, 0, False
+            self._foretold, self._granted, self._surprised = self._foresight, 0, False
             self._tell(now)
         # Not only where the wait is known: a call under way may hang beyond the end of its window.
         self._set_timer(self.window.opens_at if self._waiting and self.window.opens_at < math.inf else None)
@@ -410,17 +416,18 @@ class _Queue:
         """Whether the window is another than those who wait were told. One that opens when it was foreseen, after as
         many were let go, is none: a queue of ten thousand is not told two hundred times what it knows.
         """
-        since = self.window.opens_at - self._told
-        if self._surprised or math.isinf(since):
+        if self._surprised or self._foretold is None:
             return True
-        each = self.window.length + self.window.slack
+        told, each, calls = self._foretold
+        since = self.window.opens_at - told
         windows = round(since / each)
-        granted = windows * max(1, self.window.limit - self.window.reserve)
-        if windows < 0 or abs(since - windows * each) > 1.0 or self._granted < granted:
-            return True
-        self._told += windows * each
-        self._granted -= granted
-        return False
+        late = abs(since - windows * each) > 1.0 + since / 1000  # Over so many windows, seconds may add up.
+        return windows < 0 or late or calls != self._foresight[2] or self._granted < windows * calls
+
+    @property
+    def _foresight(self) -> tuple[float, float, int]:
+        window = self.window
+        return window.opens_at, window.length + window.slack, max(1, window.limit - window.reserve)
 
     def _tell(self, now: float) -> None:
         """The window is another than was thought: those whom it makes wait too long hear it now and not later."""
@@ -446,7 +453,7 @@ class _Queue:
             self._surprised = True
             return
         wait -= min(wait, self.window.slack)  # a countdown need not be so careful
-        wait += position // max(1, self.window.limit - self.window.reserve) * self.window.length
+        wait += position // self._foresight[2] * self.window.length
         left = waiter.max_wait - (now - waiter.since)
         if wait > left:
             retry_at = self._instant(now, wait)
