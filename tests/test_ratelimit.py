@@ -83,6 +83,43 @@ def test_the_quickest_answer_counts() -> None:
     assert window.offset == 0.0
 
 
+@pytest.mark.parametrize("ahead", [-100.0, 100.0], ids=["fast", "slow"])
+def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
+    """Our clock was fast, or slow: the window opens by the server's, neither sooner nor later."""
+    window = RateWindow()
+    window.observe(0.0, 1, seen(1), 0.0, guessed=True)
+    assert window.opens_at == careful(901.0)
+    window.observe(10.0, 1, seen(0), 10.0 + ahead)
+    assert window.wait(10.0) == careful(891.0 - ahead)
+
+
+def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
+    """It had been thought to last longer. From where it may be over, calls only ask."""
+    window = RateWindow()
+    window.observe(0.0, 1, seen(9), 0.0, guessed=True)
+    window.observe(10.0, 1, seen(9), 110.0)
+    assert [bool(window.take(799.9)) for _ in range(2)] == [True, True]
+    assert [bool(window.take(800.0)) for _ in range(2)] == [True, False]
+
+
+def test_the_first_date_alone_does_that() -> None:
+    """After it the quickest answer counts, as in every window: one that is slower takes nothing back."""
+    window = RateWindow()
+    window.observe(0.0, 1, seen(9), 0.0, guessed=True)
+    window.observe(10.0, 1, seen(8), -90.0)
+    window.observe(20.0, 1, seen(0), -85.0)
+    assert window.wait(10.0) == careful(991.0)
+
+
+def test_an_answer_without_a_date_takes_no_date_back() -> None:
+    """A window that was learnt from one stays learnt: what comes without one after it is no reason to begin anew."""
+    window = RateWindow()
+    window.observe(0.0, 1, seen(9), 0.0)
+    window.observe(10.0, 1, seen(8), 10.0, guessed=True)
+    window.observe(20.0, 1, seen(0), 15.0)
+    assert window.wait(10.0) == careful(891.0)
+
+
 def test_a_clock_that_is_fast_does_not_wake_early() -> None:
     """Whenever an answer came: by a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
     for now in (0.0, 450.0, 899.0):
@@ -745,6 +782,19 @@ async def test_a_cancelled_waiter_is_not_told_that_it_waits_too_long(
     assert results[2] is None
 
 
+async def test_who_is_cancelled_as_its_wait_turns_out_too_long_is_cancelled(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """It has been refused, and has not run since: a cancellation is never swallowed."""
+    async with limiter.slot("app") as slot:
+        impatient = asyncio.create_task(go(limiter, [], "impatient", max_wait=1.0))
+        await asyncio.sleep(0)
+        slot.observe(told(clock, 0), clock.time())
+    impatient.cancel()
+    await asyncio.gather(impatient, return_exceptions=True)
+    assert impatient.cancelled()
+
+
 async def test_a_dead_probe_does_not_stall_the_others(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """A probe that is cancelled on the wire counts as a call, and the others go on."""
     log: list[object] = []
@@ -791,6 +841,21 @@ async def test_an_answer_without_a_date_is_reckoned_by_the_wall_clock(
     """Without the server's time, ours has to do."""
     async with limiter.slot("app") as slot:
         slot.observe(told(clock, 0), None)
+    async with limiter.slot("app") as slot:
+        assert slot.waited == careful(900.0)
+        slot.refund()
+
+
+@pytest.mark.parametrize("ahead", [-100.0, 100.0], ids=["fast", "slow"])
+async def test_a_date_corrects_what_a_wrong_wall_clock_made_of_the_window(
+    limiter: LocalRateLimiter, clock: VirtualClock, ahead: float
+) -> None:
+    """The first answer had none, and ours had to do. From the first Date on the server's clock counts."""
+    reset = clock.now() + dt.timedelta(seconds=ahead + 899.0)
+    async with limiter.slot("app") as slot:
+        slot.observe(RateLimit(50, 1, reset), None)
+    async with limiter.slot("app") as slot:
+        slot.observe(RateLimit(50, 0, reset), clock.time() + ahead)
     async with limiter.slot("app") as slot:
         assert slot.waited == careful(900.0)
         slot.refund()
@@ -950,6 +1015,21 @@ async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter
     assert [seconds for _, seconds in heard.seconds()] == pytest.approx([4.0, 4.0, 8.0, 8.0, 12.0, 12.0])
     with pytest.raises(RateLimitedError, match="16 s"):
         await tasks[-1]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_window_that_was_not_seen_from_its_first_call_shows_no_length(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Others were there before, nobody knows since when: this one ends in 300 s, the next one lasts the document's."""
+    async with limiter.slot("app") as slot:
+        slot.observe(told(clock, 0, reset_in=299.0), clock.time())
+    heard = Told(clock)
+    tasks = [asyncio.create_task(waits(limiter, heard)) for _ in range(51)]
+    await asyncio.sleep(0)
+    assert [seconds for _, seconds in heard.seconds()] == pytest.approx([300.0] * 50 + [1200.0])
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -1167,11 +1247,11 @@ async def test_the_cancelled_do_not_count_in_the_queue(limiter: LocalRateLimiter
 
 
 async def test_a_late_refusal_of_the_last_window_closes_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A 429 that was on its way while the window turned speaks of the one that is over."""
+    """A 429 that was on its way while the window turned speaks of the one that is over. It was no call of this one."""
     await probe(limiter, clock, 5)
     async with limiter.slot("app") as late:
         await clock.advance(1000.0)
-        await probe(limiter, clock, 49)
+        await probe(limiter, clock, 1)
         late.close_window(16.0)
     async with limiter.slot("app") as slot:
         assert slot.waited == 0.0
@@ -1185,7 +1265,9 @@ async def test_a_limiter_serves_one_loop_at_a_time(limiter: LocalRateLimiter) ->
         limiter.slot("app")
 
     limiter.slot("app")
-    with pytest.raises(ConfigurationError, match="give each loop its own"):
+    with pytest.raises(
+        ConfigurationError, match=r"^this limiter serves another event loop; give each loop its own, or none$"
+    ):
         await asyncio.to_thread(asyncio.run, elsewhere())
 
 

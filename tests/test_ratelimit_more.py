@@ -7,13 +7,14 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 
 from twusage import (
+    ConfigurationError,
     LocalRateLimiter,
     RateLimit,
     RateLimitedError,
@@ -156,6 +157,49 @@ async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
     assert clock.monotonic() == 50.0
 
 
+async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """However long that takes: the queue's timer, which was to wake them now, is over for both."""
+
+    async def just_in_time() -> float:
+        await clock.sleep(50.0)
+        return await call(limiter, silent)
+
+    async def slow() -> float:
+        async with limiter.slot(APP) as slot:
+            await clock.sleep(7.0)
+            left(clock, 10)(slot)
+        return slot.waited
+
+    late = asyncio.create_task(just_in_time())
+    await settle()
+    await call(limiter, closed(50.0))
+    early = asyncio.create_task(slow())
+    assert await early == 50.0
+    assert await late == 7.0
+
+
+async def test_while_nobody_knows_how_long_no_timer_runs() -> None:
+    """Whoever waits for another's answer is woken by that. A clock is never asked for a sleep without an end."""
+    slept: list[float] = []
+
+    class Listening(VirtualClock):
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+            await super().sleep(seconds)
+
+    clock = Listening()
+    limiter = LocalRateLimiter(clock=clock)
+    async with limiter.slot(APP) as probe:
+        behind = asyncio.create_task(call(limiter, silent))
+        await settle()
+        assert slept == []
+        closed(50.0)(probe)
+    assert await behind == 50.0
+    assert slept == [50.0]
+
+
 async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """With one call a window, the third in the queue waits for three; whoever has just left stands in nobody's way."""
     told: dict[str, float] = {}
@@ -171,11 +215,42 @@ async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, 
     left(clock, 0, limit=1)(probe)
     tasks[1].cancel()
     await probe.__aexit__(None, None, None)
+    assert told == {"a": 901.0, "c": 1802.0, "d": 2703.0}
     await settle()
     assert told == {"a": 901.0, "c": 1802.0, "d": 2703.0}
     for task in tasks:
         task.cancel()
     await settle()
+
+
+async def test_who_leaves_the_queue_moves_up_those_behind(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """They hear at once that their wait is shorter now; whoever stood before it has nothing new to hear."""
+    told: list[tuple[str, float]] = []
+    await call(limiter, left(clock, 0, limit=1))
+    tasks = [
+        asyncio.create_task(call(limiter, silent, on_wait=lambda wait, name=name: told.append((name, wait.seconds))))
+        for name in "abcd"
+    ]
+    await settle()
+    assert told == [("a", 901.0), ("b", 1802.0), ("c", 2703.0), ("d", 3604.0)]
+    told.clear()
+    tasks[1].cancel()
+    await settle()
+    assert told == [("c", 1802.0), ("d", 2703.0)]
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+async def test_what_is_told_after_a_refusal_is_what_is_waited(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """It says how long, and nothing is taken off that, nor by an answer that comes beside it and tells the same."""
+    told: list[Wait] = []
+    await call(limiter, left(clock, 2))
+    async with limiter.slot(APP) as refused, limiter.slot(APP) as good:
+        refused.close_window(None)
+        left(clock, 1)(good)
+    waited = await call(limiter, silent, on_wait=told.append)
+    assert [wait.seconds for wait in told] == [waited]
 
 
 async def test_the_last_second_is_a_wait_too(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
@@ -200,14 +275,18 @@ async def test_patience_is_spent_while_nothing_is_known(limiter: LocalRateLimite
     assert clock.monotonic() == 10.0
 
 
+@pytest.mark.parametrize("seconds", [5.0, -5.0])
 async def test_a_clock_that_is_set_by_five_seconds_was_not_suspended(
-    limiter: LocalRateLimiter, clock: VirtualClock
+    limiter: LocalRateLimiter, clock: VirtualClock, seconds: float
 ) -> None:
     """Time servers do that. What is known of the window stays known, and more than a probe may go."""
     await call(limiter, left(clock, 10))
-    clock.jump(5.0)
+    clock.jump(seconds)
     async with limiter.slot(APP):
-        assert await call(limiter, silent) == 0.0
+        other = asyncio.create_task(call(limiter, silent))
+        await settle()
+        assert other.done()
+    assert await other == 0.0
 
 
 async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualClock) -> None:
@@ -234,10 +313,11 @@ def test_a_loop_that_is_over_is_let_go() -> None:
     assert [loop() for loop in loops] == [None] * 3
 
 
+@pytest.mark.parametrize("taken", [1, 3])
 @pytest.mark.parametrize("slow", [1, 2, 3])
-async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int) -> None:
+async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int, taken: int) -> None:
     """A long queue is not told of each window that opens as it was foreseen. But when somebody else takes its places,
-    those who now would wait too long hear that at once, however many windows went well before.
+    be it one, those who now would wait too long hear that at once, however many windows went well before.
     """
     api = FakeApi(clock=clock, rate_limit=4)
     token = api.apps[0].token
@@ -245,7 +325,7 @@ async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: Virtu
     class Shared(FakeTransport):
         async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
             if len(api.requests) == 4 * slow:
-                for _ in range(3):
+                for _ in range(taken):
                     await super().send(authorize(usage_request(), token), timeout=timeout)
             return await super().send(request, timeout=timeout)
 
@@ -260,25 +340,28 @@ async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: Virtu
             ended.append(clock.monotonic())
 
     await asyncio.gather(*(ask() for _ in range(4 * (slow + 2))))
-    assert len(ended) == 3
+    assert len(ended) == taken
     assert all(900.0 * slow < at < 902.0 * slow for at in ended), ended
 
 
-async def test_a_queue_over_many_windows_is_told_once(clock: VirtualClock) -> None:
+@pytest.mark.parametrize(("limit", "reserve"), [(4, 0), (4, 1), (1, 0)])
+async def test_a_queue_over_many_windows_is_told_once(clock: VirtualClock, limit: int, reserve: int) -> None:
     """Resets come in whole seconds, answers take their time, and each wait is a little longer than told: all of that is
     seen in the first window, and none of it adds up until those behind have to be told anew.
     """
-    api = FakeApi(clock=clock, rate_limit=4)
+    api = FakeApi(clock=clock, rate_limit=limit)
     told: list[tuple[float, Wait]] = []
     client = UsageClient(
         api.apps[0].token,
         transport=FakeTransport(api, latency=0.1),
         clock=clock,
+        limiter=LocalRateLimiter(clock=clock, reserve=reserve),
         retry=RetryPolicy(max_wait=math.inf),
         on_wait=lambda wait: told.append((clock.monotonic(), wait)),
     )
-    await asyncio.gather(*(client.get_usage() for _ in range(4 * 60)))
-    assert len(told) == 4 * 59
+    each = limit - reserve
+    await asyncio.gather(*(client.get_usage() for _ in range(each * 60)))
+    assert len(told) == each * 59
     foreseen = max(now + wait.seconds for now, wait in told)
     assert clock.monotonic() == pytest.approx(foreseen, rel=0.001)
 
@@ -294,4 +377,133 @@ async def test_seeded_bug_a_window_that_is_thought_longer(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(RateWindow, "observe", longer)
     with pytest.raises(AssertionError):
-        await test_a_queue_over_many_windows_is_told_once(VirtualClock())
+        await test_a_queue_over_many_windows_is_told_once(VirtualClock(), limit=4, reserve=0)
+
+
+# -- What is foretold --------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Windows of these limits and lengths, one after the other, the last of each for ever."""
+
+    def __init__(self, clock: VirtualClock, *windows: tuple[int, float]) -> None:
+        self.clock = clock
+        self.windows = list(windows)
+        self.reset = -math.inf
+        self.limit = self.left = 0
+
+    def answer(self, slot: Slot) -> None:
+        now = self.clock.time()
+        if now >= self.reset:
+            self.limit, length = self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
+            self.left, self.reset = self.limit, math.ceil(now + length)
+        self.left -= 1
+        assert self.left >= 0, "a call too many"
+        slot.observe(RateLimit(self.limit, self.left, datetime.fromtimestamp(self.reset, UTC)), math.floor(now))
+
+
+async def foretold(
+    clock: VirtualClock, calls: int, *windows: tuple[int, float], max_wait: float = math.inf
+) -> list[tuple[float, float | None]]:
+    """So many calls at once: when each went, or was refused, and for when it was told last."""
+    limiter, server = LocalRateLimiter(clock=clock), Server(clock, *windows)
+
+    async def ask() -> tuple[float, float | None]:
+        told: list[float] = []
+        try:
+            async with limiter.slot(
+                APP, max_wait=max_wait, on_wait=lambda wait: told.append(clock.monotonic() + wait.seconds)
+            ) as slot:
+                went = clock.monotonic()
+                await clock.sleep(0.2)
+                server.answer(slot)
+                return went, told[-1] if told else None
+        except RateLimitedError:
+            return -clock.monotonic(), None
+
+    return await asyncio.gather(*(ask() for _ in range(calls)))
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [[(5, 900.0)], [(5, 900.0), (5, 1200.0)], [(5, 900.0), (5, 300.0)], [(10, 900.0), (10, 900.0), (2, 900.0)]],
+    ids=["the same", "longer", "shorter", "fewer calls"],
+)
+async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+    """However the windows turn out: to a thousandth, and to a second or two."""
+    for went, told in await foretold(clock, 40, *windows):
+        assert told is None or told == pytest.approx(went, abs=2.0, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "windows", [[(5, 900.0), (5, 1200.0)], [(10, 900.0), (2, 900.0)]], ids=["longer", "fewer calls"]
+)
+async def test_nobody_waits_longer_than_they_would(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+    """When a window turns out longer, or smaller, than the last one, those whom that makes wait too long hear it."""
+    ends = [when for when, _ in await foretold(clock, 15, *windows, max_wait=1900.0)]
+    assert max(ends) < 1900.0
+    assert min(ends) == pytest.approx(-902.0, abs=2.0)  # by the second window's first answer
+
+
+def test_a_suspended_machine_does_not_know_how_long_a_window_is() -> None:
+    """Its clock stood still: the time since the window's first call is not what passed."""
+    window = RateWindow()
+    window.take(0.0)
+    window.observe(0.0, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
+    window.give_back(0.0, 1, unknown=False)
+    window.suspended()
+    window.take(10.0)
+    window.observe(10.0, 2, RateLimit(50, 48, datetime.fromtimestamp(900, UTC)), 610.0)
+    assert window.length == 901.0
+
+
+def test_a_refusal_does_not_make_windows_longer() -> None:
+    """A Retry-After beyond the reset closes this window for longer, and no other."""
+    window, seen = RateWindow(), RateLimit(50, 49, datetime.fromtimestamp(900, UTC))
+    window.take(0.0)
+    window.observe(0.0, 1, seen, 0.0)
+    window.take(0.0)
+    window.close(0.0, 3000.0)
+    window.observe(0.5, 2, seen, 1.0)
+    assert window.length == pytest.approx(901.0, abs=1.0)
+    assert window.wait(0.5) == pytest.approx(2999.5)
+
+
+def test_a_window_that_opens_now_says_nothing() -> None:
+    """An answer that was written in the very second in which its window opens, at whatever time by our clock: a float
+    may be rounded up as well as down.
+    """
+    over = RateLimit(50, 49, datetime.fromtimestamp(1_700_000_000, UTC))
+    for tenths in range(0, 10_000, 7):
+        window, now = RateWindow(), 0.1 * tenths
+        window.take(now)
+        assert not window.observe(now, 1, over, 1_700_000_001.0)
+        assert window.length == 900.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": 1.5}, {"limit": True}, {"period": 0.0}, {"period": math.inf}, {"period": "900"}]
+)
+def test_a_limiter_of_no_calls_or_no_time(wrong: dict[str, Any]) -> None:
+    """Windows have a whole number of calls, and a length."""
+    ((name, value),) = wrong.items()
+    with pytest.raises(ConfigurationError, match=f"{name} must be .*, got {value!r}"):
+        LocalRateLimiter(**wrong)
+
+
+@pytest.mark.parametrize(("remaining", "server_now"), [(5, 901.0), (0, -90_000.0)], ids=["at its end", "days before"])
+def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: float) -> None:
+    """The first date may be a proxy's own: where the answer is not believed, what was reckoned before still holds."""
+    window = RateWindow()
+
+    def seen(left: int) -> RateLimit:
+        return RateLimit(50, left, datetime.fromtimestamp(900, UTC))
+
+    ticket = window.take(0.0)
+    window.observe(0.0, ticket, seen(1), 0.0, guessed=True)
+    window.give_back(0.0, ticket, unknown=False)
+    ticket = window.take(10.0)
+    window.observe(10.0, ticket, seen(remaining), server_now)
+    window.give_back(10.0, ticket, unknown=True)
+    assert window.wait(10.0) == pytest.approx(891.0, abs=1.0)
+    assert window.take(902.0)

@@ -175,13 +175,10 @@ class RateWindow:
 
         ``guessed``: the answer told no time; ``server_now`` is reckoned from what earlier ones told.
         """
-        if self.guessed and not guessed and seen.reset_at.timestamp() == self.reset:  # Now it is known.
-            self.guessed = False
-            self.offset = self.ends_at = -math.inf
-            self.opens_at = math.inf
         reset, offset = seen.reset_at.timestamp(), server_now - now
+        dated = self.guessed and not guessed and reset == self.reset  # What was reckoned is known now.
         known, soonest = self.remaining is not None, self.offset
-        if offset > soonest:  # noqa: PLR1730 - every call comes by here, and max() costs three times as much
+        if dated or offset > soonest:
             soonest = offset
         wait = reset + 1.0 - server_now
         if (known and reset < self.reset) or reset + 1.0 - soonest <= now or wait <= 0.0:
@@ -195,9 +192,11 @@ class RateWindow:
                 soonest, self.backoff, self.closed_until = offset, FIRST_BACKOFF, -math.inf
                 self.guessed = guessed
                 self.began = self.sent.get(ticket, now) if seen.remaining == seen.limit - 1 else math.inf
+            elif dated:
+                self.guessed, self.ends_at, self.opens_at = False, -math.inf, math.inf
             self.reset, self.limit, self.offset = reset, seen.limit, soonest
             ends_at = self.sent.get(ticket, now) + wait - 1.0
-            if ends_at > self.ends_at:  # noqa: PLR1730 - as above
+            if ends_at > self.ends_at:  # noqa: PLR1730 - every call comes by here, and max() costs three times as much
                 self.ends_at = ends_at
             if now + wait + wait * DRIFT < self.opens_at:
                 self.slack = wait * DRIFT
