@@ -316,7 +316,7 @@ class UsageClient:
         loop = _running_loop()
         if self._closed or loop is None or loop is not self._loop:
             try:
-                self._serve(loop)
+                self._bind(loop)
             except TwUsageError:
                 call.close()
                 raise
@@ -334,8 +334,8 @@ class UsageClient:
             self._leashes.pop(leash, None)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
-    def _serve(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Make what belongs to an event loop, where this client may serve that one."""
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Take what belongs to an event loop, where this client may serve that one."""
         if self._closed:
             raise ClientClosedError("this client is closed; make a new one")
         if loop is None or not (self._loop is None or self._loop.is_closed()):
