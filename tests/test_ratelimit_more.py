@@ -507,3 +507,27 @@ def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: f
     window.give_back(10.0, ticket, unknown=True)
     assert window.wait(10.0) == pytest.approx(891.0, abs=1.0)
     assert window.take(902.0)
+
+
+def test_how_far_apart_windows_are() -> None:
+    """From the sending of a window's first call to the next window's, the way of that first answer included."""
+    window = RateWindow()
+    window.take(100.0)
+    window.observe(100.4, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
+    assert window.length == pytest.approx(901.4)
+
+
+@pytest.mark.parametrize("now", [901.0, 901.5])
+def test_an_answer_out_of_a_window_that_is_over_by_what_others_told(now: float) -> None:
+    """It was long under way: by its own Date the window would still last, by an earlier answer's it is over."""
+    window, seen = RateWindow(), RateLimit(50, 9, datetime.fromtimestamp(900, UTC))
+    window.take(0.0)
+    window.take(0.0)
+    window.observe(0.0, 1, seen, 0.0)
+    assert not window.observe(now, 2, seen, 900.5)
+
+
+async def test_the_smallest_limiter_there_is(clock: VirtualClock) -> None:
+    """One call, half a second."""
+    limiter = LocalRateLimiter(clock=clock, limit=1, period=0.5)
+    await asyncio.gather(*(call(limiter, silent) for _ in range(2)))
