@@ -146,7 +146,7 @@ class Request:
     """``GET``, or ``POST`` for a token."""
     url: str
     """The whole URL, encoded: it is sent as it is."""
-    headers: Headers = field(factory=Headers, converter=_as_headers, hash=False)
+    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
     """What to send besides what the transport itself adds. Holds the credentials."""
     body: bytes = field(default=b"", repr=_size)
     """The body, empty for a ``GET``."""
@@ -158,7 +158,7 @@ class Response:
 
     status: int
     """The HTTP status."""
-    headers: Headers = field(factory=Headers, converter=_as_headers, hash=False)
+    headers: Mapping[str, str] = field(factory=Headers, converter=_as_headers, hash=False)
     """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
     body: bytes = field(default=b"", repr=_size)
     """The body, whole and decompressed."""
@@ -231,7 +231,7 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    headers = request.headers.with_one_more("authorization", f"Bearer {token}")
+    headers = _as_headers(request.headers).with_one_more("authorization", f"Bearer {token}")
     return Request(request.method, request.url, headers, request.body)
 
 
@@ -318,8 +318,9 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     return _headers_rate_limit(response.headers)
 
 
-def _headers_rate_limit(headers: Headers) -> RateLimit | None:
-    return _rate_limit(*headers.texts("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset"))
+def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
+    values = _as_headers(headers).texts("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
+    return _rate_limit(*values)
 
 
 def read_date(response: Response) -> dt.datetime | None:
