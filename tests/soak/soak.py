@@ -262,6 +262,10 @@ def profiles() -> list[World]:
     ]
 
 
+# Of the limiter's numbers some are infinite at one time, and then they are all the same object. A leak is thousands.
+_AS_MANY_NUMBERS = 8
+
+
 @frozen
 class Year:
     """What a year in one profile came to."""
@@ -280,7 +284,7 @@ class Year:
             f"{self.refused} calls refused": self.refused > 0,
             f"{self.failed} calls failed": self.failed > 0,
             f"the limiter held {self.held[0]} objects after a week, {self.held[1]} at the end": self.held[1]
-            > self.held[0],
+            > self.held[0] + _AS_MANY_NUMBERS,
         }
         return [f"{self.world.name}: {what}" for what, wrong in found.items() if wrong]
 
