@@ -1,8 +1,9 @@
-"""What several test modules share: the mend of aioresponses, the token that nobody may ever read, and the count of
-the fault catalogue.
+"""What several test modules share: the mend of aioresponses, the token that nobody may ever read, a command that hears
+Ctrl-C, and the count of the fault catalogue.
 """
 
 import inspect
+import sys
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,15 @@ def canary() -> str:
 def canary_request() -> Request:
     """A request with the canary, to a host that does not exist."""
     return Request("GET", "https://api.test/2/usage/tweets", {"authorization": f"Bearer {CANARY}"})
+
+
+@pytest.fixture
+def interruptible() -> list[str]:
+    """The beginning of a twusage command line that Ctrl-C ends: a shell's background job ignores it, and so would what
+    a test that runs in one starts.
+    """
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    return [sys.executable, "-c", f"{listen}; from twusage.__main__ import main; main()"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

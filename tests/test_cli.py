@@ -1213,17 +1213,12 @@ class TestProcess:
         assert TOKEN.encode() not in done.stderr
 
     @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-    def test_ctrl_c(self) -> None:
+    def test_ctrl_c(self, interruptible: list[str]) -> None:
         """SIGINT in the middle of a request: 130 and silence."""
-        # A shell's background job ignores SIGINT, and so would its children.
-        program = (
-            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from twusage.__main__ import main; main()"
-        )
         env = os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN}
         with listening() as server:
             process = subprocess.Popen(
-                [sys.executable, "-c", program, "show"],
+                [*interruptible, "show"],
                 env=env | {"TWUSAGE_BASE_URL": url(server)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -1236,19 +1231,15 @@ class TestProcess:
         assert process.returncode == 130
 
     @pytest.mark.skipif(sys.platform == "win32", reason="ptys and signals")
-    def test_ctrl_c_during_the_countdown(self) -> None:
+    def test_ctrl_c_during_the_countdown(self, interruptible: list[str]) -> None:
         """130, and the terminal's line is empty again: nothing but spaces where it was."""
         import pty  # POSIX only
 
-        program = (
-            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            "from twusage.__main__ import main; main()"
-        )
         env = os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN, "COLUMNS": "80", "TERM": "xterm"}
         ours, theirs = pty.openpty()
         with listening() as server, os.fdopen(ours, "rb", buffering=0) as screen:
             process = subprocess.Popen(
-                [sys.executable, "-c", program, "show", "--max-wait", "900", "--csv"],
+                [*interruptible, "show", "--max-wait", "900", "--csv"],
                 env=env | {"TWUSAGE_BASE_URL": url(server)},
                 stdout=subprocess.PIPE,
                 stderr=theirs,

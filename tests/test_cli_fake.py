@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -136,21 +135,24 @@ def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
     assert made[0].most_requests > 10**12
 
 
-def test_a_program_in_another_process_can_ask_it() -> None:
+def test_a_program_in_another_process_can_ask_it(interruptible: list[str]) -> None:
     """From the shell: its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
-    command = [sys.executable, "-m", "twusage", "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
+    command = [*interruptible, "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as server:
-        assert server.stdout is not None
-        first = server.stdout.readline()
-        url = re.search(r"http://\S+", first)
-        assert url, first
-        server.stdout.readline()
-        assert ask(url[0], "one")["project_cap"] == "5000"
-        assert ask(url[0], "two")["cap_reset_day"] == 10
-        server.send_signal(signal.SIGINT)
-        _, complaints = server.communicate(timeout=20)
+        try:
+            assert server.stdout is not None
+            first = server.stdout.readline()
+            url = re.search(r"http://\S+", first)
+            assert url, first
+            server.stdout.readline()
+            assert ask(url[0], "one")["project_cap"] == "5000"
+            assert ask(url[0], "two")["cap_reset_day"] == 10
+            server.send_signal(signal.SIGINT)
+            _, complaints = server.communicate(timeout=20)
+        finally:
+            server.kill()  # Leaving it behind would be waiting for it for ever.
     assert complaints == ""
     assert server.returncode == 130
