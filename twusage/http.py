@@ -182,10 +182,10 @@ class AiohttpTransport:
                 encoding = headers.get("content-encoding", "").strip().lower()
                 if not encoding and response.content.is_eof():  # All of it is there, and as it is: mostly so.
                     body = await response.content.readany()
+                    if len(body) > self._max_body:
+                        raise self._oversized()
                 else:
                     body = await self._read(response, encoding)
-                if len(body) > self._max_body:
-                    raise self._oversized()
             except ProtocolError:
                 _condemn_connection()
                 raise

@@ -213,7 +213,8 @@ class _Reader:
     """What it raises of something else."""
 
 
-_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # What ``decode`` and ``raw_decode`` call, each by way of a function or two.
+# What ``decode`` and ``raw_decode`` call, each by way of a function or two.
+_scan: Any = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 def _document(body: bytes) -> Any:
