@@ -24,7 +24,7 @@ from twusage import (
 )
 from twusage.client import _SharedCall
 from twusage.clock import Clock
-from twusage.ratelimit import _LocalSlot
+from twusage.limiter import _LocalSlot
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, VirtualClock
 
 pytestmark = pytest.mark.fault("asyncio")

@@ -33,7 +33,7 @@ import twusage as sdk
 from twusage import __main__ as entry
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
-from twusage.cli.exits import EXITS, complain, exit_code, finish, printable
+from twusage.cli.exit_codes import EXITS, complain, exit_code, finish, printable
 from twusage.cli.show import show
 from twusage.cli.table import usage_text
 from twusage.models import ClientAppUsage, DailySeries, ProjectUsage, Usage
@@ -114,7 +114,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     """What the command's own client sends goes here. A token is in the environment."""
     wire = Wire()
-    monkeypatch.setattr("twusage.http.AiohttpTransport", lambda: wire)
+    monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: wire)
     monkeypatch.setenv("X_BEARER_TOKEN", TOKEN)
     return wire
 
@@ -870,7 +870,7 @@ class TestEntry:
     ) -> None:
         """Without click or rich: one sentence that says what to install."""
         for name in list(sys.modules):
-            if name.startswith(("twusage.cli.", "rich")) and name != "twusage.cli.exits":
+            if name.startswith(("twusage.cli.", "rich")) and name != "twusage.cli.exit_codes":
                 monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, missing, None)
         with pytest.raises(SystemExit) as left:

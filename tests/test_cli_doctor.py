@@ -21,7 +21,7 @@ import twusage as sdk
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.cli.app import twusage
 from twusage.cli.doctor import doctor
-from twusage.cli.exits import EXITS
+from twusage.cli.exit_codes import EXITS
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault
 
@@ -49,7 +49,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def examine(api: FakeApi, monkeypatch: pytest.MonkeyPatch, canary: str) -> Iterator[Doctor]:
     """Run the command on the fake; nothing that it says anywhere holds a part of a credential."""
-    monkeypatch.setattr("twusage.http.AiohttpTransport", lambda: FakeTransport(api))
+    monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: FakeTransport(api))
     said: list[str] = []
 
     def run(*arguments: str, stdin: str | None = None, charset: str = "utf-8", **env: str | None) -> Result:
@@ -339,7 +339,7 @@ class TestProxy:
             async def aclose(self) -> None:
                 seen.append("closed")
 
-        monkeypatch.setattr("twusage.http.AiohttpTransport", Transport)
+        monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", Transport)
         return seen
 
     @pytest.mark.parametrize("command", ["show", "doctor"])
@@ -422,7 +422,7 @@ class TestSocket:
             async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
                 raise ZeroDivisionError
 
-        monkeypatch.setattr("twusage.http.AiohttpTransport", lambda: Buggy(FakeApi()))
+        monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: Buggy(FakeApi()))
         result = CliRunner(**APART).invoke(twusage, ["doctor"], env={"X_BEARER_TOKEN": token})
         assert isinstance(result.exception, ZeroDivisionError)
 
@@ -436,7 +436,7 @@ def test_the_documented_options() -> None:
 
 def test_the_documented_codes() -> None:
     """docs/cli.md lists the codes that exist: scripts compare them."""
-    from twusage import checkup
+    from twusage.diagnostics import explain as checkup
 
     text = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text))

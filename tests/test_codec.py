@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage, plain
 from twusage.codec import decode_usage, usage_from
-from twusage.documents import decode_document, decode_problem, excerpt, problem_from
+from twusage.json_reader import decode_document, decode_problem, excerpt, problem_from
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")

@@ -11,7 +11,7 @@ import pytest
 
 from twusage import DecodeError, RateLimit, Usage, plain
 from twusage.codec import decode_usage, usage_from
-from twusage.documents import decode_document
+from twusage.json_reader import decode_document
 from twusage.plain import plain_usage
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi

@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 from attrs import evolve
-from wire import Script, Server, Wire, answer, says
+from scripted_server import Script, Server, Wire, answer, says
 
 import twusage
 from twusage import (
@@ -47,7 +47,7 @@ from twusage import (
     TwUsageError,
     UsageClient,
 )
-from twusage import http as http_module
+from twusage import aiohttp_transport as http_module
 from twusage.protocol import Headers, token_request, usage_request
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, RecordingTransport, VirtualClock
 

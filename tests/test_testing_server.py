@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from twusage.aiohttp_transport import AiohttpTransport
 from twusage.errors import ProtocolError, TransportError
-from twusage.http import AiohttpTransport
 from twusage.protocol import Request, authorize, usage_request
 from twusage.testing import FakeApi, Fault, fake_app
 from twusage.testing import server as server_module

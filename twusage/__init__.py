@@ -32,6 +32,7 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
+from twusage.limiter import LocalRateLimiter, RateLimiter, Slot
 from twusage.models import (
     ClientAppUsage,
     DailySeries,
@@ -43,13 +44,13 @@ from twusage.models import (
     UsageField,
 )
 from twusage.protocol import Request, Response
-from twusage.ratelimit import LocalRateLimiter, RateLimiter, RateWindow, Slot
 from twusage.retry import RetryPolicy
 from twusage.transport import Transport
+from twusage.window import RateWindow
 
 if TYPE_CHECKING:
-    from twusage.checkup import Checkup, Finding
-    from twusage.http import AiohttpTransport
+    from twusage.aiohttp_transport import AiohttpTransport
+    from twusage.diagnostics.explain import Checkup, Finding
 
 __all__ = [
     "AiohttpTransport",
@@ -105,11 +106,11 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "AiohttpTransport":
-        from twusage.http import AiohttpTransport
+        from twusage.aiohttp_transport import AiohttpTransport
 
         return AiohttpTransport
     if name in {"Checkup", "Finding"}:
-        from twusage import checkup
+        from twusage.diagnostics import explain as checkup
 
         return getattr(checkup, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from twusage.cli.exits import finish
+from twusage.cli.exit_codes import finish
 from twusage.errors import ConfigurationError
 
 __all__ = ["main"]

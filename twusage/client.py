@@ -24,14 +24,14 @@ from twusage.errors import (
     TransportError,
     TwUsageError,
 )
+from twusage.limiter import RateLimiter, Slot, default_limiter
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
-from twusage.ratelimit import RateLimiter, Slot, default_limiter
 from twusage.retry import Patience, RetryBudget, RetryPolicy, budgets_of_loop
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
-    from twusage.checkup import Checkup
+    from twusage.diagnostics.explain import Checkup
 
 __all__ = ["UsageClient"]
 
@@ -237,7 +237,7 @@ class UsageClient:
         return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
 
     async def _check(self) -> Checkup:
-        from twusage.examine import examine  # here, because few programs ever check
+        from twusage.diagnostics.check import examine  # here, because few programs ever check
 
         async def ask(auth: Auth, transport: Transport) -> Usage:
             client = UsageClient(
@@ -306,7 +306,9 @@ class UsageClient:
         if self._closed:  # in the very step in which this call went on: nobody would close what it opens now
             raise ClientClosedError(_CLOSED_MEANWHILE)
         if self._transport is None:
-            from twusage.http import AiohttpTransport  # here, so that a program on the fake never loads aiohttp
+            from twusage.aiohttp_transport import (
+                AiohttpTransport,  # here, so that a program on the fake never loads aiohttp
+            )
 
             self._transport = AiohttpTransport()
         return self._transport

@@ -29,7 +29,8 @@ from attrs import evolve, fields_dict, frozen
 from cattrs import BaseValidationError, Converter, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
-from twusage.documents import (
+from twusage.errors import DecodeError
+from twusage.json_reader import (
     MISSING,
     TOO_DEEP,
     Flaw,
@@ -40,7 +41,6 @@ from twusage.documents import (
     problem_from,
     too_deep,
 )
-from twusage.errors import DecodeError
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, ProjectUsage, RateLimit, Usage
 from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, utc_day
 
@@ -60,7 +60,6 @@ def usage_from(
     document: Mapping[str, object], *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH
 ) -> Usage:
     """A decoded document to its values. Raises ``DecodeError`` with the path of what is wrong."""
-    data = document.get("data")
     data = document.get("data")
     path, flaw = "$.data", MISSING
     usage: Usage | None = None

@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestServer
 from attrs import evolve, frozen
 
 from twusage import AppOnlyAuth, Auth, UsageClient, UsageField
+from twusage.aiohttp_transport import AiohttpTransport
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -32,10 +33,9 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.http import AiohttpTransport
+from twusage.limiter import LocalRateLimiter
 from twusage.models import EPOCH, Usage
 from twusage.protocol import DEFAULT_BASE_URL, Request, authorize, usage_request
-from twusage.ratelimit import LocalRateLimiter
 from twusage.retry import RetryPolicy
 from twusage.testing import FakeApi, FakeTransport, Fault, RecordingTransport, ReplayTransport, VirtualClock, fake_app
 from twusage.transport import Transport

@@ -12,15 +12,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from attrs import define, evolve, field, frozen
-from wire import AT_ONCE, CANARY, Script, Server, Wire, answer, fate, secrets_of
+from scripted_server import AT_ONCE, CANARY, Script, Server, Wire, answer, fate, secrets_of
 
 from twusage import UsageClient
+from twusage.aiohttp_transport import AiohttpTransport
 from twusage.clock import Wait
 from twusage.errors import TwUsageError
-from twusage.http import AiohttpTransport
+from twusage.limiter import LocalRateLimiter
 from twusage.models import Usage
 from twusage.protocol import DEFAULT_BASE_URL
-from twusage.ratelimit import LocalRateLimiter
 from twusage.retry import RetryPolicy
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 from twusage.transport import Transport

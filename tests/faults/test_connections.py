@@ -11,11 +11,26 @@ from typing import Any
 
 import aiohttp
 import pytest
-from catalogue import GZIP, saying
+from cases import GZIP, saying
 from harness import Ledger, Place, nothing_left, script_of, served
-from wire import AT_ONCE, CANARY, CHUNKED, GOOD, LOOPBACK, OK, Script, Server, Wire, answer, bomb, hold, secrets_of
+from scripted_server import (
+    AT_ONCE,
+    CANARY,
+    CHUNKED,
+    GOOD,
+    LOOPBACK,
+    OK,
+    Script,
+    Server,
+    Wire,
+    answer,
+    bomb,
+    hold,
+    secrets_of,
+)
 
 from twusage import UsageClient
+from twusage.aiohttp_transport import MAX_BODY, AiohttpTransport
 from twusage.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -23,7 +38,6 @@ from twusage.errors import (
     RequestTimeoutError,
     TwUsageError,
 )
-from twusage.http import MAX_BODY, AiohttpTransport
 from twusage.retry import RetryPolicy
 from twusage.testing import VirtualClock
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from catalogue import CASES, SHORT
+from cases import CASES, SHORT
 from harness import TRIES, Case, check, in_memory, over_the_wire
 
 from twusage.errors import RateLimitedError

@@ -50,8 +50,8 @@ from fuzz_cases import FETCHED_AT, HUGE, PLAIN, REQUEST, SLOW_SIZE, TOKEN, Case,
 
 from twusage import ApiError, DailySeries, DecodeError, ProtocolError, RateLimitedError, Response, Usage, plain
 from twusage.codec import decode_usage, usage_from
-from twusage.documents import decode_document
 from twusage.errors import TwUsageError
+from twusage.json_reader import decode_document
 from twusage.protocol import read_date, read_rate_limit, read_usage
 
 LIMIT = 0.05 if sys.gettrace() is None else 0.25  # A run that measures coverage is slow of itself.

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from fuzz_cases import cases, slow_cases
 
-from twusage import DecodeError, Request, Usage, codec, documents, protocol
+from twusage import DecodeError, Request, Usage, codec, json_reader, protocol
 
 SLICE = 2_000
 
@@ -57,7 +57,7 @@ def lax_count(value: Any, _: object = None) -> int:
     try:
         return abs(int(value))
     except (TypeError, OverflowError) as error:
-        raise documents.Flaw("a count", value) from error
+        raise json_reader.Flaw("a count", value) from error
 
 
 def clumsy(value: Any) -> str:
@@ -92,9 +92,9 @@ def forgetful(body: bytes, _: Request | None) -> bytes:
     ("module", "name", "bug", "oracle"),
     [
         (codec, "_count", lax_count, "lie: "),
-        (documents, "excerpt", clumsy, "escape: "),
+        (json_reader, "excerpt", clumsy, "escape: "),
         (codec, "utc_day", lax_day, "lie: "),
-        (documents, "excerpt", unbounded, "error: "),
+        (json_reader, "excerpt", unbounded, "error: "),
         (protocol, "without_credentials", forgetful, "leak: "),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_seeded_bug_is_found(
 
 def test_a_slow_decoder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Quadratic time is told by the shapes that invite it."""
-    monkeypatch.setattr(documents, "_printable", quadratic)
+    monkeypatch.setattr(json_reader, "_printable", quadratic)
     long_keys = next(
         case for case in slow_cases() if b"ud800" in case.response.body and b"k" * 20_000 in case.response.body
     )

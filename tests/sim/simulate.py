@@ -30,8 +30,8 @@ from attrs import define, field, frozen
 
 from twusage import LocalRateLimiter, RateLimitedError, RetryPolicy, UsageClient
 from twusage.protocol import Request, Response, read_date, read_rate_limit
-from twusage.ratelimit import LIMIT, PERIOD
 from twusage.testing import FakeApi, FakeApp, FakeTransport, VirtualClock
+from twusage.window import LIMIT, PERIOD
 
 CALLS = 500
 WORKERS = (1, 4, 16, 64)

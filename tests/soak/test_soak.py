@@ -10,7 +10,8 @@ import pytest
 import soak
 from attrs import define, field
 
-from twusage import ratelimit
+from twusage import limiter as ratelimit
+from twusage import window
 from twusage.protocol import Request, Response
 from twusage.transport import Transport
 
@@ -140,19 +141,19 @@ def test_three_weeks() -> None:
 
 def test_a_limiter_that_lets_all_go_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its rules, the bursts are refused."""
-    monkeypatch.setattr(ratelimit.RateWindow, "wait", lambda _self, _now: 0.0)
+    monkeypatch.setattr(window.RateWindow, "wait", lambda _self, _now: 0.0)
     weeks = asyncio.run(soak.year(soak.profiles()[2], days=8))
     assert any("calls refused" in miss for miss in weeks.misses())
 
 
 def test_a_limiter_that_remembers_all_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that grows by one with each call."""
-    real = ratelimit.RateWindow.give_back
+    real = window.RateWindow.give_back
 
-    def hoarding(self: ratelimit.RateWindow, now: float, ticket: int, *, unknown: bool) -> None:
+    def hoarding(self: window.RateWindow, now: float, ticket: int, *, unknown: bool) -> None:
         vars(self).setdefault("history", []).append((now, ticket))
         real(self, now, ticket, unknown=unknown)
 
-    monkeypatch.setattr(ratelimit.RateWindow, "give_back", hoarding)
+    monkeypatch.setattr(window.RateWindow, "give_back", hoarding)
     weeks = asyncio.run(soak.year(soak.profiles()[2], days=8))
     assert any("the limiter held" in miss for miss in weeks.misses())

@@ -11,7 +11,7 @@ import click
 
 from twusage._version import __version__
 from twusage.cli.doctor import doctor
-from twusage.cli.exits import EXITS, complain, exit_code, finish
+from twusage.cli.exit_codes import EXITS, complain, exit_code, finish
 from twusage.cli.fake import fake
 from twusage.cli.show import show
 

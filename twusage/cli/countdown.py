@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 
-from twusage.cli.exits import complain, printable
+from twusage.cli.exit_codes import complain, printable
 from twusage.clock import Wait
 
 __all__ = ["Countdown"]

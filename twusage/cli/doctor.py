@@ -11,11 +11,11 @@ import click
 from attrs import evolve
 from rich.text import Text
 
-from twusage.checkup import Checkup, Finding, read_address, read_environment, read_token_text, unasked
-from twusage.cli.access import access_options, asked, token_text
-from twusage.cli.exits import exit_code, printable
+from twusage.cli.exit_codes import exit_code, printable
+from twusage.cli.options import access_options, asked, token_text
 from twusage.cli.output import page, write
 from twusage.client import UsageClient
+from twusage.diagnostics.explain import Checkup, Finding, read_address, read_environment, read_token_text, unasked
 from twusage.errors import ConfigurationError
 
 __all__ = ["doctor"]

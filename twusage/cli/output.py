@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.text import Text
 
-from twusage.cli.exits import let_go
+from twusage.cli.exit_codes import let_go
 
 __all__ = ["page", "write"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from twusage.cli.access import access_options, asked, credentials
 from twusage.cli.countdown import Countdown
-from twusage.cli.exits import complain, printable, refer_to_doctor
+from twusage.cli.exit_codes import complain, printable, refer_to_doctor
+from twusage.cli.options import access_options, asked, credentials
 from twusage.cli.output import page, write
 from twusage.cli.table import usage_text
 from twusage.errors import TwUsageError

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from attrs import frozen
 from rich.text import Text
 
-from twusage.cli.exits import printable
+from twusage.cli.exit_codes import printable
 from twusage.models import ClientAppUsage, DailySeries, Usage
 
 __all__ = ["usage_text"]

@@ -23,8 +23,9 @@ from attrs import define, field, frozen
 
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, RateLimitedError
+from twusage.limiter import LocalRateLimiter, Slot
 from twusage.models import RateLimit
-from twusage.ratelimit import LIMIT, PERIOD, LocalRateLimiter, Slot
+from twusage.window import LIMIT, PERIOD
 
 try:
     from redis.asyncio import Redis, RedisCluster

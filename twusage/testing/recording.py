@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twusage import errors
-from twusage.documents import decode_document
 from twusage.errors import DecodeError, TransportError
+from twusage.json_reader import decode_document
 from twusage.protocol import Request, Response, without_credentials
 from twusage.transport import Transport
 

@@ -26,8 +26,8 @@ from twusage import (
     UsageClient,
     Wait,
 )
+from twusage.limiter import Slot, default_limiter
 from twusage.protocol import authorize, usage_request
-from twusage.ratelimit import Slot, default_limiter
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
 
 APP = "app"

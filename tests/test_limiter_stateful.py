@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from twusage import ratelimit
+from twusage import limiter as ratelimit
 from twusage.errors import RateLimitedError
+from twusage.limiter import LocalRateLimiter
 from twusage.models import RateLimit
-from twusage.ratelimit import LocalRateLimiter, RateWindow
 from twusage.testing import VirtualClock
+from twusage.window import RateWindow
 
 LIMIT, LOWERED, PERIOD = 5, 2, 60.0
 # Headers come; they do not; the request is never sent; the connection breaks after it was.

@@ -14,9 +14,10 @@ import pytest
 
 from twusage.clock import SystemClock, Wait
 from twusage.errors import ConfigurationError, RateLimitedError
+from twusage.limiter import LocalRateLimiter, default_limiter
 from twusage.models import RateLimit
-from twusage.ratelimit import LocalRateLimiter, RateWindow, default_limiter
 from twusage.testing import VirtualClock
+from twusage.window import RateWindow
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

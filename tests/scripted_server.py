@@ -1,6 +1,6 @@
 """A server on loopback that says what it is told to, byte by byte, and what is looked for in what comes of it.
 
-For ``test_http_wire`` and the fault catalogue in ``faults/``: what a server may do is here, what must come of it there.
+For ``test_aiohttp_wire`` and the fault catalogue in ``faults/``: what a server may do is here, the outcome there.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ from twusage import (
     UsageClient,
 )
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret
-from twusage.checkup import (
+from twusage.diagnostics.explain import (
     Exchange,
     is_assignment,
     read_call,
@@ -785,7 +785,7 @@ class TestCheck:
         api.fail(Fault.connect_error(), times=2)
         async with client_of() as client:
             assert codes(await client.check(), "warning") == []
-        monkeypatch.setattr("twusage.http.AiohttpTransport", lambda: FakeTransport(api))
+        monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: FakeTransport(api))
         async with client_of(transport=None) as client:
             assert codes(await client.check(), "warning") == ["proxy.not-used"]
 

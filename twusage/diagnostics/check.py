@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from twusage import checkup
 from twusage.auth import Auth, Credentials, Secret
-from twusage.checkup import Checkup, Exchange
 from twusage.clock import Clock
+from twusage.diagnostics import explain as checkup
+from twusage.diagnostics.explain import Checkup, Exchange
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
 from twusage.models import Usage
 from twusage.protocol import Request, Response

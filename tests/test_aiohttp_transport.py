@@ -1,6 +1,6 @@
 """AiohttpTransport as aiohttp sees it: what it is asked for, and what becomes of what it raises. No sockets.
 
-What happens on a wire is in test_http_wire.py.
+What happens on a wire is in test_aiohttp_wire.py.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from aioresponses import aioresponses
 from multidict import CIMultiDict
 from yarl import URL
 
+from twusage.aiohttp_transport import AiohttpTransport, _check_head
 from twusage.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -26,7 +27,6 @@ from twusage.errors import (
     TlsError,
     TransportError,
 )
-from twusage.http import AiohttpTransport, _check_head
 from twusage.protocol import Request, Response
 
 ADDRESS = "https://api.test/2/usage/tweets"

@@ -21,8 +21,9 @@ from unittest import mock
 
 import trustme
 from harness import Act, Case, Place, served
-from wire import CANARY, CHUNKED, GOOD, LOOPBACK, OK, ZIPPED, Script, Server, Wire, answer, bomb, zipped
+from scripted_server import CANARY, CHUNKED, GOOD, LOOPBACK, OK, ZIPPED, Script, Server, Wire, answer, bomb, zipped
 
+from twusage.aiohttp_transport import AiohttpTransport
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -40,7 +41,6 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.http import AiohttpTransport
 from twusage.protocol import Response
 from twusage.testing import Fault
 

@@ -26,7 +26,7 @@ import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from attrs import frozen
-from wire import (
+from scripted_server import (
     AT_ONCE,
     CANARY,
     CHUNKED,
@@ -49,6 +49,7 @@ from wire import (
 )
 
 from twusage import protocol
+from twusage.aiohttp_transport import MAX_BODY, AiohttpTransport, _Deadlines
 from twusage.errors import (
     ClientClosedError,
     ConfigurationError,
@@ -59,7 +60,6 @@ from twusage.errors import (
     TlsError,
     TwUsageError,
 )
-from twusage.http import MAX_BODY, AiohttpTransport, _Deadlines
 from twusage.protocol import Request, Response
 
 Serve = Callable[..., Awaitable[Server]]

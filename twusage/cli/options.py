@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
-from twusage.checkup import is_assignment
 from twusage.client import UsageClient
+from twusage.diagnostics.explain import is_assignment
 from twusage.errors import ConfigurationError
 
 __all__ = ["access_options", "asked", "credentials", "token_text"]
@@ -64,7 +64,9 @@ def asked(ask: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **ke
     async def ask_and_close() -> T:
         async with AsyncExitStack() as opened:
             if proxy is not None:
-                from twusage.http import AiohttpTransport  # here, because --demo and --help do not need aiohttp
+                from twusage.aiohttp_transport import (
+                    AiohttpTransport,  # here, because --demo and --help do not need aiohttp
+                )
 
                 keywords["transport"] = await opened.enter_async_context(aclosing(AiohttpTransport(proxy=proxy)))
             return await ask(await opened.enter_async_context(UsageClient.from_env(**keywords)))

@@ -33,7 +33,6 @@ from urllib.parse import urlsplit
 from attrs import evolve, field, frozen
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret, half_a_pair
-from twusage.documents import excerpt
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -51,6 +50,7 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
+from twusage.json_reader import excerpt
 from twusage.models import Problem, RateLimit, Usage
 from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, read_date, visible
 

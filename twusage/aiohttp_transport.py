@@ -344,7 +344,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 # What the running call was lent: the loans of its connector, and the connection's protocol.
-_lent: ContextVar[tuple[Mapping[Any, Connection], Any] | None] = ContextVar("twusage.http.lent")
+_lent: ContextVar[tuple[Mapping[Any, Connection], Any] | None] = ContextVar("twusage.aiohttp_transport.lent")
 
 
 def _condemn_connection() -> None:

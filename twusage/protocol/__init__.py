@@ -1,0 +1,32 @@
+"""Requests and responses of the API. No I/O, no clock."""
+
+from twusage.protocol.messages import QUOTES, Headers, Request, Response, visible
+from twusage.protocol.redaction import without_credentials
+from twusage.protocol.requests import (
+    DEFAULT_BASE_URL,
+    authorize,
+    check_base_url,
+    quoted,
+    token_request,
+    usage_request,
+)
+from twusage.protocol.responses import read_date, read_rate_limit, read_token, read_usage
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "QUOTES",
+    "Headers",
+    "Request",
+    "Response",
+    "authorize",
+    "check_base_url",
+    "quoted",
+    "read_date",
+    "read_rate_limit",
+    "read_token",
+    "read_usage",
+    "token_request",
+    "usage_request",
+    "visible",
+    "without_credentials",
+]

@@ -1,0 +1,111 @@
+"""Request, Response and Headers: what a transport sends and brings back. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+__all__ = ["QUOTES", "Headers", "Request", "Response", "as_headers", "visible"]
+
+# What no token begins or ends with, though a header could carry it.
+QUOTES = "\"'`"
+
+
+def visible(text: str) -> bool:
+    """Whether it is of visible ASCII alone: what a header or a URL can carry, without a space."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+class Headers(Mapping[str, str]):
+    """HTTP headers: frozen, kept in lower case, found in any case, and shown without their values: some are secret.
+
+    A header that comes twice is one with two values (RFC 9110, 5.3), so that nobody takes the first for all.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        pairs = list(headers.items() if hasattr(headers, "items") else headers)
+        self._values: dict[str, str] = {name.lower(): value for name, value in pairs}
+        if len(self._values) < len(pairs):
+            self._values = {}
+            for name, value in pairs:
+                key = name.lower()
+                self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
+
+    def with_one_more(self, name: str, value: str) -> Headers:
+        """The same, and this one in the place of any of that name."""
+        more = Headers()
+        more._values = {**self._values, name.lower(): value}
+        return more
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name.lower()]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._values
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or the default."""
+        return self._values.get(name.lower(), default)
+
+    def texts(self, *names: str) -> Iterator[str | None]:
+        """The values of these names, given in lower case; ``None`` for one that there is not."""
+        return map(self._values.get, names)
+
+    def items(self) -> ItemsView[str, str]:
+        """The names, in lower case, and the values."""
+        return self._values.items()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Headers], tuple[dict[str, str]]]:
+        return Headers, (self._values,)
+
+    def __repr__(self) -> str:
+        return f"Headers({', '.join(self)})"
+
+
+def as_headers(headers: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
+    return headers if type(headers) is Headers else Headers(headers)
+
+
+def _size(body: bytes) -> str:
+    return f"<{len(body)} bytes>"
+
+
+@frozen
+class Request:
+    """What a transport sends. Its repr shows no header's value and no body."""
+
+    method: str
+    """``GET``, or ``POST`` for a token."""
+    url: str
+    """The whole URL, encoded: it is sent as it is."""
+    headers: Mapping[str, str] = field(factory=Headers, converter=as_headers, hash=False)
+    """What to send besides what the transport itself adds. Holds the credentials."""
+    body: bytes = field(default=b"", repr=_size)
+    """The body, empty for a ``GET``."""
+
+
+@frozen
+class Response:
+    """What a transport brings back: the body whole, and decompressed. Its repr shows no header's value and no body."""
+
+    status: int
+    """The HTTP status."""
+    headers: Mapping[str, str] = field(factory=Headers, converter=as_headers, hash=False)
+    """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
+    body: bytes = field(default=b"", repr=_size)
+    """The body, whole and decompressed."""

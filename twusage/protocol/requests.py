@@ -1,0 +1,149 @@
+"""Build requests and validate their parameters. No I/O, no clock."""
+
+from __future__ import annotations
+
+import reprlib
+from base64 import b64encode
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
+
+from twusage._version import __version__
+from twusage.errors import ConfigurationError, InvalidRequestError
+from twusage.models import UsageField
+from twusage.protocol.messages import Headers, Request, as_headers, visible
+
+__all__ = ["DEFAULT_BASE_URL", "TOKEN_PATH", "authorize", "check_base_url", "quoted", "token_request", "usage_request"]
+
+DEFAULT_BASE_URL = "https://api.twitter.com"
+USAGE_PATH = "/2/usage/tweets"
+TOKEN_PATH = "/oauth2/token"  # noqa: S105 - a path
+_FIXED_HEADERS = Headers({"accept": "application/json", "user-agent": f"twusage/{__version__}"})
+_DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
+
+
+def usage_request(
+    *, days: int | None = None, fields: Iterable[UsageField | str] | None = None, base_url: str = DEFAULT_BASE_URL
+) -> Request:
+    """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
+
+    Args:
+        days: how many days of daily usage, 1 to 90; the API gives 7 when it is left out.
+        fields: what to ask for beyond the summary; without it, ``days`` asks for both daily fields, because ``days``
+            alone changes nothing in the answer.
+        base_url: as ``check_base_url`` returned it.
+
+    Raises:
+        InvalidRequestError: quotes the value that is wrong.
+    """
+    query = []
+    if days is not None:
+        query.append(f"days={_checked_days(days)}")
+    wanted = _checked_fields(fields) if fields is not None else _DAILY if days is not None else ()
+    if wanted:
+        query.append(f"usage.fields={','.join(wanted)}")
+    return _usage_request(base_url, "&".join(query))
+
+
+@lru_cache(maxsize=64)  # A program asks for the same again and again.
+def _usage_request(base_url: str, query: str) -> Request:
+    url = base_url + USAGE_PATH
+    return Request("GET", f"{url}?{query}" if query else url, _FIXED_HEADERS)
+
+
+def quoted(value: object) -> str:
+    """A value as an error shows it: short, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - an int of more digits than Python writes; a repr that fails
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def _checked_days(days: object) -> int:
+    # A bool is an int to Python, but nobody means days=True.
+    if type(days) is not int:
+        raise InvalidRequestError(f"days must be an int between 1 and 90, got {quoted(days)}")
+    if not 1 <= days <= 90:
+        raise InvalidRequestError(f"days must be between 1 and 90, got {quoted(days)}")
+    return days
+
+
+def _checked_fields(fields: object) -> tuple[UsageField, ...]:
+    if isinstance(fields, str) or not isinstance(fields, Iterable):
+        raise InvalidRequestError(f"fields must be a list of UsageField, got {quoted(fields)}")
+    wanted = set()
+    for name in fields:
+        try:
+            wanted.add(UsageField(name))
+        except ValueError:
+            known = ", ".join(UsageField)
+            raise InvalidRequestError(f"fields must be among {known}; got {quoted(name)}") from None
+    return tuple(name for name in UsageField if name in wanted)
+
+
+def authorize(request: Request, token: str) -> Request:
+    """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
+    headers = as_headers(request.headers).with_one_more("authorization", f"Bearer {token}")
+    return Request(request.method, request.url, headers, request.body)
+
+
+def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE_URL) -> Request:
+    """``POST /oauth2/token``: an app's API key and secret for its bearer token (the vendor's OAuth 2 documents).
+
+    It does not count in the window of ``usage_request``.
+    """
+    # Encoded before they are joined (RFC 6749, 2.3.1), so that a colon in the one is not taken for the end of it.
+    pair = f"{quote(api_key, safe='')}:{quote(api_secret, safe='')}"
+    headers = {
+        **_FIXED_HEADERS,
+        "authorization": f"Basic {b64encode(pair.encode()).decode()}",
+        "content-type": "application/x-www-form-urlencoded;charset=UTF-8",
+    }
+    return Request("POST", base_url + TOKEN_PATH, headers, b"grant_type=client_credentials")
+
+
+def check_base_url(base_url: object, *, name: str = "base_url") -> str:
+    """The base URL without a trailing slash. ``name`` is what an error calls it: that of a variable, which is not
+    quoted, for somebody may have put a token there.
+
+    Raises:
+        ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
+            on the way), or it holds a user name, a query or a fragment.
+    """
+    if not isinstance(base_url, str):
+        raise ConfigurationError(f"{name} must be a str, got {type(base_url).__name__}")
+    if "@" in base_url:  # Not quoted: what stands before it is a password.
+        raise ConfigurationError(f"{name} must not hold a user name or a password; give the token to the client")
+    shown = f", got {quoted(base_url)}" if name == "base_url" else ""
+    scheme, host = _scheme_and_host(base_url)
+    if host and max(map(len, host.split("."))) > _LONGEST_LABEL:
+        raise ConfigurationError(f"{name} has no host but something longer: a token?")
+    if not host:
+        raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}{shown}")
+    if scheme != "https" and not (scheme == "http" and _is_loopback(host)):
+        raise ConfigurationError(f"{name} must be https (http is for loopback only){shown}")
+    return base_url.rstrip("/")
+
+
+# Of a host's name, between two dots (RFC 1035, 2.3.4).
+_LONGEST_LABEL = 63
+
+
+def _scheme_and_host(url: str) -> tuple[str, str | None]:
+    if "?" in url or "#" in url or not visible(url):
+        return "", None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # checked when it is read
+    except ValueError:
+        return "", None
+    return parts.scheme, parts.hostname
+
+
+def _is_loopback(host: str) -> bool:
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
