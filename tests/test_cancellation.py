@@ -209,7 +209,7 @@ class World:
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left"
         assert not self.client._shared, "a shared call was left"
-        assert not self.client._leashes, "a leash was left"
+        assert not self.client._active_calls, "a leash was left"
         assert not any(lock.locked() for lock in self.keys._locks.values()), "a lock was left locked"
         for queue in self.limiter._queues.values():
             assert not queue.window.in_flight, "a place was kept"
@@ -527,7 +527,7 @@ def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
-    mint = UsageClient._mint
+    mint = UsageClient._fetch_token
 
     async def confusing(self: Any, *given: Any) -> Any:
         try:
@@ -535,7 +535,7 @@ def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
         except asyncio.CancelledError:
             raise ClientClosedError("somebody was cancelled") from None
 
-    patch.setattr(UsageClient, "_mint", confusing)
+    patch.setattr(UsageClient, "_fetch_token", confusing)
 
 
 async def sweep_all(scenario: Scenario) -> None:

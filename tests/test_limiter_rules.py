@@ -474,8 +474,8 @@ def test_a_window_that_opens_now_says_nothing() -> None:
     may be rounded up as well as down.
     """
     over = RateLimit(50, 49, datetime.fromtimestamp(1_700_000_000, UTC))
-    for tenths in range(0, 10_000, 7):
-        window, now = RateWindow(), 0.1 * tenths
+    for tokens_x10 in range(0, 10_000, 7):
+        window, now = RateWindow(), 0.1 * tokens_x10
         window.take(now)
         assert not window.observe(now, 1, over, 1_700_000_001.0)
         assert window.length == 900.0

@@ -50,9 +50,9 @@ from twusage.protocol import (
     read_rate_limit,
     read_token,
     read_usage,
+    redact_credentials,
     token_request,
     usage_request,
-    without_credentials,
 )
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -781,7 +781,7 @@ class TestTooManyRequests:
     def test_whose_limit_it_is(self, body: bytes, headers: dict[str, str], spent: bool) -> None:
         """A 429 that leaves calls in the window is not about the window, unless it names it."""
         error = refusal(Response(429, headers, body))
-        assert (type(error), error.window_spent, error.retryable) == (RateLimitedError, spent, True)
+        assert (type(error), error.window_exhausted, error.retryable) == (RateLimitedError, spent, True)
 
     @pytest.mark.parametrize("remaining", ["39999", "0"])
     def test_the_monthly_cap_is_another_thing(self, remaining: str) -> None:
@@ -877,7 +877,7 @@ class TestTooManyRequests:
         """What is no reset leaves the wait unknown, and the window spent."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": reset, "date": HTTP_NOW}, PLAIN))
         assert (error.retry_at, error.retry_after, error.rate_limit) == (None, None, None)
-        assert error.window_spent
+        assert error.window_exhausted
 
     @pytest.mark.parametrize("retry_after", ["5", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
     @pytest.mark.parametrize("reset", ["0", "253402300799"])
@@ -928,7 +928,7 @@ class TestRequestId:
 # -- Echoes ------------------------------------------------------------------------------------------------------------
 
 
-def texts(value: object) -> Iterator[str]:
+def strings_of(value: object) -> Iterator[str]:
     """Whatever of an error a person may come to read: all but its headers and its body."""
     if isinstance(value, BaseException):
         yield from (str(value), repr(value), "".join(traceback.format_exception(value)))
@@ -956,7 +956,7 @@ class TestEchoes:
         """The token of a refused request is in the error's headers and body as they came, and nowhere else."""
         response = Response(status, {"x-transaction-id": f"id-{TOKEN}-id", "x-echo": TOKEN}, json.dumps(body).encode())
         error = refusal(response, request=self.REQUEST)
-        assert not [text for text in texts(error) if "canary" in text]
+        assert not [text for text in strings_of(error) if "canary" in text]
         if isinstance(error, ApiError | RateLimitedError):
             assert TOKEN.encode() in error.body
             assert error.headers["x-echo"] == TOKEN
@@ -981,7 +981,7 @@ class TestEchoes:
         """An excerpt and a path are free of the token, also where they are cut in its middle."""
         error = refusal(Response(200, {}, body), request=self.REQUEST)
         assert type(error) is DecodeError
-        assert not [text for text in texts(error) if "canary" in text or "AAAA" in text]
+        assert not [text for text in strings_of(error) if "canary" in text or "AAAA" in text]
 
     def test_a_good_answer_that_echoes_the_token(self) -> None:
         """Good data with an echo is good data without it."""
@@ -994,14 +994,14 @@ class TestEchoes:
     def test_the_whole_header_is_known_by_its_scheme(self) -> None:
         """Credentials of any scheme are taken out, and what they were is said."""
         request = Request("POST", BASE, {"Authorization": "Basic c2VjcmV0OnNlY3JldA=="})
-        assert without_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
+        assert redact_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
 
     def test_nothing_to_take_out(self) -> None:
         """Without a request, or with a test's short token, an answer stays as it came."""
-        assert without_credentials(b"canary", None) == b"canary"
-        assert without_credentials(b"canary", usage_request()) == b"canary"
-        assert without_credentials(b"data", authorize(usage_request(), "data")) == b"data"
-        assert without_credentials(b"12345678", authorize(usage_request(), "12345678")) == b"[Bearer credentials]"
+        assert redact_credentials(b"canary", None) == b"canary"
+        assert redact_credentials(b"canary", usage_request()) == b"canary"
+        assert redact_credentials(b"data", authorize(usage_request(), "data")) == b"data"
+        assert redact_credentials(b"12345678", authorize(usage_request(), "12345678")) == b"[Bearer credentials]"
 
 
 # -- Anything at all ---------------------------------------------------------------------------------------------------
@@ -1087,8 +1087,8 @@ class TestEchoesInDisguise:
     def test_leaves_what_is_no_json_as_it_is(self) -> None:
         """A backslash in a page from the edge is no escape."""
         request = authorize(usage_request(), self.TOKEN)
-        assert without_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
-        assert without_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
+        assert redact_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
+        assert redact_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
 
 
 # -- A token for an API key and its secret -----------------------------------------------------------------------------
@@ -1102,7 +1102,7 @@ def minting_refusal(response: Response, request: Request | None = None) -> Any:
     with pytest.raises(TwUsageError) as caught:
         read_token(response, request=request or token_request(KEY, API_SECRET), fetched_at=NOW)
     error = caught.value
-    assert not [text for text in texts(error) if "canary" in text]
+    assert not [text for text in strings_of(error) if "canary" in text]
     return error
 
 
@@ -1186,7 +1186,7 @@ class TestReadToken:
         assert type(error) is kind
         assert advice in str(error)
         assert getattr(error, "rate_limit", None) is None
-        assert not getattr(error, "window_spent", False)
+        assert not getattr(error, "window_exhausted", False)
 
     def test_a_429_waits_for_its_own_window(self) -> None:
         """The reset in its headers is that of the mints."""
@@ -1199,7 +1199,7 @@ class TestReadToken:
         echo = (
             f"{sent} {sent.removeprefix('Basic ')} key/canary:secret=canary key%2Fcanary secret%3Dcanary key%2fcanary"
         )
-        assert without_credentials(echo.encode(), request).count(b"canary") == 0
+        assert redact_credentials(echo.encode(), request).count(b"canary") == 0
         error = minting_refusal(
             Response(403, {"x-transaction-id": echo}, json.dumps({"title": echo}).encode()), request
         )
@@ -1209,7 +1209,7 @@ class TestReadToken:
     def test_basic_credentials_of_another_make(self, sent: str) -> None:
         """Whoever builds a request by hand may write what is no pair: the whole of it is taken out all the same."""
         request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
-        assert sent.encode() not in without_credentials(f"<{sent * 3}>".encode(), request)
+        assert sent.encode() not in redact_credentials(f"<{sent * 3}>".encode(), request)
 
 
 TOKEN_LIKE = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear6at7all8"

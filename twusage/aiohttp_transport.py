@@ -56,7 +56,7 @@ from twusage.errors import (
     TransportError,
     TwUsageError,
 )
-from twusage.protocol import Headers, Request, Response, without_credentials
+from twusage.protocol import Headers, Request, Response, redact_credentials
 
 __all__ = ["AiohttpTransport"]
 
@@ -448,7 +448,7 @@ def _translated(error: Exception, request: Request, timeout: float) -> TwUsageEr
         case aiohttp.ClientPayloadError():
             return ProtocolError("the answer's body was cut short or is malformed", retryable=True)
         case aiohttp.ClientResponseError() | HttpProcessingError():
-            said = without_credentials(error.message.encode(errors="replace"), request).decode(errors="replace")
+            said = redact_credentials(error.message.encode(errors="replace"), request).decode(errors="replace")
             said = _OPAQUE.sub(lambda word: _shown(word[0], request), said)
             return ProtocolError(f"the answer is not HTTP ({ascii(said[:100])[1:-1]})", retry_once=True)
         case RuntimeError():

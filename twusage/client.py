@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from twusage import protocol
-from twusage.auth import Auth, Credentials, Secret, auth_from_env
+from twusage.auth import Auth, Secret, TokenProvider, auth_from_env
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
     AuthenticationError,
@@ -27,7 +27,7 @@ from twusage.errors import (
 from twusage.limiter import RateLimiter, Slot, default_limiter
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
-from twusage.retry import Patience, RetryBudget, RetryPolicy, budgets_of_loop
+from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budgets_for_running_loop
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class UsageClient:
         on_wait: Callable[[Wait], None] | None = None,
     ) -> None:
         try:
-            self._credentials = Credentials(auth, self._mint)
+            self._credentials = TokenProvider(auth, self._fetch_token)
         except ConfigurationError as error:
             refusal: ConfigurationError | None = error.with_traceback(None)
         else:
@@ -95,12 +95,12 @@ class UsageClient:
         del auth  # so that no traceback shows a token
         if refusal is not None:
             raise refusal
-        self._transport = _checked_part("transport", transport, "send", "aclose")
+        self._transport = _require_methods("transport", transport, "send", "aclose")
         self._owns_transport = transport is None
-        self._limiter = _checked_part("limiter", limiter, "slot")
-        self._retry = RetryPolicy() if retry is None else _checked_part("retry", retry, "run")
+        self._limiter = _require_methods("limiter", limiter, "slot")
+        self._retry = RetryPolicy() if retry is None else _require_methods("retry", retry, "run")
         self._clock: Clock = (
-            SystemClock() if clock is None else _checked_part("clock", clock, "time", "monotonic", "sleep")
+            SystemClock() if clock is None else _require_methods("clock", clock, "time", "monotonic", "sleep")
         )
         self._base_url = protocol.check_base_url(base_url)
         self._timeout = _checked_timeout(timeout)
@@ -110,12 +110,12 @@ class UsageClient:
         self._rate_limit: RateLimit | None = None
         self._closed = False
         self._authorized: tuple[Request, Secret, Request] | None = None
-        self._leashes: dict[object, asyncio.Task[Any]] = {}
+        self._active_calls: dict[object, asyncio.Task[Any]] = {}
         self._kept: dict[str, _Kept] = {}
         # What is the event loop's, from the first call on.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._slots: RateLimiter
-        self._budgets: dict[str, RetryBudget]
+        self._limiter_in_use: RateLimiter
+        self._budgets: dict[str, RetryTokenBucket]
         self._shared: dict[str, _SharedCall] = {}
 
     @classmethod
@@ -165,8 +165,8 @@ class UsageClient:
         """
         request = protocol.usage_request(days=days, fields=fields, base_url=self._base_url)
         if max_age is None:
-            return await self._while_open(self._call(request))
-        return await self._while_open(self._recent(request, _checked_age(max_age)))
+            return await self._run_cancellable(self._call(request))
+        return await self._run_cancellable(self._get_cached_or_join(request, _checked_age(max_age)))
 
     async def check(self) -> Checkup:
         """What is right and what is wrong with the credentials and the way to the API, in plain words, and what to do.
@@ -178,28 +178,28 @@ class UsageClient:
             ConfigurationError: another event loop, a closed session.
             ClientClosedError: the client was closed.
         """
-        return await self._while_open(self._check())
+        return await self._run_cancellable(self._check())
 
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
-        usage = await self._retry.run(partial(self._attempt, request), self._clock, on_wait=self._announce)
+        usage = await self._retry.run(partial(self._attempt, request), self._clock, on_wait=self._notify_wait)
         self._keep(request, usage)
         return usage
 
-    async def _attempt(self, request: Request, patience: Patience) -> Usage:
-        app = self._credentials.known_app
+    async def _attempt(self, request: Request, budget: CallBudget) -> Usage:
+        app = self._credentials.app_key
         if app is not None:
-            patience.budget = self._budgets[app]  # It pays for the retries of a mint, too.
+            budget.retry_tokens = self._budgets[app]  # It pays for the retries of a mint, too.
         token = await self._credentials.token()
         if app is None:
             app = token.fingerprint
-            patience.budget = self._budgets[app]
+            budget.retry_tokens = self._budgets[app]
         try:
-            async with self._slots.slot(app, max_wait=patience.left, on_wait=self._announce) as slot:
+            async with self._limiter_in_use.slot(app, max_wait=budget.wait_left, on_wait=self._notify_wait) as slot:
                 if slot.waited:
-                    patience.spend(slot.waited)
-                token = self._credentials.newest(token)  # It may have been renewed while this call waited.
+                    budget.charge_wait(slot.waited)
+                token = self._credentials.current(token)  # It may have been renewed while this call waited.
                 return await self._exchange(self._authorize(request, token), slot)
         except AuthenticationError as error:
             if await self._credentials.token(refused=token) != token:
@@ -213,7 +213,7 @@ class UsageClient:
 
     async def _exchange(self, request: Request, slot: Slot) -> Usage:
         try:
-            response = await self._the_transport().send(request, timeout=self._timeout)
+            response = await self._get_transport().send(request, timeout=self._timeout)
         except TransportError as error:
             if error.unsent:
                 slot.refund()
@@ -222,18 +222,18 @@ class UsageClient:
         rate_limit = protocol.read_rate_limit(response)
         date = protocol.read_date(response)
         slot.observe(rate_limit, date.timestamp() if date else None)
-        self._rate_limit = _newest(rate_limit, self._rate_limit)
+        self._rate_limit = _latest_rate_limit(rate_limit, self._rate_limit)
         try:
             return protocol.read_usage(response, request=request, fetched_at=now)
         except RateLimitedError as error:
-            if error.window_spent:
+            if error.window_exhausted:
                 slot.close_window(error.retry_after)
             raise
 
-    async def _mint(self, api_key: Secret, api_secret: Secret) -> Secret:
+    async def _fetch_token(self, api_key: Secret, api_secret: Secret) -> Secret:
         """A bearer token for an ``AppOnlyAuth``. It costs no place in the window."""
         request = protocol.token_request(api_key.reveal(), api_secret.reveal(), base_url=self._base_url)
-        response = await self._the_transport().send(request, timeout=self._timeout)
+        response = await self._get_transport().send(request, timeout=self._timeout)
         return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
 
     async def _check(self) -> Checkup:
@@ -243,7 +243,7 @@ class UsageClient:
             client = UsageClient(
                 auth,
                 transport=transport,
-                limiter=self._slots,
+                limiter=self._limiter_in_use,
                 retry=RetryPolicy.none(),
                 clock=self._clock,
                 base_url=self._base_url,
@@ -252,12 +252,12 @@ class UsageClient:
             try:
                 return await client.get_usage()
             finally:
-                self._rate_limit = _newest(client.rate_limit, self._rate_limit)
+                self._rate_limit = _latest_rate_limit(client.rate_limit, self._rate_limit)
 
         return await examine(
             self._credentials,
             ask,
-            transport=self._the_transport(),
+            transport=self._get_transport(),
             clock=self._clock,
             base_url=self._base_url,
             # A transport of the user's may have a proxy of its own.
@@ -269,7 +269,7 @@ class UsageClient:
 
     # -- max_age: results that are young enough, and calls that are under way -----------------------------------------
 
-    async def _recent(self, request: Request, max_age: float) -> Usage:
+    async def _get_cached_or_join(self, request: Request, max_age: float) -> Usage:
         kept = self._kept.get(request.url)
         if kept is not None and self._age(kept) <= max_age:
             await asyncio.sleep(0)  # Whoever polls in a loop lets others run, and can be cancelled.
@@ -294,7 +294,7 @@ class UsageClient:
         if len(self._kept) > _KEPT_RESULTS:
             del self._kept[next(iter(self._kept))]
 
-    def _announce(self, wait: Wait) -> None:
+    def _notify_wait(self, wait: Wait) -> None:
         if wait.seconds >= _LONG_WAIT:
             _log.info("waiting %.0f s, until %s: %s", wait.seconds, wait.until.isoformat(" ", "seconds"), wait.reason)
         if self._on_wait is not None:
@@ -302,7 +302,7 @@ class UsageClient:
 
     # -- Opening and closing ------------------------------------------------------------------------------------------
 
-    def _the_transport(self) -> Transport:
+    def _get_transport(self) -> Transport:
         if self._closed:  # in the very step in which this call went on: nobody would close what it opens now
             raise ClientClosedError(_CLOSED_MEANWHILE)
         if self._transport is None:
@@ -313,38 +313,38 @@ class UsageClient:
             self._transport = AiohttpTransport()
         return self._transport
 
-    async def _while_open(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _run_cancellable(self, call: Coroutine[Any, Any, T]) -> T:
         """Make a call that ``aclose`` can end."""
         loop = _running_loop()
         if self._closed or loop is None or loop is not self._loop:
             try:
-                self._bind(loop)
+                self._bind_to_loop(loop)
             except TwUsageError:
                 call.close()
                 raise
         task = asyncio.current_task(loop)
         assert task is not None  # on a loop there is one
         leash, cancelled = object(), task.cancelling()
-        self._leashes[leash] = task
+        self._active_calls[leash] = task
         try:
             return await call
         except asyncio.CancelledError:
             # Either aclose has let it go, or somebody else cancels it, or both.
-            if leash in self._leashes or task.uncancel() > cancelled:
+            if leash in self._active_calls or task.uncancel() > cancelled:
                 raise
         finally:
-            self._leashes.pop(leash, None)
+            self._active_calls.pop(leash, None)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
-    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _bind_to_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Take what belongs to an event loop, where this client may serve that one."""
         if self._closed:
             raise ClientClosedError("this client is closed; make a new one")
         if loop is None or not (self._loop is None or self._loop.is_closed()):
             raise ConfigurationError(_OTHER_LOOP)
         self._loop, self._shared = loop, {}
-        self._slots = default_limiter(self._clock) if self._limiter is None else self._limiter
-        self._budgets = budgets_of_loop()
+        self._limiter_in_use = default_limiter(self._clock) if self._limiter is None else self._limiter
+        self._budgets = retry_budgets_for_running_loop()
 
     async def aclose(self) -> None:
         """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice
@@ -356,8 +356,8 @@ class UsageClient:
         if loop is None or not (self._loop is None or loop is self._loop or self._loop.is_closed()):
             raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
-        while self._leashes:
-            self._leashes.popitem()[1].cancel()
+        while self._active_calls:
+            self._active_calls.popitem()[1].cancel()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
         await asyncio.gather(*(shared.end() for shared in self._shared.values()))
@@ -417,14 +417,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _newest(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
+def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
     """Answers arrive out of order: the later window counts, and in one window the fewer calls left."""
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other
 
 
-def _checked_part(name: str, part: T, *methods: str) -> T:
+def _require_methods(name: str, part: T, *methods: str) -> T:
     # Not quoted: who mixes up the arguments may have given a token.
     if part is None or (not isinstance(part, type) and all(callable(getattr(part, each, None)) for each in methods)):
         return part
@@ -435,10 +435,10 @@ def _checked_part(name: str, part: T, *methods: str) -> T:
 def _checked_timeout(timeout: object) -> float:
     if type(timeout) in {int, float} and 0 < timeout <= _A_DAY:  # type: ignore[operator]
         return timeout  # type: ignore[return-value]
-    raise ConfigurationError(f"timeout must be a number of seconds above 0, got {protocol.quoted(timeout)}")
+    raise ConfigurationError(f"timeout must be a number of seconds above 0, got {protocol.short_repr(timeout)}")
 
 
 def _checked_age(max_age: object) -> float:
     if type(max_age) in {int, float} and max_age >= 0:  # type: ignore[operator]
         return max_age  # type: ignore[return-value]
-    raise InvalidRequestError(f"max_age must be a number of seconds, 0 or more, got {protocol.quoted(max_age)}")
+    raise InvalidRequestError(f"max_age must be a number of seconds, 0 or more, got {protocol.short_repr(max_age)}")

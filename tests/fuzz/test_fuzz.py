@@ -95,7 +95,7 @@ def forgetful(body: bytes, _: Request | None) -> bytes:
         (json_reader, "excerpt", clumsy, "escape: "),
         (codec, "utc_day", lax_day, "lie: "),
         (json_reader, "excerpt", unbounded, "error: "),
-        (protocol, "without_credentials", forgetful, "leak: "),
+        (protocol, "redact_credentials", forgetful, "leak: "),
     ],
 )
 def test_a_seeded_bug_is_found(

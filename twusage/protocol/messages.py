@@ -7,13 +7,13 @@ from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["QUOTES", "Headers", "Request", "Response", "as_headers", "visible"]
+__all__ = ["QUOTES", "Headers", "Request", "Response", "as_headers", "is_visible_ascii"]
 
 # What no token begins or ends with, though a header could carry it.
 QUOTES = "\"'`"
 
 
-def visible(text: str) -> bool:
+def is_visible_ascii(text: str) -> bool:
     """Whether it is of visible ASCII alone: what a header or a URL can carry, without a space."""
     return text.isascii() and text.isprintable() and " " not in text
 
@@ -35,7 +35,7 @@ class Headers(Mapping[str, str]):
                 key = name.lower()
                 self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
 
-    def with_one_more(self, name: str, value: str) -> Headers:
+    def replacing(self, name: str, value: str) -> Headers:
         """The same, and this one in the place of any of that name."""
         more = Headers()
         more._values = {**self._values, name.lower(): value}
@@ -51,7 +51,7 @@ class Headers(Mapping[str, str]):
         """The value, or the default."""
         return self._values.get(name.lower(), default)
 
-    def texts(self, *names: str) -> Iterator[str | None]:
+    def get_many(self, *names: str) -> Iterator[str | None]:
         """The values of these names, given in lower case; ``None`` for one that there is not."""
         return map(self._values.get, names)
 

@@ -30,8 +30,8 @@ from twusage.errors import (
 )
 from twusage.models import EPOCH, Problem, RateLimit, Usage
 from twusage.plain import plain_usage, utc_day
-from twusage.protocol.messages import QUOTES, Request, Response, as_headers, visible
-from twusage.protocol.redaction import without_credentials
+from twusage.protocol.messages import QUOTES, Request, Response, as_headers, is_visible_ascii
+from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import TOKEN_PATH
 
 __all__ = ["read_date", "read_rate_limit", "read_token", "read_usage"]
@@ -47,14 +47,14 @@ def read_rate_limit(response: Response) -> RateLimit | None:
     capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
     """
     if response.status == 429:
-        kind = _kind(response.status, json_reader.decode_problem(response.body))
+        kind = _error_class(response.status, json_reader.decode_problem(response.body))
         if issubclass(kind, QuotaError):
             return None
     return _headers_rate_limit(response.headers)
 
 
 def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
-    values = as_headers(headers).texts("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
+    values = as_headers(headers).get_many("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
     return _rate_limit(*values)
 
 
@@ -79,8 +79,8 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
         ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
     """
     if response.status != 200:
-        raise _refusal(response, request, fetched_at)
-    body = without_credentials(response.body, request)
+        raise _error_from_response(response, request, fetched_at)
+    body = redact_credentials(response.body, request)
     if not body:
         raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
     rate_limit, fetched_at = _headers_rate_limit(response.headers), fetched_at or EPOCH
@@ -88,7 +88,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     if usage is None:
         document = json_reader.decode_document(body)
         if document.get("data") is None and document.get("errors"):
-            raise _refusal(response, request, fetched_at)
+            raise _error_from_response(response, request, fetched_at)
         from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
 
         usage = usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at)
@@ -106,7 +106,7 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
         ProtocolError: as in ``read_usage``.
     """
     if response.status != HTTPStatus.OK:
-        raise _refusal(response, request, fetched_at, minting=True)
+        raise _error_from_response(response, request, fetched_at, is_token_request=True)
     token = _token_in(response.body)
     if token is None:
         raise DecodeError(
@@ -126,11 +126,11 @@ def _token_in(body: bytes) -> str | None:
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
     quoted_itself = token[:1] in QUOTES or token[-1:] in QUOTES  # The empty text is in it, too.
-    return None if quoted_itself or not visible(token) else token
+    return None if quoted_itself or not is_visible_ascii(token) else token
 
 
-def _refusal(
-    response: Response, request: Request | None, now: dt.datetime | None, *, minting: bool = False
+def _error_from_response(
+    response: Response, request: Request | None, now: dt.datetime | None, *, is_token_request: bool = False
 ) -> TwUsageError:
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
@@ -142,10 +142,10 @@ def _refusal(
         return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
     # A large one is no problem document, and to look through it takes time.
     large = len(response.body) > json_reader.MOST_PROBLEM
-    problem = json_reader.decode_problem(b"" if large else without_credentials(response.body, request))
+    problem = json_reader.decode_problem(b"" if large else redact_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
-    kind = _kind(status, problem)
-    if minting and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
+    kind = _error_class(status, problem)
+    if is_token_request and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
         kind = AuthenticationError
     request_id = response.headers.get("x-transaction-id")
     answer: dict[str, Any] = {
@@ -161,24 +161,24 @@ def _refusal(
         answer["reset_date"] = day = utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
-        answer["window_spent"] = spent = not minting and _window_spent(response, problem)
-        answer |= _retry(response, now, rate_limit if spent or minting else None)
+        answer["window_exhausted"] = spent = not is_token_request and _is_window_exhausted(response, problem)
+        answer |= _retry_hints(response, now, rate_limit if spent or is_token_request else None)
     elif kind is ServerError:
-        answer |= _retry(response, now, None)
-    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_spent", True) else _ANOTHER_LIMIT
-    if minting:
+        answer |= _retry_hints(response, now, None)
+    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_exhausted", True) else _OTHER_LIMIT_ADVICE
+    if is_token_request:
         answer["rate_limit"] = None  # that of the tokens
-        what_to_do = _MINTING.get(kind, what_to_do)
-    return kind(_sentence(status, problem, what_to_do, answer.get("retry_at")), **answer)
+        what_to_do = _TOKEN_ADVICE.get(kind, what_to_do)
+    return kind(_message(status, problem, what_to_do, answer.get("retry_at")), **answer)
 
 
-def _window_spent(response: Response, problem: Problem) -> bool:
+def _is_window_exhausted(response: Response, problem: Problem) -> bool:
     """A 429 that leaves calls in the window is about something else, unless it names the window."""
     remaining = _digits(response.headers.get("x-rate-limit-remaining"))
-    return not remaining or RateLimitedError in (_BY_TYPE.get(_segment(problem)), _BY_CODE.get(_code(problem)))
+    return not remaining or RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
 
 
-def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
+def _retry_hints(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
     """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
     now = read_date(response) or now
     asked = response.headers.get("retry-after")
@@ -194,11 +194,11 @@ def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | 
     if wait is not None and wait > _DAY:  # No limit of this API lasts that long. After one window we shall know.
         wait = _WINDOW
     if now is None or wait is None:
-        return {"retry_at": _instant(max(instants, default=None)), "retry_after": wait}
-    return {"retry_at": _instant(now.timestamp() + wait), "retry_after": max(0.0, wait)}
+        return {"retry_at": _datetime_or_none(max(instants, default=None)), "retry_after": wait}
+    return {"retry_at": _datetime_or_none(now.timestamp() + wait), "retry_after": max(0.0, wait)}
 
 
-def _instant(seconds: float | None) -> dt.datetime | None:
+def _datetime_or_none(seconds: float | None) -> dt.datetime | None:
     try:
         return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (ValueError, OverflowError, OSError):  # past the year 9999
@@ -232,18 +232,18 @@ _BY_STATUS: dict[int, type[ApiError | RateLimitedError]] = {
 }
 
 
-def _kind(status: int, problem: Problem) -> type[ApiError | RateLimitedError]:
+def _error_class(status: int, problem: Problem) -> type[ApiError | RateLimitedError]:
     title = (problem.title or "").replace(" ", "").lower()
     return (
         _BY_TITLE.get(title)
-        or _BY_TYPE.get(_segment(problem))
+        or _BY_TYPE.get(_type_slug(problem))
         or _BY_CODE.get(_code(problem))
         or _BY_STATUS.get(status)
         or (ServerError if status >= 500 else ApiError)
     )
 
 
-def _segment(problem: Problem) -> str:
+def _type_slug(problem: Problem) -> str:
     return (problem.type or "").rstrip("/").rpartition("/")[2].lower()
 
 
@@ -265,23 +265,23 @@ _WHAT_TO_DO: dict[type[TwUsageError], str] = {
 }
 
 # The same, where a token was asked for.
-_MINTING: dict[type[TwUsageError], str] = {
+_TOKEN_ADVICE: dict[type[TwUsageError], str] = {
     AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
     "client id and secret; where they are right, tokens were asked for too often",
     RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app, or give the "
     "bearer token itself",
     ApiError: "The API gives no token; check base_url",
 }
-_ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit was met. Try again in half a minute"
+_OTHER_LIMIT_ADVICE = "The app's 15-minute window has calls left: this is another limit. Try again in 30 seconds"
 
 
-def _sentence(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
+def _message(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
     said = ": ".join(dict.fromkeys(json_reader.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
     when = f" (not before {retry_at:%Y-%m-%d %H:%M:%S} UTC)" if retry_at else ""
-    return f"{status} {said.rstrip('.') or _phrase(status)}. {what_to_do}{when}."
+    return f"{status} {said.rstrip('.') or _reason_phrase(status)}. {what_to_do}{when}."
 
 
-def _phrase(status: int) -> str:
+def _reason_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -290,13 +290,13 @@ def _phrase(status: int) -> str:
 
 def _clean(text: str, request: Request | None) -> str:
     # A header that is no UTF-8 comes with its bytes smuggled in as half characters: these become question marks.
-    return json_reader.excerpt(without_credentials(text.encode(errors="replace"), request).decode())[1:-1]
+    return json_reader.excerpt(redact_credentials(text.encode(errors="replace"), request).decode())[1:-1]
 
 
 @lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.
 def _rate_limit(*texts: str | None) -> RateLimit | None:
     limit, remaining, reset = map(_digits, texts)
-    reset_at = _instant(reset)
+    reset_at = _datetime_or_none(reset)
     if limit is None or remaining is None or reset_at is None:
         return None
     return RateLimit(limit, remaining, reset_at)
