@@ -22,7 +22,7 @@ from twusage import (
     Usage,
     UsageClient,
 )
-from twusage.client import _SharedCall
+from twusage.cache import _SingleFlight
 from twusage.clock import Clock
 from twusage.limiter import _LocalSlot
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, VirtualClock
@@ -208,7 +208,7 @@ class World:
         for _ in range(5):
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left"
-        assert not self.client._shared, "a shared call was left"
+        assert not self.client._cache._flights, "a shared call was left"
         assert not self.client._active_calls, "a leash was left"
         assert not any(lock.locked() for lock in self.keys._locks.values()), "a lock was left locked"
         for queue in self.limiter._queues.values():
@@ -508,10 +508,10 @@ def a_lock_stays_locked(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_first_caller_takes_all_along(patch: pytest.MonkeyPatch) -> None:
-    async def join(self: _SharedCall) -> Usage:
+    async def wait(self: _SingleFlight) -> Usage:
         return await self._task
 
-    patch.setattr(_SharedCall, "join", join)
+    patch.setattr(_SingleFlight, "wait", wait)
 
 
 def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ from twusage import (
     UsageField,
     Wait,
 )
-from twusage.client import _KEPT_RESULTS
+from twusage.cache import _CACHE_SIZE
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 
@@ -621,13 +621,13 @@ async def test_other_arguments_are_another_result(client: UsageClient, api: Fake
 
 async def test_no_more_than_a_few_results_are_kept(client: UsageClient, api: FakeApi) -> None:
     """The oldest goes first."""
-    for days in range(1, _KEPT_RESULTS + 2):
+    for days in range(1, _CACHE_SIZE + 2):
         await client.get_usage(days=days)
-    await client.get_usage(days=_KEPT_RESULTS + 1, max_age=60)
+    await client.get_usage(days=_CACHE_SIZE + 1, max_age=60)
     await client.get_usage(days=2, max_age=60)
-    assert len(api.requests) == _KEPT_RESULTS + 1
+    assert len(api.requests) == _CACHE_SIZE + 1
     await client.get_usage(days=1, max_age=60)
-    assert len(api.requests) == _KEPT_RESULTS + 2
+    assert len(api.requests) == _CACHE_SIZE + 2
 
 
 async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> None:
@@ -660,7 +660,7 @@ async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
         gate.open.set()
         assert isinstance(await late, Usage)
         assert gate.begun == 2
-        assert not client._shared
+        assert not client._cache._flights
     assert all(task.cancelled() for task in tasks)
 
 
@@ -791,7 +791,7 @@ async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> No
     client = make_client(api, transport=gate)
     call = asyncio.create_task(client.get_usage(max_age=5))
     await settle()
-    (shared,) = client._shared.values()
+    (shared,) = client._cache._flights.values()
     shared._task.cancel()
     with pytest.raises(ClientClosedError):
         await call

@@ -185,12 +185,25 @@ class TestUsageRequest:
             with pytest.raises(InvalidRequestError):
                 usage_request(**arguments)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("field", ["project_cap", UsageField.PROJECT_CAP])
+    def test_a_single_field(self, field: str) -> None:
+        """A single field, or its name, is a list of one."""
+        assert usage_request(fields=field) == usage_request(fields=[field])
+
+    def test_whole_numbers_of_other_libraries(self) -> None:
+        """Whatever has ``__index__``, such as ``numpy.int64``, is a number of days."""
+
+        class Int64:
+            def __index__(self) -> int:
+                return 30
+
+        assert usage_request(days=Int64()) == usage_request(days=30)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("fields", "quoted"),
         [
-            ("project_cap", "'project_cap'"),
-            (UsageField.PROJECT_CAP, "project_cap"),
             ("", "''"),
+            ("project_cap,project_id", "'project_cap,project_id'"),
             (7, "7"),
             (True, "True"),
             (b"project_cap", "112"),
@@ -207,7 +220,7 @@ class TestUsageRequest:
         ids=ascii,
     )
     def test_bad_fields(self, fields: Any, quoted: str) -> None:
-        """A bare text, and a name that is not documented, are refused before any I/O, with the value quoted."""
+        """A name that is not documented raises before any I/O, and the message quotes the value."""
         with pytest.raises(InvalidRequestError, match=r"^fields must be ") as caught:
             usage_request(fields=fields)
         assert isinstance(caught.value, ValueError)

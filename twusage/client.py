@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import datetime as dt
 import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from twusage import protocol
 from twusage.auth import Auth, Secret, TokenProvider, auth_from_env
+from twusage.cache import UsageCache
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import (
     AuthenticationError,
@@ -43,8 +43,6 @@ _log = logging.getLogger("twusage")
 _LONG_WAIT = 3.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
 _OTHER_LOOP = "this client serves another event loop; make one on each loop and thread, and in each process"
-# Enough for every combination that one program asks for; a bound, so that a program that tries all does not keep all.
-_KEPT_RESULTS = 16
 
 
 class UsageClient:
@@ -111,12 +109,11 @@ class UsageClient:
         self._closed = False
         self._authorized: tuple[Request, Secret, Request] | None = None
         self._active_calls: dict[object, asyncio.Task[Any]] = {}
-        self._kept: dict[str, _Kept] = {}
+        self._cache = UsageCache(self._clock)
         # What is the event loop's, from the first call on.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limiter_in_use: RateLimiter
         self._budgets: dict[str, RetryTokenBucket]
-        self._shared: dict[str, _SharedCall] = {}
 
     @classmethod
     def from_env(cls, **keywords: Any) -> Self:
@@ -138,6 +135,11 @@ class UsageClient:
         """The newest that the API's answers said of the app's 15-minute window, or ``None`` before the first."""
         return self._rate_limit
 
+    @property
+    def clock(self) -> Clock:
+        """The clock that this client measures time by."""
+        return self._clock
+
     async def get_usage(
         self,
         *,
@@ -149,7 +151,7 @@ class UsageClient:
 
         Args:
             days: 1 to 90 days of daily usage. Alone, it asks for both daily fields.
-            fields: what to ask for beyond the summary, from ``UsageField``.
+            fields: what to request beyond the summary, from ``UsageField``: one, or several.
             max_age: seconds. A result of an equal call that is not older will do, and concurrent equal calls share one
                 request. ``None`` always asks.
 
@@ -166,7 +168,9 @@ class UsageClient:
         request = protocol.usage_request(days=days, fields=fields, base_url=self._base_url)
         if max_age is None:
             return await self._run_cancellable(self._call(request))
-        return await self._run_cancellable(self._get_cached_or_join(request, _checked_age(max_age)))
+        return await self._run_cancellable(
+            self._cache.get_or_call(request.url, _checked_age(max_age), partial(self._call, request))
+        )
 
     async def check(self) -> Checkup:
         """What is right and what is wrong with the credentials and the way to the API, in plain words, and what to do.
@@ -184,7 +188,7 @@ class UsageClient:
 
     async def _call(self, request: Request) -> Usage:
         usage = await self._retry.run(partial(self._attempt, request), self._clock, on_wait=self._notify_wait)
-        self._keep(request, usage)
+        self._cache.store(request.url, usage)
         return usage
 
     async def _attempt(self, request: Request, budget: CallBudget) -> Usage:
@@ -218,17 +222,12 @@ class UsageClient:
             if error.unsent:
                 slot.refund()
             raise
-        now = self._now()
-        rate_limit = protocol.read_rate_limit(response)
-        date = protocol.read_date(response)
-        slot.observe(rate_limit, date.timestamp() if date else None)
-        self._rate_limit = _latest_rate_limit(rate_limit, self._rate_limit)
-        try:
-            return protocol.read_usage(response, request=request, fetched_at=now)
-        except RateLimitedError as error:
-            if error.window_exhausted:
-                slot.close_window(error.retry_after)
-            raise
+        reading = protocol.read_response(response, request=request, fetched_at=self._now())
+        slot.observe(reading.rate_limit, reading.server_time)
+        self._rate_limit = _latest_rate_limit(reading.rate_limit, self._rate_limit)
+        if isinstance(reading.error, RateLimitedError) and reading.error.window_exhausted:
+            slot.close_window(reading.error.retry_after)
+        return reading.usage()
 
     async def _fetch_token(self, api_key: Secret, api_secret: Secret) -> Secret:
         """A bearer token for an ``AppOnlyAuth``. It costs no place in the window."""
@@ -266,33 +265,6 @@ class UsageClient:
 
     def _now(self) -> dt.datetime:
         return dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
-
-    # -- max_age: results that are young enough, and calls that are under way -----------------------------------------
-
-    async def _get_cached_or_join(self, request: Request, max_age: float) -> Usage:
-        kept = self._kept.get(request.url)
-        if kept is not None and self._age(kept) <= max_age:
-            await asyncio.sleep(0)  # Whoever polls in a loop lets others run, and can be cancelled.
-            return kept[0]
-        shared = self._shared.get(request.url)
-        if shared is None:
-            shared = self._shared[request.url] = _SharedCall(self._call(request))
-        try:
-            return await shared.join()
-        finally:
-            if shared.abandoned and self._shared.get(request.url) is shared:
-                del self._shared[request.url]
-
-    def _age(self, kept: _Kept) -> float:
-        # The monotonic clock stands still while the machine sleeps; the wall clock may be set back.
-        _, monotonic, wall = kept
-        return max(self._clock.monotonic() - monotonic, self._clock.time() - wall)
-
-    def _keep(self, request: Request, usage: Usage) -> None:
-        self._kept.pop(request.url, None)  # so that the newest stands last
-        self._kept[request.url] = usage, self._clock.monotonic(), self._clock.time()
-        if len(self._kept) > _KEPT_RESULTS:
-            del self._kept[next(iter(self._kept))]
 
     def _notify_wait(self, wait: Wait) -> None:
         if wait.seconds >= _LONG_WAIT:
@@ -342,7 +314,8 @@ class UsageClient:
             raise ClientClosedError("this client is closed; make a new one")
         if loop is None or not (self._loop is None or self._loop.is_closed()):
             raise ConfigurationError(_OTHER_LOOP)
-        self._loop, self._shared = loop, {}
+        self._loop = loop
+        self._cache.forget_calls()
         self._limiter_in_use = default_limiter(self._clock) if self._limiter is None else self._limiter
         self._budgets = retry_budgets_for_running_loop()
 
@@ -360,7 +333,7 @@ class UsageClient:
             self._active_calls.popitem()[1].cancel()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
-        await asyncio.gather(*(shared.end() for shared in self._shared.values()))
+        await self._cache.cancel_calls()
 
     async def __aenter__(self) -> Self:
         return self
@@ -369,45 +342,6 @@ class UsageClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-# A result, and when it came by both clocks.
-_Kept: TypeAlias = tuple[Usage, float, float]
-
-
-class _SharedCall:
-    """One request that several callers wait for. It ends early only when the last of them has gone."""
-
-    def __init__(self, call: Coroutine[Any, Any, Usage]) -> None:
-        self._task = asyncio.create_task(call)
-        self._callers = 0
-
-    @property
-    def abandoned(self) -> bool:
-        """Nobody waits for it any more: its answer came, or its last caller was cancelled."""
-        return not self._callers
-
-    async def join(self) -> Usage:
-        self._callers += 1
-        try:
-            await asyncio.wait([self._task])  # which, unlike a bare await, does not cancel the task with the caller
-        finally:
-            self._callers -= 1
-            if not self._callers:
-                self._task.cancel()
-        if self._task.cancelled():
-            raise ClientClosedError(_CLOSED_MEANWHILE)
-        error = self._task.exception()
-        if isinstance(error, TwUsageError):
-            # A copy each: one exception raised by a thousand callers would gather a thousand tracebacks.
-            raise copy.copy(error).with_traceback(error.__traceback__)
-        if error is not None:
-            raise error  # Somebody else's: who knows whether it can be copied.
-        return self._task.result()
-
-    async def end(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -10,12 +10,13 @@ from twusage.protocol.requests import (
     token_request,
     usage_request,
 )
-from twusage.protocol.responses import read_date, read_rate_limit, read_token, read_usage
+from twusage.protocol.responses import Reading, read_date, read_rate_limit, read_response, read_token, read_usage
 
 __all__ = [
     "DEFAULT_BASE_URL",
     "QUOTES",
     "Headers",
+    "Reading",
     "Request",
     "Response",
     "authorize",
@@ -23,6 +24,7 @@ __all__ = [
     "is_visible_ascii",
     "read_date",
     "read_rate_limit",
+    "read_response",
     "read_token",
     "read_usage",
     "redact_credentials",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import reprlib
 from base64 import b64encode
 from collections.abc import Iterable
@@ -31,7 +32,10 @@ _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
 
 
 def usage_request(
-    *, days: int | None = None, fields: Iterable[UsageField | str] | None = None, base_url: str = DEFAULT_BASE_URL
+    *,
+    days: int | None = None,
+    fields: Iterable[UsageField | str] | None = None,
+    base_url: str = DEFAULT_BASE_URL,
 ) -> Request:
     """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
 
@@ -68,16 +72,22 @@ def short_repr(value: object) -> str:
 
 
 def _checked_days(days: object) -> int:
-    # A bool is an int to Python, but nobody means days=True.
-    if type(days) is not int:
+    # A bool is an int to Python, but nobody means days=True. ``index`` accepts the whole numbers of other libraries.
+    try:
+        number = operator.index(days)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or type(days).__name__ in {"bool", "bool_"}:
         raise InvalidRequestError(f"days must be an int between 1 and 90, got {short_repr(days)}")
-    if not 1 <= days <= 90:
+    if not 1 <= number <= 90:
         raise InvalidRequestError(f"days must be between 1 and 90, got {short_repr(days)}")
-    return days
+    return number
 
 
 def _checked_fields(fields: object) -> tuple[UsageField, ...]:
-    if isinstance(fields, str) or not isinstance(fields, Iterable):
+    if isinstance(fields, str):
+        fields = (fields,)
+    if not isinstance(fields, Iterable):
         raise InvalidRequestError(f"fields must be a list of UsageField, got {short_repr(fields)}")
     wanted = set()
     for name in fields:

@@ -12,6 +12,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from attrs import define
+
 from twusage import json_reader
 from twusage.errors import (
     ApiError,
@@ -34,23 +36,67 @@ from twusage.protocol.messages import QUOTES, Request, Response, as_headers, is_
 from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import TOKEN_PATH
 
-__all__ = ["read_date", "read_rate_limit", "read_token", "read_usage"]
+__all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_token", "read_usage"]
 
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 
 
-def read_rate_limit(response: Response) -> RateLimit | None:
-    """The app's window at this endpoint, from the ``x-rate-limit-*`` headers.
+@define
+class Reading:
+    """What one response means, read once: the window it reports, the server's time, and the error, if it is one."""
 
-    ``None`` unless all three are plain digits: a number that is not plainly one would be a guess. ``None`` too for a
-    capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
+    response: Response
+    request: Request | None
+    fetched_at: dt.datetime | None
+    rate_limit: RateLimit | None
+    """This endpoint's window, or ``None`` if the response does not report it."""
+    server_time: float | None
+    """The ``Date`` header, in epoch seconds."""
+    error: TwUsageError | None
+
+    def usage(self) -> Usage:
+        """Return the decoded usage, or raise the error that the response means."""
+        if self.error is not None:
+            raise self.error
+        body = redact_credentials(self.response.body, self.request)
+        if not body:
+            raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
+        fetched_at = self.fetched_at or EPOCH
+        usage = plain_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
+        if usage is None:
+            document = json_reader.decode_document(body)
+            if document.get("data") is None and document.get("errors"):
+                raise _error_from_response(self.response, self.request, self.fetched_at)
+            from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
+
+            usage = usage_from(document, rate_limit=self.rate_limit, fetched_at=fetched_at)
+        return usage
+
+
+def read_response(
+    response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None
+) -> Reading:
+    """Read status, problem, rate limit and date of a response, each once. See ``read_usage`` for the arguments.
+
+    A ``QuotaError`` reports no window, because captures show it with the headers of another one (40,000 calls).
     """
-    if response.status == 429:
-        kind = _error_class(response.status, json_reader.decode_problem(response.body))
-        if issubclass(kind, QuotaError):
-            return None
-    return _headers_rate_limit(response.headers)
+    date = read_date(response)
+    server_time = None if date is None else date.timestamp()
+    if response.status == HTTPStatus.OK:
+        rate_limit = _headers_rate_limit(response.headers)
+        return Reading(response, request, fetched_at, rate_limit, server_time, None)
+    error = _error_from_response(response, request, fetched_at)
+    rate_limit = None if isinstance(error, QuotaError) else _headers_rate_limit(response.headers)
+    return Reading(response, request, fetched_at, rate_limit, server_time, error)
+
+
+def read_rate_limit(response: Response) -> RateLimit | None:
+    """Return the app's window at this endpoint, from the ``x-rate-limit-*`` headers.
+
+    ``None`` unless all three are plain digits, and ``None`` for a ``QuotaError``: see ``read_response``.
+    """
+    return read_response(response).rate_limit
 
 
 def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
@@ -78,21 +124,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
         DecodeError: a 200 whose body is not what the API json_reader.
         ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
     """
-    if response.status != 200:
-        raise _error_from_response(response, request, fetched_at)
-    body = redact_credentials(response.body, request)
-    if not body:
-        raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
-    rate_limit, fetched_at = _headers_rate_limit(response.headers), fetched_at or EPOCH
-    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
-    if usage is None:
-        document = json_reader.decode_document(body)
-        if document.get("data") is None and document.get("errors"):
-            raise _error_from_response(response, request, fetched_at)
-        from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
-
-        usage = usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at)
-    return usage
+    return read_response(response, request=request, fetched_at=fetched_at).usage()
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
