@@ -735,7 +735,7 @@ async def test_a_closed_client_says_so(api: FakeApi) -> None:
     await client.get_usage()
     await client.aclose()
     for max_age in (None, 60):
-        with pytest.raises(ClientClosedError, match="make a new one"):
+        with pytest.raises(ClientClosedError, match="create a new one"):
             await client.get_usage(max_age=max_age)
     gc.collect()  # a coroutine that was never awaited would warn here
 
@@ -840,7 +840,7 @@ async def test_a_client_serves_one_loop_at_a_time(api: FakeApi) -> None:
         def elsewhere() -> None:
             asyncio.run(client.get_usage(max_age=5))
 
-        with pytest.raises(ConfigurationError, match="make one on each loop"):
+        with pytest.raises(ConfigurationError, match="create one client per loop"):
             await asyncio.to_thread(elsewhere)
         await client.get_usage()
 
@@ -946,7 +946,7 @@ async def test_closing_from_elsewhere(api: FakeApi) -> None:
     def elsewhere() -> None:
         asyncio.run(client.aclose())
 
-    with pytest.raises(ConfigurationError, match="another event loop"):
+    with pytest.raises(ConfigurationError, match="bound to the event loop"):
         await asyncio.to_thread(elsewhere)
     await client.get_usage()
     await client.aclose()
@@ -956,7 +956,7 @@ def test_without_a_loop(api: FakeApi) -> None:
     """Where nobody runs a loop, as in a child that was forked in the middle of a call, the client says so."""
     client = make_client(api)
     for call in (client.get_usage, client.check, client.aclose):
-        with pytest.raises(ConfigurationError, match="in each process"):
+        with pytest.raises(ConfigurationError, match="one client per loop, thread and process"):
             call().send(None)
 
 

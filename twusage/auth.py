@@ -21,11 +21,11 @@ KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API
 
 
 class Secret:
-    """Text that is shown to nobody: its repr, str and format are ``Secret(…)``, and a pickle of it holds nothing.
+    """A string that never appears in repr, str, format or pickle.
 
     Args:
-        text: what nobody may see.
-        name: what an error calls it.
+        text: the secret.
+        name: its name in error messages.
 
     Raises:
         ConfigurationError: it is no str, empty, holds what an HTTP header cannot carry, or has a quotation mark around
@@ -36,14 +36,14 @@ class Secret:
 
     def __init__(self, text: str, *, name: str = "token") -> None:
         if reason := _malformed(text, name):
-            del text  # so that no traceback shows it
+            del text  # Keeps it out of tracebacks.
             raise ConfigurationError(reason)
         self.__text = text
         self.fingerprint: str = hashlib.sha256(text.encode()).hexdigest()
-        """The SHA-256 of the text, for keys: it tells two secrets apart and gives neither away."""
+        """The SHA-256 of the text: a key that does not reveal the secret."""
 
     def reveal(self) -> str:
-        """The text itself. Pass it on at once: a variable that holds it ends up in tracebacks."""
+        """Return the secret. Do not store it in a variable: tracebacks show variables."""
         return self.__text
 
     def __repr__(self) -> str:
@@ -84,7 +84,7 @@ def _malformed(text: object, name: str) -> str | None:
 
 
 class _UnpickledSecret(Secret):
-    """What is left of a secret after pickling."""
+    """An unpickled Secret: its text is not in the pickle."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class _UnpickledSecret(Secret):
         super().__init__("lost")
 
     def reveal(self) -> NoReturn:
-        raise ConfigurationError("a Secret does not survive pickling; make the client anew in this process")
+        raise ConfigurationError("a Secret cannot be unpickled; create the client in this process")
 
 
 class Auth(Protocol):
@@ -123,7 +123,7 @@ class BearerToken:
             refusal = error.with_traceback(None)
         else:
             return
-        del token  # so that no traceback shows it
+        del token  # Keeps it out of tracebacks.
         raise refusal
 
     async def token(self) -> Secret:
@@ -162,7 +162,7 @@ class AppOnlyAuth:
         else:
             self.app = self._key.fingerprint
             return
-        del api_key, api_secret  # so that no traceback shows them
+        del api_key, api_secret  # Keeps them out of tracebacks.
         raise refusal
 
     @property
@@ -190,8 +190,9 @@ class AppOnlyAuth:
         exchanges = self._generation
         loop = asyncio.get_running_loop()
         async with self._locks.setdefault(loop, asyncio.Lock()):
-            # Whoever waited for somebody else's exchange has its outcome: also a failure, which a hundred callers
-            # would otherwise bring about one after the other. One that was cancelled is none: the next in line does it.
+            # Single flight: waiters share the result of the exchange they waited for, including a failure; otherwise
+            # 100 waiters would each repeat the failing request. A cancelled exchange has no result: the next waiter
+            # starts a new one.
             if self._generation == exchanges:
                 try:
                     self._outcome = await fetch_token(self._key, self._secret)
@@ -231,33 +232,33 @@ class TokenProvider:
         else:
             self._app_only = self._auth if isinstance(self._auth, AppOnlyAuth) else None
             return
-        del auth  # so that no traceback shows it
+        del auth  # Keeps it out of tracebacks.
         raise refusal
 
     @property
     def auth(self) -> Auth:
-        """What was given; for a ``str``, the ``BearerToken``."""
+        """The ``Auth`` of the client; for a ``str``, a ``BearerToken``."""
         return self._auth
 
     async def secrets(self) -> tuple[Secret, ...]:
-        """The bearer token, or an API key and its secret. Nothing is sent for it, unless a user's ``Auth`` does."""
+        """Return the bearer token, or an API key and its secret. Only a user's ``Auth`` may do I/O for it."""
         return (await self.token(),) if self._app_only is None else self._app_only._key_pair  # noqa: SLF001 - a class of this module
 
     async def token(self, *, refused: Secret | None = None) -> Secret:
-        """The token to use now. ``refused`` is one that the API did not accept."""
-        if self._static_token is not None:  # Who gave a token as a ``str`` can bring no other.
+        """Return the token to use now. ``refused`` is one that the API rejected."""
+        if self._static_token is not None:  # A token given as ``str`` cannot be refreshed.
             return self._static_token
         if self._app_only is not None:
             return await self._app_only.token(self._fetch_token, refused=refused)
         return as_secret(await self._auth.token())
 
     def current(self, token: Secret) -> Secret:
-        """That token, or the one that has taken its place since, as far as it is known without asking anybody."""
+        """Return the cached replacement for ``token``, or ``token``; does no I/O."""
         return token if self._app_only is None else self._app_only._cached_token or token  # noqa: SLF001 - a class of this module
 
     @property
     def app_key(self) -> str | None:
-        """The key of the app, where that is known without a token."""
+        """The app's key, if it is known without a token."""
         return None if self._app_only is None else self._app_only.app
 
 
@@ -269,14 +270,14 @@ def _as_auth(auth: object) -> Auth:
 
 
 def as_secret(text: Secret | str, *, name: str = "token") -> Secret:
-    """What somebody gave, as a secret. Raises ``ConfigurationError``, with that name, where it cannot be one."""
+    """Return ``text`` as a Secret. Raises ``ConfigurationError`` with ``name`` if it is malformed."""
     if isinstance(text, Secret):
         return text
     try:
         return Secret(text, name=name)
     except ConfigurationError as error:
         refusal = error.with_traceback(None)
-    del text  # so that no traceback shows it
+    del text  # Keeps it out of tracebacks.
     raise refusal
 
 
@@ -300,7 +301,7 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
 
 
 def missing_half(pair: tuple[str, str], environ: Mapping[str, str]) -> str | None:
-    """What is wrong where only one of these two variables is set. An empty one is not set."""
+    """Return the error message if only one of the two variables is set. An empty variable is not set."""
     for present, absent in (pair, pair[::-1]):
         if environ.get(present) and not environ.get(absent):
             return f"{present} is set, but {absent} is not"

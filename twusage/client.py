@@ -1,4 +1,4 @@
-"""UsageClient: the only conductor. It says in which order the parts work, shares results, and opens and closes."""
+"""UsageClient: runs the steps of a call, and owns the lifecycle. What a step does is in the module that it calls."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 _A_DAY = 86_400.0
 _log = logging.getLogger("twusage")
-# Seconds from which on a wait is worth a line in the log: a person would begin to wonder.
+# Log waits of at least this many seconds.
 _LONG_WAIT = 3.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
-_OTHER_LOOP = "this client serves another event loop; make one on each loop and thread, and in each process"
+_OTHER_LOOP = "UsageClient is bound to the event loop of its first call; create one client per loop, thread and process"
 
 
 class UsageClient:
-    """How much of the X/Twitter API a project has used.
+    """Client of ``GET /2/usage/tweets``: how much of the X/Twitter API a project has used.
 
     ::
 
@@ -55,21 +55,21 @@ class UsageClient:
             print(usage.project_usage, "of", usage.project_cap)
 
     One client serves any number of concurrent calls on one event loop. Clients of the same token on the same loop share
-    its rate limit by themselves.
+    its rate limit automatically.
 
     Args:
-        auth: the app-only bearer token as a ``str``, or an ``Auth`` that brings one.
-        transport: what carries requests: by default an ``AiohttpTransport`` of the client's own.
-        limiter: who keeps the app's window: by default the running loop's, shared by all its clients.
-        retry: what is tried again, and how long one call may wait.
-        clock: what time it is.
-        base_url: where the API is: https, or http on loopback.
-        timeout: seconds for one request on the wire, from waiting for a connection to the answer's last byte.
-        on_wait: called with a ``Wait`` whenever a call begins to wait, and again when it turns out to be another wait:
-            for a countdown. It must not block.
+        auth: the app-only bearer token as a ``str``, or an ``Auth`` that returns one.
+        transport: sends the requests (default: an ``AiohttpTransport`` that the client opens and closes).
+        limiter: keeps the app's window (default: the running loop's, shared by all its clients).
+        retry: what is retried, and how long one call may wait.
+        clock: measures time (default: the system's).
+        base_url: the API's address: https, or http on loopback.
+        timeout: seconds for one request, from waiting for a connection to the last byte of the response.
+        on_wait: called with a ``Wait`` when a call begins to wait, and again if the estimate changes, for a countdown.
+            It must not block.
 
     Raises:
-        ConfigurationError: an argument is wrong. A token is never quoted.
+        ConfigurationError: an argument is invalid. The message never quotes a token.
     """
 
     def __init__(
@@ -110,17 +110,19 @@ class UsageClient:
         self._authorized: tuple[Request, Secret, Request] | None = None
         self._active_calls: dict[object, asyncio.Task[Any]] = {}
         self._cache = UsageCache(self._clock)
-        # What is the event loop's, from the first call on.
+        # Bound to the event loop at the first call.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._limiter_in_use: RateLimiter
         self._budgets: dict[str, RetryTokenBucket]
 
     @classmethod
     def from_env(cls, **keywords: Any) -> Self:
-        """A client with what the environment holds: the token in ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` or
-        ``BEARER_TOKEN`` (the first that is set); without one, the API key and secret in ``X_API_KEY`` and
-        ``X_API_SECRET``, or ``TWITTER_API_KEY`` and ``TWITTER_API_SECRET``; and ``TWUSAGE_BASE_URL``. Takes the
-        keywords of the constructor, which go before the environment: with ``auth=`` it needs no credentials there.
+        """Return a client with the credentials of the environment.
+
+        The token is the first that is set of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` and ``BEARER_TOKEN``. Without
+        one, the API key and secret are read from ``X_API_KEY`` and ``X_API_SECRET``, or ``TWITTER_API_KEY`` and
+        ``TWITTER_API_SECRET``. ``TWUSAGE_BASE_URL`` is read, too. Takes the keywords of the constructor, which override
+        the environment: with ``auth=`` no credentials are read.
 
         Raises:
             ConfigurationError: no variable is set, or what it holds is malformed.
@@ -132,7 +134,7 @@ class UsageClient:
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """The newest that the API's answers said of the app's 15-minute window, or ``None`` before the first."""
+        """The newest state of the app's 15-minute window that a response reported, or ``None``."""
         return self._rate_limit
 
     @property
@@ -147,22 +149,22 @@ class UsageClient:
         fields: Iterable[UsageField | str] | None = None,
         max_age: float | None = None,
     ) -> Usage:
-        """``GET /2/usage/tweets``: what the project has used of its cap, and by day and client app if asked for.
+        """Return the project's usage, with daily counts per project and client app if requested.
 
         Args:
             days: 1 to 90 days of daily usage. Alone, it asks for both daily fields.
             fields: what to request beyond the summary, from ``UsageField``: one, or several.
-            max_age: seconds. A result of an equal call that is not older will do, and concurrent equal calls share one
-                request. ``None`` always asks.
+            max_age: seconds. Accept a cached result of an equal call up to this old; concurrent equal calls share one
+                request. ``None`` always sends a request.
 
         Raises:
-            InvalidRequestError: an argument is wrong; nothing was sent.
-            ConfigurationError: a malformed token out of an ``Auth``, another event loop, a closed session.
-            RateLimitedError: the app's 15-minute window is spent, for longer than the call may wait.
+            InvalidRequestError: an argument is invalid; nothing was sent.
+            ConfigurationError: an ``Auth`` returned a malformed token, another event loop, a closed session.
+            RateLimitedError: no calls are left in the app's 15-minute window, for longer than the call may wait.
             QuotaError: the project's cap, credits or spending limit is used up.
-            ApiError: the API refuses, in its several kinds.
-            TransportError: nothing usable came back.
-            DecodeError: an answer that is not what the API documents.
+            ApiError: the API returned an error response.
+            TransportError: no usable response.
+            DecodeError: the response body does not match the documented schema.
             ClientClosedError: the client was closed.
         """
         request = protocol.usage_request(days=days, fields=fields, base_url=self._base_url)
@@ -173,10 +175,10 @@ class UsageClient:
         )
 
     async def check(self) -> Checkup:
-        """What is right and what is wrong with the credentials and the way to the API, in plain words, and what to do.
+        """Check the credentials and the connection to the API; return what is wrong and what to do.
 
-        It spends at most one call of the window, waits for nothing but the answer, and tries nothing twice. What it can
-        tell it returns and does not raise: a refusal, a spent window, a network that is down.
+        It uses at most one call of the window, does not wait for a window, and does not retry. An error response, an
+        exhausted window and a network failure are findings of the report, not exceptions.
 
         Raises:
             ConfigurationError: another event loop, a closed session.
@@ -194,7 +196,7 @@ class UsageClient:
     async def _attempt(self, request: Request, budget: CallBudget) -> Usage:
         app = self._credentials.app_key
         if app is not None:
-            budget.retry_tokens = self._budgets[app]  # It pays for the retries of a mint, too.
+            budget.retry_tokens = self._budgets[app]  # Retries of a token request take from it, too.
         token = await self._credentials.token()
         if app is None:
             app = token.fingerprint
@@ -203,17 +205,17 @@ class UsageClient:
             async with self._limiter_in_use.slot(app, max_wait=budget.wait_left, on_wait=self._notify_wait) as slot:
                 if slot.waited:
                     budget.charge_wait(slot.waited)
-                token = self._credentials.current(token)  # It may have been renewed while this call waited.
+                token = self._credentials.current(token)  # Another call may have renewed it during the wait.
                 return await self._exchange(self._authorize(request, token), slot)
         except AuthenticationError as error:
             if await self._credentials.token(refused=token) != token:
-                error.retryable = error.retry_once = True  # With another token, it may succeed.
+                error.retryable = error.retry_once = True  # Retry with the new token.
             raise
 
     def _authorize(self, request: Request, token: Secret) -> Request:
         if self._authorized is None or self._authorized[0] is not request or self._authorized[1] is not token:
             self._authorized = request, token, protocol.authorize(request, token.reveal())
-        return self._authorized[2]  # Most calls of a program are the same again.
+        return self._authorized[2]  # Most calls of a program are equal.
 
     async def _exchange(self, request: Request, slot: Slot) -> Usage:
         try:
@@ -230,13 +232,13 @@ class UsageClient:
         return reading.usage()
 
     async def _fetch_token(self, api_key: Secret, api_secret: Secret) -> Secret:
-        """A bearer token for an ``AppOnlyAuth``. It costs no place in the window."""
+        """Return a bearer token for an ``AppOnlyAuth``. It does not count in the window of the usage endpoint."""
         request = protocol.token_request(api_key.reveal(), api_secret.reveal(), base_url=self._base_url)
         response = await self._get_transport().send(request, timeout=self._timeout)
         return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
 
     async def _check(self) -> Checkup:
-        from twusage.diagnostics.check import examine  # here, because few programs ever check
+        from twusage.diagnostics.check import examine  # Imported here: few programs call check().
 
         async def ask(auth: Auth, transport: Transport) -> Usage:
             client = UsageClient(
@@ -259,7 +261,7 @@ class UsageClient:
             transport=self._get_transport(),
             clock=self._clock,
             base_url=self._base_url,
-            # A transport of the user's may have a proxy of its own.
+            # A transport that the caller passed may have its own proxy.
             environ=os.environ if self._owns_transport else {},
         )
 
@@ -275,18 +277,17 @@ class UsageClient:
     # -- Opening and closing ------------------------------------------------------------------------------------------
 
     def _get_transport(self) -> Transport:
-        if self._closed:  # in the very step in which this call went on: nobody would close what it opens now
+        if self._closed:  # aclose() ran since the last check: a transport opened now would leak.
             raise ClientClosedError(_CLOSED_MEANWHILE)
         if self._transport is None:
-            from twusage.aiohttp_transport import (
-                AiohttpTransport,  # here, so that a program on the fake never loads aiohttp
-            )
+            # Imported here, so that a program on the fake never loads aiohttp.
+            from twusage.aiohttp_transport import AiohttpTransport
 
             self._transport = AiohttpTransport()
         return self._transport
 
     async def _run_cancellable(self, call: Coroutine[Any, Any, T]) -> T:
-        """Make a call that ``aclose`` can end."""
+        """Run a call that ``aclose`` can cancel."""
         loop = _running_loop()
         if self._closed or loop is None or loop is not self._loop:
             try:
@@ -296,22 +297,22 @@ class UsageClient:
                 raise
         task = asyncio.current_task(loop)
         assert task is not None  # on a loop there is one
-        leash, cancelled = object(), task.cancelling()
-        self._active_calls[leash] = task
+        key, cancelled = object(), task.cancelling()
+        self._active_calls[key] = task
         try:
             return await call
         except asyncio.CancelledError:
-            # Either aclose has let it go, or somebody else cancels it, or both.
-            if leash in self._active_calls or task.uncancel() > cancelled:
+            # Tell our own cancellation (aclose) from an external one.
+            if key in self._active_calls or task.uncancel() > cancelled:
                 raise
         finally:
-            self._active_calls.pop(leash, None)
+            self._active_calls.pop(key, None)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
     def _bind_to_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Take what belongs to an event loop, where this client may serve that one."""
+        """Bind to the running loop: its limiter, its retry tokens, and no calls of an earlier loop."""
         if self._closed:
-            raise ClientClosedError("this client is closed; make a new one")
+            raise ClientClosedError("this client is closed; create a new one")
         if loop is None or not (self._loop is None or self._loop.is_closed()):
             raise ConfigurationError(_OTHER_LOOP)
         self._loop = loop
@@ -320,10 +321,9 @@ class UsageClient:
         self._budgets = retry_budgets_for_running_loop()
 
     async def aclose(self) -> None:
-        """End the calls under way with ``ClientClosedError``, and close what the client itself opened. Calling it twice
-        is fine.
+        """Cancel the running calls with ``ClientClosedError``, and close what the client opened. Idempotent.
 
-        Raises ``ConfigurationError`` on another event loop than that which the client serves.
+        Raises ``ConfigurationError`` on another event loop than the client's.
         """
         loop = _running_loop()
         if loop is None or not (self._loop is None or loop is self._loop or self._loop.is_closed()):
@@ -347,19 +347,19 @@ class UsageClient:
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
-    except RuntimeError:  # A process that was forked in the middle of a call has none.
+    except RuntimeError:  # A process forked during a call has none.
         return None
 
 
 def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
-    """Answers arrive out of order: the later window counts, and in one window the fewer calls left."""
+    """Responses arrive out of order: the later window counts; within a window, the fewer calls left."""
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other
 
 
 def _require_methods(name: str, part: T, *methods: str) -> T:
-    # Not quoted: who mixes up the arguments may have given a token.
+    # Not quoted: swapped arguments may be a token.
     if part is None or (not isinstance(part, type) and all(callable(getattr(part, each, None)) for each in methods)):
         return part
     given = "the class itself" if isinstance(part, type) else type(part).__name__
