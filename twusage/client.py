@@ -108,7 +108,7 @@ class UsageClient:
         self._rate_limit: RateLimit | None = None
         self._closed = False
         self._authorized: tuple[Request, Secret, Request] | None = None
-        self._active_calls: dict[object, asyncio.Task[Any]] = {}
+        self._active_calls: set[asyncio.Task[Any]] = set()
         self._cache = UsageCache(self._clock)
         # Bound to the event loop at the first call.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -193,11 +193,18 @@ class UsageClient:
         self._cache.store(request.url, usage)
         return usage
 
-    async def _attempt(self, request: Request, budget: CallBudget) -> Usage:
-        app = self._credentials.app_key
+    async def _attempt(
+        self,
+        request: Request,
+        budget: CallBudget,
+        credentials: TokenProvider | None = None,
+        transport: Transport | None = None,
+    ) -> Usage:
+        credentials = credentials or self._credentials
+        app = credentials.app_key
         if app is not None:
             budget.retry_tokens = self._budgets[app]  # Retries of a token request take from it, too.
-        token = await self._credentials.token()
+        token = await credentials.token()
         if app is None:
             app = token.fingerprint
             budget.retry_tokens = self._budgets[app]
@@ -205,10 +212,10 @@ class UsageClient:
             async with self._limiter_in_use.slot(app, max_wait=budget.wait_left, on_wait=self._notify_wait) as slot:
                 if slot.waited:
                     budget.charge_wait(slot.waited)
-                token = self._credentials.current(token)  # Another call may have renewed it during the wait.
-                return await self._exchange(self._authorize(request, token), slot)
+                token = credentials.current(token)  # Another call may have renewed it during the wait.
+                return await self._exchange(self._authorize(request, token), slot, transport)
         except AuthenticationError as error:
-            if await self._credentials.token(refused=token) != token:
+            if await credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # Retry with the new token.
             raise
 
@@ -217,9 +224,9 @@ class UsageClient:
             self._authorized = request, token, protocol.authorize(request, token.reveal())
         return self._authorized[2]  # Most calls of a program are equal.
 
-    async def _exchange(self, request: Request, slot: Slot) -> Usage:
+    async def _exchange(self, request: Request, slot: Slot, transport: Transport | None) -> Usage:
         try:
-            response = await self._get_transport().send(request, timeout=self._timeout)
+            response = await (transport or self._get_transport()).send(request, timeout=self._timeout)
         except TransportError as error:
             if error.unsent:
                 slot.refund()
@@ -231,29 +238,19 @@ class UsageClient:
             slot.close_window(reading.error.retry_after)
         return reading.usage()
 
-    async def _fetch_token(self, api_key: Secret, api_secret: Secret) -> Secret:
+    async def _fetch_token(self, api_key: Secret, api_secret: Secret, *, transport: Transport | None = None) -> Secret:
         """Return a bearer token for an ``AppOnlyAuth``. It does not count in the window of the usage endpoint."""
         request = protocol.token_request(api_key.reveal(), api_secret.reveal(), base_url=self._base_url)
-        response = await self._get_transport().send(request, timeout=self._timeout)
+        response = await (transport or self._get_transport()).send(request, timeout=self._timeout)
         return Secret(protocol.read_token(response, request=request, fetched_at=self._now()))
 
     async def _check(self) -> Checkup:
         from twusage.diagnostics.check import examine  # Imported here: few programs call check().
 
         async def ask(auth: Auth, transport: Transport) -> Usage:
-            client = UsageClient(
-                auth,
-                transport=transport,
-                limiter=self._limiter_in_use,
-                retry=RetryPolicy.none(),
-                clock=self._clock,
-                base_url=self._base_url,
-                timeout=self._timeout,
-            )
-            try:
-                return await client.get_usage()
-            finally:
-                self._rate_limit = _latest_rate_limit(client.rate_limit, self._rate_limit)
+            credentials = TokenProvider(auth, partial(self._fetch_token, transport=transport))
+            request = protocol.usage_request(base_url=self._base_url)
+            return await self._attempt(request, CallBudget(0.0), credentials, transport)
 
         return await examine(
             self._credentials,
@@ -297,16 +294,16 @@ class UsageClient:
                 raise
         task = asyncio.current_task(loop)
         assert task is not None  # on a loop there is one
-        key, cancelled = object(), task.cancelling()
-        self._active_calls[key] = task
+        cancelled = task.cancelling()
+        self._active_calls.add(task)
         try:
             return await call
         except asyncio.CancelledError:
             # Tell our own cancellation (aclose) from an external one.
-            if key in self._active_calls or task.uncancel() > cancelled:
+            if task in self._active_calls or task.uncancel() > cancelled:
                 raise
         finally:
-            self._active_calls.pop(key, None)
+            self._active_calls.discard(task)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
     def _bind_to_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -330,7 +327,7 @@ class UsageClient:
             raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
         while self._active_calls:
-            self._active_calls.popitem()[1].cancel()
+            self._active_calls.pop().cancel()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
         await self._cache.cancel_calls()
