@@ -21,6 +21,7 @@ from twusage import (
     ConnectError,
     InvalidRequestError,
     LocalRateLimiter,
+    QuotaError,
     RateLimitedError,
     Request,
     RequestTimeoutError,
@@ -966,3 +967,26 @@ async def test_nothing_is_opened_behind_the_closing() -> None:
     await client.aclose()
     with pytest.raises(ClientClosedError, match="during this call"):
         client._get_transport()
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.credits_depleted(), Fault.spend_cap_reached(), Fault.usage_capped()], ids=lambda fault: fault.name
+)
+async def test_a_quota_error_reports_no_window(client: UsageClient, api: FakeApi, fault: Fault) -> None:
+    """Its headers are those of another window (40,000 calls): the client's rate limit stays as it was."""
+    await client.get_usage()
+    before = client.rate_limit
+    api.fail(fault)
+    with pytest.raises(QuotaError) as caught:
+        await client.get_usage()
+    assert caught.value.headers["x-rate-limit-limit"] == "40000"
+    assert client.rate_limit == before
+
+
+def test_the_clock_is_public() -> None:
+    """``client.clock`` is the clock that the client was given, and cannot be replaced."""
+    clock = VirtualClock()
+    client = UsageClient("token", transport=FakeTransport(FakeApi()), clock=clock)
+    assert client.clock is clock
+    with pytest.raises(AttributeError):
+        client.clock = clock  # type: ignore[misc]
