@@ -40,13 +40,13 @@ def usage_request(
     """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
 
     Args:
-        days: how many days of daily usage, 1 to 90; the API gives 7 when it is left out.
-        fields: what to ask for beyond the summary; without it, ``days`` asks for both daily fields, because ``days``
-            alone changes nothing in the answer.
+        days: number of days of daily usage, 1 to 90 (the API's default: 7).
+        fields: what to request beyond the summary (default with ``days``: both daily fields, because ``days`` alone
+            does not change the response).
         base_url: as ``check_base_url`` returned it.
 
     Raises:
-        InvalidRequestError: quotes the value that is wrong.
+        InvalidRequestError: quotes the invalid value.
     """
     query = []
     if days is not None:
@@ -64,7 +64,7 @@ def _usage_request(base_url: str, query: str) -> Request:
 
 
 def short_repr(value: object) -> str:
-    """A value as an error shows it: short, whatever it is."""
+    """Return a truncated repr for error messages; never raises."""
     try:
         return reprlib.repr(value)
     except Exception:  # noqa: BLE001 - an int of more digits than Python writes; a repr that fails

@@ -105,24 +105,24 @@ def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
 
 
 def read_date(response: Response) -> dt.datetime | None:
-    """The server's own clock, from the ``Date`` header: whole seconds, UTC."""
+    """Return the server's time from the ``Date`` header: whole seconds, UTC."""
     return _http_date(response.headers.get("date"))
 
 
 def read_usage(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> Usage:
-    """The usage, or the error that the response means.
+    """Return the usage, or raise the error that the response means.
 
     Args:
-        response: what the transport brought back.
-        request: what was sent. Whatever of its credentials an answer echoes is taken out of all that is read here;
-            only an error's ``headers`` and ``body`` hold what came.
-        fetched_at: when the answer came: ``Usage.fetched_at``, and the start of ``Retry-After`` where there is no date.
+        response: what the transport returned.
+        request: what was sent. Its credentials are redacted from everything that is read here; only an error's
+            ``headers`` and ``body`` hold the raw response.
+        fetched_at: when the response arrived: ``Usage.fetched_at``, and the start of ``Retry-After`` without a date.
 
     Raises:
         ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
-        RateLimitedError: the 15-minute window is spent.
+        RateLimitedError: no calls are left in the 15-minute window.
         DecodeError: a 200 whose body is not what the API json_reader.
-        ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
+        ProtocolError: a redirect, a 200 without a body, an invalid status.
     """
     return read_response(response, request=request, fetched_at=fetched_at).usage()
 
@@ -142,7 +142,7 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
     token = _token_in(response.body)
     if token is None:
         raise DecodeError(
-            f"$.access_token: the answer to POST {TOKEN_PATH} holds no bearer token",
+            f"$.access_token: the response to POST {TOKEN_PATH} contains no bearer token",
             path="$.access_token",
             retry_once=True,
         )
@@ -167,17 +167,17 @@ def _error_from_response(
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
         return ProtocolError(
-            f"the server answered with a redirect ({status}), which this API never does; it was not followed. "
+            f"unexpected redirect (status {status}); it was not followed, because this API never redirects. "
             "Check base_url"
         )
     if not (status == HTTPStatus.OK or 400 <= status < 600):
-        return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
-    # A large one is no problem document, and to look through it takes time.
+        return ProtocolError(f"unexpected status {status}", retry_once=True)
+    # A large body is not a problem document, and searching it takes time.
     large = len(response.body) > json_reader.MOST_PROBLEM
     problem = json_reader.decode_problem(b"" if large else redact_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
     kind = _error_class(status, problem)
-    if is_token_request and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
+    if is_token_request and kind in {BadRequestError, ForbiddenError}:  # The token endpoint returns 403 for wrong keys.
         kind = AuthenticationError
     request_id = response.headers.get("x-transaction-id")
     answer: dict[str, Any] = {
@@ -199,19 +199,19 @@ def _error_from_response(
         answer |= _retry_hints(response, now, None)
     what_to_do = _WHAT_TO_DO[kind] if answer.get("window_exhausted", True) else _OTHER_LIMIT_ADVICE
     if is_token_request:
-        answer["rate_limit"] = None  # that of the tokens
+        answer["rate_limit"] = None  # the token endpoint's
         what_to_do = _TOKEN_ADVICE.get(kind, what_to_do)
     return kind(_message(status, problem, what_to_do, answer.get("retry_at")), **answer)
 
 
 def _is_window_exhausted(response: Response, problem: Problem) -> bool:
-    """A 429 that leaves calls in the window is about something else, unless it names the window."""
+    """True unless the 429 leaves calls in the window and does not name it."""
     remaining = _digits(response.headers.get("x-rate-limit-remaining"))
     return not remaining or RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
 
 
 def _retry_hints(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
-    """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
+    """Return when to retry: the larger of the window's reset and ``Retry-After``, by the server's clock."""
     now = read_date(response) or now
     asked = response.headers.get("retry-after")
     date = _http_date(asked)
@@ -223,7 +223,7 @@ def _retry_hints(response: Response, now: dt.datetime | None, rate_limit: RateLi
     if (seconds := _digits(asked)) is not None:
         waits.append(seconds)
     wait = max(waits, default=None)
-    if wait is not None and wait > _DAY:  # No limit of this API lasts that long. After one window we shall know.
+    if wait is not None and wait > _DAY:  # Implausible (over a day): wait one window and check again.
         wait = _WINDOW
     if now is None or wait is None:
         return {"retry_at": _datetime_or_none(max(instants, default=None)), "retry_after": wait}
@@ -285,24 +285,24 @@ def _code(problem: Problem) -> int | None:
 
 
 _WHAT_TO_DO: dict[type[TwUsageError], str] = {
-    BadRequestError: "The API refuses a parameter of the request; problem.extra['errors'] says which",
+    BadRequestError: "The API rejects a parameter of the request; problem.extra['errors'] names it",
     AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
     ForbiddenError: "This endpoint takes the app-only bearer token of an app that is attached to a project",
-    CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; retrying is useless",
+    CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; a retry fails until then",
     SpendCapReachedError: "Raise the spending limit in the developer console, or wait for the next billing cycle",
-    UsageCapExceededError: "The project's monthly cap of reads is used up; retrying is useless until it resets",
-    RateLimitedError: "The app's 15-minute window is spent",
-    ServerError: "The API is in trouble; try again later",
-    ApiError: "The API does not give the usage; check base_url",
+    UsageCapExceededError: "The project's monthly cap of reads is used up; a retry fails until it resets",
+    RateLimitedError: "No calls are left in the app's 15-minute window",
+    ServerError: "The API is unavailable; retry later",
+    ApiError: "The API did not return the usage; check base_url",
 }
 
-# The same, where a token was asked for.
+# The same for a token request.
 _TOKEN_ADVICE: dict[type[TwUsageError], str] = {
     AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
-    "client id and secret; where they are right, tokens were asked for too often",
-    RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app, or give the "
+    "client id and secret. If they are right, tokens were requested too often",
+    RateLimitedError: "Too many tokens were requested; share one AppOnlyAuth among all clients of the app, or use the "
     "bearer token itself",
-    ApiError: "The API gives no token; check base_url",
+    ApiError: "The API did not return a token; check base_url",
 }
 _OTHER_LIMIT_ADVICE = "The app's 15-minute window has calls left: this is another limit. Try again in 30 seconds"
 
@@ -317,15 +317,15 @@ def _reason_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "without a known meaning"
+        return "Unknown Status"
 
 
 def _clean(text: str, request: Request | None) -> str:
-    # A header that is no UTF-8 comes with its bytes smuggled in as half characters: these become question marks.
+    # aiohttp decodes non-UTF-8 header bytes with surrogateescape; replace them with "?".
     return json_reader.excerpt(redact_credentials(text.encode(errors="replace"), request).decode())[1:-1]
 
 
-@lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.
+@lru_cache(maxsize=64)  # Responses within a second repeat the same values.
 def _rate_limit(*texts: str | None) -> RateLimit | None:
     limit, remaining, reset = map(_digits, texts)
     reset_at = _datetime_or_none(reset)
@@ -338,7 +338,7 @@ def _digits(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
-@lru_cache(maxsize=64)  # A date is the same for a whole second, and slow to read.
+@lru_cache(maxsize=64)  # Slow to parse, and the same for a whole second.
 def _http_date(text: str | None) -> dt.datetime | None:
     try:
         date = parsedate_to_datetime(text or "")
