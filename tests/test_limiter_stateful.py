@@ -223,7 +223,9 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         """No place is lost, and none is held twice."""
         for queue in self.limiter._queues.values():
             assert queue.window.in_flight == len(self.on_the_wire), "places are not those that are held"
-            assert not self.waiting or queue.window.wait(self.clock.monotonic()), "a place is free, and nobody goes"
+            assert not self.waiting or queue.window.seconds_until_free(self.clock.monotonic()), (
+                "a place is free, and nobody goes"
+            )
 
     @invariant()
     def first_come_first_served(self) -> None:
@@ -320,7 +322,7 @@ class LostPlace(ratelimit._Queue):
 
 class GrantToTheCancelled(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and (ticket := self.window.take(now)):
+        while self._waiting and (ticket := self.window.acquire(now)):
             first, _ = self._waiting.popitem(last=False)
             if not first.granted.done():
                 first.granted.set_result(ticket)
@@ -328,13 +330,15 @@ class GrantToTheCancelled(_Queue):
 
 class LastComeFirstServed(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.take(now)):
+        while (
+            self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.acquire(now))
+        ):
             self._waiting.popitem()[0].granted.set_result(ticket)
 
 
 class Overtaking(ratelimit._Queue):
     def enter(self) -> int:
-        return self.window.take(self._now())
+        return self.window.acquire(self._now())
 
 
 class NoTimer(ratelimit._Queue):
@@ -344,7 +348,7 @@ class NoTimer(ratelimit._Queue):
 
 class RefundWakesNobody(ratelimit._Queue):
     def leave(self, ticket: int, *, unknown: bool) -> None:
-        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
+        self.window.release(self.clock.monotonic(), ticket, confirmed=not unknown)
 
 
 class NewestCounts(RateWindow):
@@ -356,16 +360,16 @@ class NewestCounts(RateWindow):
 
 
 class OnTheWireIsForgotten(RateWindow):
-    def wait(self, now: float) -> float:
-        held, self.sent = self.sent, {}
-        wait = super().wait(now)
-        self.sent = held
+    def seconds_until_free(self, now: float) -> float:
+        held, self.sent_at = self.sent_at, {}
+        wait = super().seconds_until_free(now)
+        self.sent_at = held
         return wait
 
 
 class NoProbe(RateWindow):
-    def _forget(self) -> None:
-        super()._forget()
+    def _reset_to_unknown(self) -> None:
+        super()._reset_to_unknown()
         self.remaining, self.ends_at = self.limit, math.inf
 
 
@@ -377,22 +381,22 @@ class OpensAtTheReset(RateWindow):
 
 
 class UnknownIsFree(RateWindow):
-    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
-        super().give_back(now, ticket, unknown=False)
+    def release(self, now: float, ticket: int, *, confirmed: bool) -> None:
+        super().release(now, ticket, confirmed=True)
 
 
 class LateAnswersCount(RateWindow):
     def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        self.reset = self.offset = -math.inf
+        self.reset = self.server_offset = -math.inf
         return super().observe(now, ticket, seen, server_now, **more)
 
 
 class DeadProbe(RateWindow):
-    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
-        probe = self.probe
-        super().give_back(now, ticket, unknown=unknown)
-        if unknown and self.remaining is None:
-            self.probe = probe
+    def release(self, now: float, ticket: int, *, confirmed: bool) -> None:
+        probe = self.probe_ticket
+        super().release(now, ticket, confirmed=confirmed)
+        if not confirmed and self.remaining is None:
+            self.probe_ticket = probe
 
 
 FOUND_BY = {

@@ -139,8 +139,7 @@ class _LocalSlot:
 
     def close_window(self, retry_after: float | None) -> None:
         self._unknown = False
-        if self._ticket >= self._queue.window.first:  # else a late answer, which speaks of a window that is over
-            self._queue.window.close(self._queue.clock.monotonic(), retry_after)
+        self._queue.window.close(self._queue.clock.monotonic(), self._ticket, retry_after)
 
     def refund(self) -> None:
         self._unknown = False
@@ -176,7 +175,7 @@ class _Queue:
 
     def enter(self) -> int:
         # Nobody overtakes those who wait.
-        return 0 if self._waiting else self.window.take(self._now())
+        return 0 if self._waiting else self.window.acquire(self._now())
 
     async def wait(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
         """Wait for a place and take it: its ticket, and the seconds that it took."""
@@ -198,26 +197,26 @@ class _Queue:
                 self._surprised = True
             elif granted.done() and not granted.cancelled() and granted.exception() is None:
                 # Cancelled in the tick of the grant: the place goes to the next one.
-                self.window.give_back(self.clock.monotonic(), granted.result(), unknown=False)
+                self.window.release(self.clock.monotonic(), granted.result(), confirmed=True)
             self._serve()
             raise
         return ticket, self.clock.monotonic() - since
 
     def leave(self, ticket: int, *, unknown: bool) -> None:
-        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
+        self.window.release(self.clock.monotonic(), ticket, confirmed=not unknown)
         if self._waiting:
             self._serve()
 
     def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
         self._seen = rate_limit
         now = self._now()
-        guessed = server_now is None
+        estimated = server_now is None
         told = self._server(now) if server_now is None else server_now
-        return self.window.observe(now, ticket, rate_limit, told, guessed=guessed)
+        return self.window.observe(now, ticket, rate_limit, told, estimated=estimated)
 
     def _server(self, now: float) -> float:
         """The server's time, as far as its answers told; else the wall clock's."""
-        offset = self.window.offset
+        offset = self.window.server_offset
         return now + offset if math.isfinite(offset) else self.clock.time()
 
     def _serve(self) -> None:
@@ -226,7 +225,7 @@ class _Queue:
         while self._waiting:
             first = next(iter(self._waiting))
             if not first.granted.done():  # done: cancelled a moment ago, and not yet out of the queue
-                ticket = self.window.take(now)
+                ticket = self.window.acquire(now)
                 if not ticket:
                     break
                 first.granted.set_result(ticket)
@@ -234,7 +233,7 @@ class _Queue:
             del self._waiting[first]
         if not self._waiting:
             self._foretold, self._surprised = None, False
-        elif math.isfinite(self.window.wait(now)) and self._is_a_surprise():
+        elif math.isfinite(self.window.seconds_until_free(now)) and self._is_a_surprise():
             self._foretold, self._granted, self._surprised = self._foresight, 0, False
             self._tell(now)
         # Not only where the wait is known: a call under way may hang beyond the end of its window.
@@ -255,7 +254,7 @@ class _Queue:
     @property
     def _foresight(self) -> tuple[float, float, int]:
         window = self.window
-        return window.opens_at, window.length + window.slack, max(1, window.limit - window.reserve)
+        return window.opens_at, window.length + window.drift_margin, max(1, window.limit - window.reserve)
 
     def _tell(self, now: float) -> None:
         """The window is another than was thought: those whom it makes wait too long hear it now and not later."""
@@ -276,11 +275,11 @@ class _Queue:
         """Tell a wait that is known, to its hook, or as an error where it is too long. It is the least for whoever
         stands at that position of the queue.
         """
-        wait = self.window.wait(now)
+        wait = self.window.seconds_until_free(now)
         if not 0 < wait < math.inf:  # It hangs on another call's answer.
             self._surprised = True
             return
-        wait -= min(wait, self.window.slack)  # a countdown need not be so careful
+        wait -= min(wait, self.window.drift_margin)  # a countdown need not be so careful
         wait += position // self._foresight[2] * self.window.length
         left = waiter.max_wait - (now - waiter.since)
         if wait > left:
@@ -304,7 +303,7 @@ class _Queue:
         now = self.clock.monotonic()
         ahead = self.clock.time() - now
         if not -APART <= ahead - self._wall_ahead <= APART:
-            self.window.suspended()
+            self.window.on_suspend()
         self._wall_ahead = ahead
         return now
 
