@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from twusage import limiter as ratelimit
+from twusage import limiter as limiter_module
 from twusage.errors import RateLimitedError
 from twusage.limiter import LocalRateLimiter
 from twusage.models import RateLimit
@@ -297,27 +297,27 @@ def test_everybody_is_served_and_the_server_never_gets_too_much() -> None:
 #   RefundWakesNobody     a place that is given back stays empty                  a place is free, somebody waits
 
 
-class _Queue(ratelimit._Queue):
+class _Queue(limiter_module._AppQueue):
     """With the loop that grants places to be put in anew."""
 
     def _grant(self, now: float) -> None:
         """Give away what is free."""
 
-    def _serve(self) -> None:
+    def _grant_places(self) -> None:
         self._grant(self._now())
-        super()._serve()
+        super()._grant_places()
 
 
-class LostPlace(ratelimit._Queue):
-    async def wait(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
-        waiter = ratelimit._Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
+class LostPlace(limiter_module._AppQueue):
+    async def wait_for_place(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
+        waiter = limiter_module.Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
         self._waiting[waiter] = None
         try:
-            self._serve()
+            self._grant_places()
             return await waiter.granted, 0.0
         finally:
             self._waiting.pop(waiter, None)
-            self._serve()
+            self._grant_places()
 
 
 class GrantToTheCancelled(_Queue):
@@ -336,26 +336,28 @@ class LastComeFirstServed(_Queue):
             self._waiting.popitem()[0].granted.set_result(ticket)
 
 
-class Overtaking(ratelimit._Queue):
-    def enter(self) -> int:
+class Overtaking(limiter_module._AppQueue):
+    def try_acquire(self) -> int:
         return self.window.acquire(self._now())
 
 
-class NoTimer(ratelimit._Queue):
-    def _set_timer(self, at: float | None) -> None:
+class NoTimer(limiter_module._AppQueue):
+    def _arm_timer(self, at: float) -> None:
         pass
 
 
-class RefundWakesNobody(ratelimit._Queue):
-    def leave(self, ticket: int, *, unknown: bool) -> None:
-        self.window.release(self.clock.monotonic(), ticket, confirmed=not unknown)
+class RefundWakesNobody(limiter_module._AppQueue):
+    def release(self, ticket: int, *, confirmed: bool, **_: Any) -> None:
+        self.window.release(self.clock.monotonic(), ticket, confirmed=confirmed)
 
 
 class NewestCounts(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        told = super().observe(now, ticket, seen, server_now, **more)
-        if seen.reset_at.timestamp() == self.reset and self.remaining is not None:
-            self.remaining = seen.remaining
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
+        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        if rate_limit.reset_at.timestamp() == self.reset and self.remaining is not None:
+            self.remaining = rate_limit.remaining
         return told
 
 
@@ -374,9 +376,11 @@ class NoProbe(RateWindow):
 
 
 class OpensAtTheReset(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        told = super().observe(now, ticket, seen, server_now, **more)
-        self.opens_at = min(self.opens_at, now + seen.reset_at.timestamp() - server_now)
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
+        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        self.opens_at = min(self.opens_at, now + rate_limit.reset_at.timestamp() - server_now)
         return told
 
 
@@ -386,9 +390,11 @@ class UnknownIsFree(RateWindow):
 
 
 class LateAnswersCount(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
         self.reset = self.server_offset = -math.inf
-        return super().observe(now, ticket, seen, server_now, **more)
+        return super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
 
 
 class DeadProbe(RateWindow):
@@ -419,7 +425,7 @@ FOUND_BY = {
 @pytest.mark.parametrize("bug", FOUND_BY, ids=lambda bug: bug.__name__)
 def test_the_machine_finds_seeded_bugs(bug: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the property that it breaks, in the same cases that the limiter itself passes."""
-    monkeypatch.setattr(ratelimit, "RateWindow" if issubclass(bug, RateWindow) else "_Queue", bug)
+    monkeypatch.setattr(limiter_module, "RateWindow" if issubclass(bug, RateWindow) else "_AppQueue", bug)
     plan = settings(PLAN, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError, match=FOUND_BY[bug]):
         run_state_machine_as_test(LimiterBeforeServer, settings=plan)
