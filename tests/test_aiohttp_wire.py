@@ -854,12 +854,12 @@ class TestTime:
         assert deadlines._timer is not None
         deadlines._timer.cancel()
 
-    @pytest.mark.parametrize("bug", ["_arm_timer", "forget"])
+    @pytest.mark.parametrize("bug", ["_set_timer", "forget"])
     async def test_seeded_bug_a_deadline(
         self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, bug: str
     ) -> None:
         """A timer that is set once only, or calls that are remembered when they are over."""
-        real = _Deadlines._arm_timer
+        real = _Deadlines._set_timer
 
         def once(self: _Deadlines, at: float) -> None:
             if self._timer is None and not seen:
@@ -867,7 +867,7 @@ class TestTime:
                 real(self, at)
 
         seen: list[float] = []
-        monkeypatch.setattr(_Deadlines, bug, once if bug == "_arm_timer" else lambda self, timeout: None)
+        monkeypatch.setattr(_Deadlines, bug, once if bug == "_set_timer" else lambda self, timeout: None)
         monkeypatch.setitem(globals(), "AT_ONCE", 4 * SHORT)
         with pytest.raises((AssertionError, TimeoutError)):
             await self.test_everybody_has_their_own_timeout(serve, transport)
