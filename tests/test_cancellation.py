@@ -221,7 +221,7 @@ class World:
         assert self.clock.monotonic() - before <= self.most_patience, "the next call waited"
         (queue,) = self.limiter._queues.values()
         assert queue.window.remaining == self.api.rate_limit - self.app.window_used, "a place was lost"
-        assert not queue.window.lost, "a place was lost"
+        assert not queue.window.unconfirmed_calls, "a place was lost"
         assert not self.complaints, self.complaints
 
 
