@@ -990,3 +990,20 @@ def test_the_clock_is_public() -> None:
     assert client.clock is clock
     with pytest.raises(AttributeError):
         client.clock = clock  # type: ignore[misc]
+
+
+async def test_an_outage_ends_for_all_that_wait(api: FakeApi, clock: VirtualClock) -> None:
+    """Fifty calls that cannot connect end within their attempts' timeouts and backoffs, whatever the queue."""
+
+    class Unreachable:
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+            await clock.sleep(timeout)
+            raise ConnectError("no route")
+
+        async def aclose(self) -> None: ...
+
+    limiter = LocalRateLimiter(clock=clock)
+    async with UsageClient("token", transport=Unreachable(), limiter=limiter, clock=clock, timeout=30) as client:
+        outcomes = await asyncio.gather(*(client.get_usage() for _ in range(50)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ConnectError}
+    assert clock.monotonic() <= 200.0

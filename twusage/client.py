@@ -19,6 +19,7 @@ from twusage.errors import (
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
+    ConnectError,
     InvalidRequestError,
     RateLimitedError,
     TransportError,
@@ -227,6 +228,9 @@ class UsageClient:
     async def _exchange(self, request: Request, slot: Slot, transport: Transport | None) -> Usage:
         try:
             response = await (transport or self._get_transport()).send(request, timeout=self._timeout)
+        except ConnectError as error:
+            slot.fail(error)
+            raise
         except TransportError as error:
             if error.unsent:
                 slot.refund()
