@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from twusage import json_reader
+from twusage.codec import decode_usage, utc_day
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -29,7 +30,6 @@ from twusage.errors import (
     UsageCapExceededError,
 )
 from twusage.models import EPOCH, Problem, RateLimit, Usage
-from twusage.plain import plain_usage, utc_day
 from twusage.protocol.messages import QUOTES, Request, Response, as_headers, visible
 from twusage.protocol.redaction import without_credentials
 from twusage.protocol.requests import TOKEN_PATH
@@ -75,7 +75,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     Raises:
         ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
         RateLimitedError: the 15-minute window is spent.
-        DecodeError: a 200 whose body is not what the API json_reader.
+        DecodeError: a 200 whose body is not what the API documents.
         ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
     """
     if response.status != 200:
@@ -84,15 +84,18 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     if not body:
         raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
     rate_limit, fetched_at = _headers_rate_limit(response.headers), fetched_at or EPOCH
-    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
-    if usage is None:
-        document = json_reader.decode_document(body)
-        if document.get("data") is None and document.get("errors"):
-            raise _refusal(response, request, fetched_at)
-        from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
+    try:
+        return decode_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
+    except DecodeError as error:
+        if error.path != "$.data" or not _has_errors_only(body):
+            raise
+    raise _refusal(response, request, fetched_at)
 
-        usage = usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at)
-    return usage
+
+def _has_errors_only(body: bytes) -> bool:
+    # `errors` without `data` in a 200 is an API error.
+    document = json_reader.decode_document(body)
+    return document.get("data") is None and bool(document.get("errors"))
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
