@@ -63,7 +63,7 @@ BAD_DATES = [
     *(1698796800, 20231101, 0.5, True, [], {}, ["2023-11-01"]),
 ]
 
-PARSERS = {"json": json_reader._parse_with_json, "installed": json_reader._parse}
+PARSERS = {"json": json_reader._parse_with_json, "installed": vars(json_reader)["_parse"]}
 
 
 @pytest.fixture(params=PARSERS, autouse=True, scope="module")

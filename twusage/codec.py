@@ -89,7 +89,7 @@ def _decode_tolerantly(document: dict[str, Any]) -> Usage:
             usage = _TOLERANT(data, Usage)
         except (Violation, BaseValidationError) as error:
             path, violation = _first_leaf(error)
-    if usage is None:
+    if data is None or usage is None:
         raise decode_error(path, violation)  # Outside the except, so that the traceback shows this error alone.
     errors, extra = as_list(document.get("errors")), dict(_extra_fields(document, data))
     if usage.cap_reset_day is None and data.get("cap_reset_day") is not None:
@@ -302,17 +302,18 @@ class _Hooks:
     """The hooks for everything that is more than a leaf."""
 
     def __init__(self, converter: Converter, *, exact: bool) -> None:
-        self._hook_for = lru_cache(converter.get_structure_hook)
+        self._hook_for = converter.get_structure_hook
         self._exact = exact
         self.structure_usage: _Structure
 
-    def rows(self, value: object, structure: _Structure, cls: type) -> list[Any]:
+    def rows(self, value: object, cls: type) -> list[Any]:
         """Structure a list as cattrs does, but stop at the first error instead of collecting all of them."""
         if value is None:
             return []
         if type(value) is not list:
             raise Violation("a list", value)
         structured: list[Any] = []
+        structure = self._hook_for(cls)
         for index, one in enumerate(value):
             try:
                 structured.append(structure(one, cls))
@@ -321,10 +322,8 @@ class _Hooks:
                 raise IterableValidationError("", [error], list) from None
         return structured
 
-    def items(self, tuple_type: Any) -> _Structure:
-        cls = tuple_type.__args__[0]
-        structure, rows = self._hook_for(cls), self.rows
-        return lambda value, _: tuple(rows(value, structure, cls))
+    def items(self, value: object, tuple_type: Any) -> tuple[Any, ...]:
+        return tuple(self.rows(value, tuple_type.__args__[0]))
 
     def series(self, value: Any, _: object = None) -> DailySeries:
         try:
@@ -333,21 +332,21 @@ class _Hooks:
                 return _read_columns(value)
         except _IRREGULAR:
             pass
-        return _series_of(self.rows(value, self._hook_for(DailyUsage), DailyUsage))
+        return _series_of(self.rows(value, DailyUsage))
 
     def project(self, value: object, _: object) -> ProjectUsage | None:
         if type(value) is not list:
             return None if value is None else self._hook_for(ProjectUsage)(value, ProjectUsage)
         if not _lists_days(value):
-            return _one_project(self.rows(value, self._hook_for(ProjectUsage), ProjectUsage))
+            return _one_project(self.rows(value, ProjectUsage))
         if not _lists_apps(value):
             return ProjectUsage(usage=self.series(value))
-        return _project_of_days(self.rows(value, self._hook_for(_DayWithApps), _DayWithApps))
+        return _project_of_days(self.rows(value, _DayWithApps))
 
     def usage(self, value: object, _: object) -> Usage:
         if type(value) is not dict:
             raise Violation("an object", value)
-        usage = self.structure_usage(value, Usage)
+        usage: Usage = self.structure_usage(value, Usage)
         days = value.get("daily_project_usage")
         if not _lists_days(days):
             return usage
@@ -355,7 +354,7 @@ class _Hooks:
         project = evolve(usage.daily_project_usage or ProjectUsage(), project_id=usage.project_id)
         apps = usage.daily_client_app_usage
         if not apps and _lists_apps(days):
-            apps = _apps_of_days(self.rows(days, self._hook_for(_DayWithApps), _DayWithApps))
+            apps = _apps_of_days(self.rows(days, _DayWithApps))
         return evolve(usage, daily_project_usage=project, daily_client_app_usage=apps)
 
 
@@ -369,7 +368,7 @@ def _structure_usage(*, exact: bool) -> Callable[[object, type[Usage]], Usage]:
     converter.register_structure_hook_func(lambda cls: cls == (str | None), _identifier)
     converter.register_structure_hook(dt.date, _day)
     converter.register_structure_hook(DailySeries, hooks.series)
-    converter.register_structure_hook_factory(lambda cls: cls in _TUPLES, hooks.items)
+    converter.register_structure_hook_func(lambda cls: cls in _TUPLES, hooks.items)
     converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), hooks.project)
     for cls in (DailyUsage, ProjectUsage, ClientAppUsage, _AppCount, _DayWithApps):
         converter.register_structure_hook(cls, _objects_only(make_dict_structure_fn(cls, converter)))
