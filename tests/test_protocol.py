@@ -1169,7 +1169,6 @@ class TestReadToken:
             b'{"token_type": "bearer", "access_token": "canary canary"}',
             b'{"token_type": "bearer", "access_token": "canary\\r\\nX-Evil: 1"}',
             '{"token_type": "bearer", "access_token": "canaryé"}'.encode(),
-            b'{"token_type": "bearer", "access_token": "canary", "access_token": "canary"}',
             b'{"errors": [{"code": 99, "message": "canary"}]}',
         ],
     )

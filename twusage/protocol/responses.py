@@ -15,6 +15,7 @@ from typing import Any
 from attrs import define
 
 from twusage import json_reader
+from twusage.codec import decode_usage, utc_day
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -31,7 +32,6 @@ from twusage.errors import (
     UsageCapExceededError,
 )
 from twusage.models import EPOCH, Problem, RateLimit, Usage
-from twusage.plain import plain_usage, utc_day
 from twusage.protocol.messages import QUOTES, Request, Response, as_headers, is_visible_ascii
 from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import TOKEN_PATH
@@ -63,15 +63,18 @@ class Reading:
         if not body:
             raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
         fetched_at = self.fetched_at or EPOCH
-        usage = plain_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
-        if usage is None:
-            document = json_reader.decode_document(body)
-            if document.get("data") is None and document.get("errors"):
-                raise _error_from_response(self.response, self.request, self.fetched_at)
-            from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
+        try:
+            return decode_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
+        except DecodeError as error:
+            if error.path != "$.data" or not _has_errors_only(body):
+                raise
+        raise _error_from_response(self.response, self.request, self.fetched_at)
 
-            usage = usage_from(document, rate_limit=self.rate_limit, fetched_at=fetched_at)
-        return usage
+
+def _has_errors_only(body: bytes) -> bool:
+    # ``errors`` without ``data`` in a 200 is an API error.
+    document = json_reader.decode_document(body)
+    return document.get("data") is None and bool(document.get("errors"))
 
 
 def read_response(
@@ -121,7 +124,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     Raises:
         ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
         RateLimitedError: no calls are left in the 15-minute window.
-        DecodeError: a 200 whose body is not what the API json_reader.
+        DecodeError: the body of a 200 does not match the documented schema.
         ProtocolError: a redirect, a 200 without a body, an invalid status.
     """
     return read_response(response, request=request, fetched_at=fetched_at).usage()
