@@ -121,7 +121,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
     Raises:
         ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
         RateLimitedError: no calls are left in the 15-minute window.
-        DecodeError: a 200 whose body is not what the API json_reader.
+        DecodeError: the body of a 200 does not match the documented schema.
         ProtocolError: a redirect, a 200 without a body, an invalid status.
     """
     return read_response(response, request=request, fetched_at=fetched_at).usage()
