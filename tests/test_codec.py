@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 import string
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +64,8 @@ BAD_DATES = [
     *(1698796800, 20231101, 0.5, True, [], {}, ["2023-11-01"]),
 ]
 
-PARSERS = {"json": json_reader._parse_with_json, "installed": vars(json_reader)["_parse"]}
+FAST_PARSER = json_reader._parser
+PARSERS = {"json": json_reader._parse_with_json, "installed": json_reader._parser()}
 
 
 @pytest.fixture(params=PARSERS, autouse=True, scope="module")
@@ -72,7 +74,7 @@ def parser(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "installed" and PARSERS["json"] is PARSERS["installed"]:
         pytest.skip("msgspec is not installed: the extra speed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_reader, "_parse", PARSERS[request.param])
+        patch.setattr(json_reader, "_parser", lambda: PARSERS[request.param])
         yield
 
 
@@ -749,6 +751,16 @@ class TestRefusedJson:
         assert error.excerpt
         assert not error.retryable
 
+    @pytest.mark.parametrize("field", ["data", "errors", "unknown"])
+    def test_a_hundred_levels(self, field: str) -> None:
+        """Depth that would be kept is refused sooner: a usage can be pickled, copied and shown on every stack."""
+        deep: object = None
+        for _ in range(150):
+            deep = [deep]
+        document = {"data": {"unknown": deep}} if field == "data" else {"data": {}, field: deep}
+        assert "nested deeper" in str(refused(encoded(document)))
+        assert decode_problem(encoded(document)) == Problem()
+
     @pytest.mark.parametrize(
         "body",
         [
@@ -1147,6 +1159,12 @@ def test_a_document_is_a_plain_dict() -> None:
     """A decoded document is what json gives, no more."""
     assert decode_document(b'{"a": [1, 1.5, "x", null, true]}') == {"a": [1, 1.5, "x", None, True]}
     assert math.isclose(decode_document(b'{"a": 1e308}')["a"], 1e308)  # type: ignore[arg-type]
+
+
+def test_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra ``speed`` is optional: without it json parses."""
+    monkeypatch.setitem(sys.modules, "msgspec.json", None)
+    assert FAST_PARSER.__wrapped__() is json_reader._parse_with_json
 
 
 def test_a_large_body_is_no_problem_document() -> None:

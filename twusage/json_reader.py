@@ -24,6 +24,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeAlias
 
 from twusage.errors import DecodeError
@@ -40,6 +41,7 @@ __all__ = [
     "decode_error",
     "decode_problem",
     "excerpt",
+    "parse_digits",
     "problem_from",
     "too_deep",
 ]
@@ -62,7 +64,7 @@ def decode_document(body: bytes) -> dict[str, object]:
     if _has_too_many_values(body):
         raise DecodeError("$: more values than any answer of this API")
     try:
-        document = _parse(body)
+        document = _parser()(body)
     except Exception:  # noqa: BLE001 - json and msgspec raise different classes
         document, error = _parse_strictly(body)
     else:
@@ -164,9 +166,24 @@ def _parse_with_json(body: bytes) -> Any:
     return _JSON.decode(str(body, "utf-8"))
 
 
-_parse: Callable[[bytes], Any] = _parse_with_json
-with suppress(ImportError):  # The extra ``speed``. It rejects all that json with these hooks rejects.
-    from msgspec.json import decode as _parse
+@cache  # Not at import time: importing msgspec takes 20 ms.
+def _parser() -> Callable[[bytes], Any]:
+    """Return the fast parser: msgspec's with the extra ``speed``. Both reject the same."""
+    with suppress(ImportError):
+        from msgspec.json import decode
+
+        return decode
+    return _parse_with_json
+
+
+def parse_digits(texts: list[str]) -> tuple[int, ...]:
+    """Return strings of ASCII digits as numbers. Raises ``TypeError`` or ``ValueError``."""
+    if not "".join(texts).encode().isdigit():
+        raise ValueError(texts)
+    try:  # Takes three quarters of int()'s time with json, and a third with msgspec.
+        return tuple(_parser()(f"[{','.join(texts)}]".encode()))
+    except Exception:  # noqa: BLE001 - as above; JSON has no leading zeros
+        return tuple(map(int, texts))
 
 
 def _finite_or_violation(digits: str) -> object:

@@ -80,12 +80,12 @@ def _tolerantly(body: bytes) -> Usage:
 
 def _parsed_by(parse: Callable[[bytes], Any]) -> Callable[[bytes], Usage]:
     def decode(body: bytes) -> Usage:
-        usual = vars(json_reader)["_parse"]
-        vars(json_reader)["_parse"] = parse
+        usual = json_reader._parser
+        vars(json_reader)["_parser"] = lambda: parse
         try:
             return decode_usage(body)
         finally:
-            vars(json_reader)["_parse"] = usual
+            vars(json_reader)["_parser"] = usual
 
     return decode
 
@@ -93,7 +93,7 @@ def _parsed_by(parse: Callable[[bytes], Any]) -> Callable[[bytes], Usage]:
 DECODERS: dict[str, Callable[[bytes], Usage]] = {
     "tolerant": _tolerantly,
     "json": _parsed_by(json_reader._parse_with_json),
-    "installed": _parsed_by(vars(json_reader)["_parse"]),
+    "installed": _parsed_by(json_reader._parser()),
 }
 """Every way to decode a body. The first is the reference; the others must agree with it in each case."""
 
