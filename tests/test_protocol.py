@@ -653,8 +653,8 @@ def test_messages_say_what_to_do() -> None:
         "403 Client Forbidden: When authenticating requests to the Twitter API v2 endpoints, you must use keys and "
         "tokens from a Twitter developer App that is attached to a Project. The API does not let this app use the "
         "endpoint (reason: client-not-enrolled, required_enrollment: Appropriate Level of API Access, "
-        "registration_url: https://developer.twitter.com/en/docs/projects/overview). Possible causes: the app is not attached to a "
-        "project, or the account is not enrolled in a plan that includes it."
+        "registration_url: https://developer.twitter.com/en/docs/projects/overview). Possible causes: the app is not "
+        "attached to a project, or the account is not enrolled in a plan that includes it."
     )
     assert str(refusal(Response(401, {}, fixture("error_401_unauthorized")))).startswith(
         "401 Unauthorized. Use the app's"
