@@ -12,6 +12,7 @@ import pytest
 from twusage import Problem, RateLimit, errors
 from twusage.errors import (
     ApiError,
+    BudgetExceededError,
     ConnectError,
     DecodeError,
     ProtocolError,
@@ -43,6 +44,7 @@ DESIGN: dict[str, set[str]] = {
     "InvalidRequestError": {"TwUsageError", "ValueError"},
     "ConfigurationError": {"TwUsageError"},
     "ClientClosedError": {"TwUsageError"},
+    "BudgetExceededError": {"TwUsageError"},
     "TransportError": {"TwUsageError"},
     "ConnectError": {"TransportError"},
     "TlsError": {"ConnectError"},
@@ -94,7 +96,9 @@ def everything(error: TwUsageError) -> dict[str, Any]:
 def full(cls: type[TwUsageError]) -> TwUsageError:
     """An error of this class with all the data it can carry."""
     keywords: dict[str, Any] = {"retry_at": INSTANT, "retryable": True}
-    if issubclass(cls, DecodeError):
+    if issubclass(cls, BudgetExceededError):
+        keywords |= {"requested": 100, "remaining": 7}
+    elif issubclass(cls, DecodeError):
         keywords = {"path": "$.data.project_cap", "excerpt": "true", "retry_once": True}
     elif issubclass(cls, ApiError | RateLimitedError):
         keywords = dict(ANSWER)

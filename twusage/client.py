@@ -134,6 +134,11 @@ class UsageClient:
         return cls(auth, **keywords)
 
     @property
+    def clock(self) -> Clock:
+        """The clock by which this client measures time."""
+        return self._clock
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The newest that the API's answers said of the app's 15-minute window, or ``None`` before the first."""
         return self._rate_limit

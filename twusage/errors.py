@@ -6,6 +6,7 @@
     ├── InvalidRequestError(ValueError)  the caller's mistake, found before any I/O
     ├── ConfigurationError               a malformed token, a missing environment variable, a wrong loop
     ├── ClientClosedError                the client was closed before or during the call
+    ├── BudgetExceededError              requested · remaining: a guard refuses reads that would exceed the cap
     ├── TransportError                   nothing usable came back
     │   ├── ConnectError                 no connection: nothing was sent
     │   │   └── TlsError                 the server could not prove who it is
@@ -38,6 +39,7 @@ __all__ = [
     "ApiError",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetExceededError",
     "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
@@ -98,6 +100,25 @@ class ConfigurationError(TwUsageError):
 
 class ClientClosedError(TwUsageError):
     """The client was closed, before the call or while it was under way."""
+
+
+class BudgetExceededError(TwUsageError):
+    """The guard refuses reads, because the project's cap does not allow them or is unknown.
+
+    ``retryable`` is true if only unconfirmed reads of the guard's own callers are in the way. Otherwise ``retry_at`` is
+    the time at which the billing cycle resets. If the count is unknown because the API failed, ``__cause__`` is that
+    failure, and ``retryable`` and ``retry_at`` are those of the failure.
+    """
+
+    requested: int = 0
+    """Posts that the caller wanted to read."""
+    remaining: int | None = None
+    """Posts that may still be read; ``None`` if unknown."""
+
+    def __init__(self, message: str = "", *, requested: int = 0, remaining: int | None = None, **told: Any) -> None:
+        super().__init__(message, **told)
+        self.requested = requested
+        self.remaining = remaining
 
 
 class TransportError(TwUsageError):
