@@ -13,6 +13,7 @@ from typing import Literal
 from attrs import define, field, frozen
 
 from twusage.client import UsageClient
+from twusage.clock import Clock
 from twusage.errors import (
     BudgetExceededError,
     ClientClosedError,
@@ -91,11 +92,14 @@ class _Seen:
     cycle: BillingCycle | None
     monotonic: float
 
-    def counts(self, monotonic: float, wall: float, stale_after: float) -> bool:
-        """Whether it is young enough, and its cycle has not ended."""
+    def age(self, clock: Clock) -> float:
+        """Seconds since it arrived."""
         # The monotonic clock stands still while the machine sleeps; the wall clock may be set back.
-        age = max(monotonic - self.monotonic, wall - self.usage.fetched_at.timestamp())
-        return age <= stale_after and (self.cycle is None or wall < self.cycle.resets_at.timestamp())
+        return max(clock.monotonic() - self.monotonic, clock.time() - self.usage.fetched_at.timestamp())
+
+    def ended(self, clock: Clock) -> bool:
+        """Whether its billing cycle has ended."""
+        return self.cycle is not None and clock.time() >= self.cycle.resets_at.timestamp()
 
 
 class UsageGuard:
@@ -142,7 +146,7 @@ class UsageGuard:
         self._client = client
         self._clock = client.clock
         self._headroom = headroom
-        self._max_age = min(max_age, stale_after)
+        self._max_age = max_age
         self._stale_after = stale_after
         self._unconfirmed_for = max_age + lag
         self._allow_unknown = when_unknown == "allow"
@@ -236,9 +240,9 @@ class UsageGuard:
         if isinstance(self._failure, QuotaError):
             raise copy.copy(self._failure)  # One exception raised by many callers would collect their tracebacks.
         seen = self._seen
-        if seen is None or not seen.counts(self._clock.monotonic(), self._clock.time(), self._stale_after):
+        if seen is None or seen.ended(self._clock):
             return None
-        return seen
+        return seen if self._failure is None or seen.age(self._clock) <= self._stale_after else None
 
     def _take(self, usage: Usage) -> None:
         if self._seen is not None and usage is self._seen.usage:
