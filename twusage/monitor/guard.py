@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import datetime as dt
 import math
 from collections import deque
 from collections.abc import AsyncIterator

@@ -1,6 +1,6 @@
 """watch: asks for the usage at intervals and yields an event for each change that matters, once a billing cycle.
 
-``judge`` is pure: it says which events a response justifies. The loop asks, yields what is not delivered yet, and stores.
+``judge`` is pure: it returns the events that a response justifies. The loop asks, yields what is new, and stores.
 """
 
 from __future__ import annotations
@@ -240,18 +240,19 @@ def judge(usage: Usage, last: Seen | None, thresholds: Iterable[float]) -> tuple
     if cycle is None or _is_behind(usage, cycle, last):
         return (sampled,)
     events: list[WatchEvent] = [sampled]
-    used, cap, fraction = usage.project_usage, usage.project_cap, usage.used_fraction
     if last is not None and last.start < cycle.start:
         events.append(CycleReset(previous=last.start, used=last.used, cap=last.cap, **common))
-    if last is not None and cap is not None and last.cap not in {None, cap}:
+    used, cap = usage.project_usage, usage.project_cap
+    if last is not None and last.cap is not None and cap is not None and cap != last.cap:
         events.append(CapChanged(before=last.cap, after=cap, **common))
-    if fraction is not None:
-        events += [
-            ThresholdCrossed(threshold=threshold, used=used, cap=cap, **common)
-            for threshold in sorted(thresholds)
-            if fraction >= threshold
-        ]
-    if used is not None and cap is not None and ahead.low is not None and used < cap <= ahead.low:
+    if used is None or not cap:
+        return tuple(events)
+    events += [
+        ThresholdCrossed(threshold=threshold, used=used, cap=cap, **common)
+        for threshold in sorted(thresholds)
+        if used / cap >= threshold
+    ]
+    if ahead.low is not None and used < cap <= ahead.low:
         crossed = {name: getattr(ahead, name) for name in ("expected", "low", "high", "exhausts_on")}
         events.append(ForecastCrossed(cap=cap, **crossed, **common))
     return tuple(events)
