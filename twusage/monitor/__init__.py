@@ -1,5 +1,7 @@
 """Will the monthly cap last: the billing cycle, a forecast, a guard and a watch."""
 
+from twusage.monitor.cycle import AppShare, Attribution, BillingCycle, attribution, cycle_of
+from twusage.monitor.forecast import Forecast, forecast
 from twusage.monitor.guard import Spending, UsageGuard
 from twusage.monitor.watch import (
     CapChanged,
@@ -14,8 +16,12 @@ from twusage.monitor.watch import (
 )
 
 __all__ = [
+    "AppShare",
+    "Attribution",
+    "BillingCycle",
     "CapChanged",
     "CycleReset",
+    "Forecast",
     "ForecastCrossed",
     "Spending",
     "ThresholdCrossed",
@@ -24,5 +30,8 @@ __all__ = [
     "WatchEvent",
     "WatchFailing",
     "WatchRecovered",
+    "attribution",
+    "cycle_of",
+    "forecast",
     "watch",
 ]
