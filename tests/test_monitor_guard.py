@@ -497,12 +497,12 @@ async def run_bots(clock: VirtualClock, transport: Lagging, guard: UsageGuard, c
 async def test_no_post_beyond_the_cap(lag: float, cancelled: float) -> None:
     """Two cycles, a count that is late by up to ``lag``, cancelled bots: none over the cap, fewer than 10 unused."""
     clock = VirtualClock(RESET - dt.timedelta(hours=2))
-    api = FakeApi(apps=1, cap=700, history_days=0, clock=clock)
+    api = FakeApi(apps=1, cap=400, history_days=0, clock=clock)
     transport = Lagging(api, lag)
     async with UsageClient(api.apps[0].token, transport=transport, clock=clock) as client:
         end = RESET + dt.timedelta(hours=2)
         await run_bots(clock, transport, UsageGuard(client), cancelled, end.timestamp())
-    unused = [700 - read for read in transport.read.values()]
+    unused = [400 - read for read in transport.read.values()]
     assert len(unused) == 2
     assert all(0 <= left < 10 for left in unused), unused
     assert len(api.requests) <= 4 * 12 + 10
@@ -512,7 +512,7 @@ async def test_no_post_beyond_the_cap(lag: float, cancelled: float) -> None:
 async def test_no_post_beyond_the_cap_while_the_api_fails(failing: Callable[[int], bool]) -> None:
     """An API that fails, for minutes or for longer than ``stale_after``, makes no read exceed the cap."""
     clock = VirtualClock(RESET - dt.timedelta(hours=2))
-    api = FakeApi(apps=1, cap=700, history_days=0, clock=clock)
+    api = FakeApi(apps=1, cap=400, history_days=0, clock=clock)
     transport = Lagging(api, 900)
     start = clock.time()
     api.fail(Fault.status(503), times=math.inf, when=lambda _: failing(int(clock.time() - start) // 60))
@@ -520,4 +520,4 @@ async def test_no_post_beyond_the_cap_while_the_api_fails(failing: Callable[[int
         end = RESET + dt.timedelta(hours=3)
         await run_bots(clock, transport, UsageGuard(client), 0.05, end.timestamp())
     assert len(transport.read) == 2
-    assert all(600 < read <= 700 for read in transport.read.values()), transport.read
+    assert all(350 < read <= 400 for read in transport.read.values()), transport.read
