@@ -14,6 +14,7 @@ from twusage.errors import (
     ApiError,
     ConnectError,
     DecodeError,
+    HistoryError,
     ProtocolError,
     RateLimitedError,
     RequestTimeoutError,
@@ -50,6 +51,7 @@ DESIGN: dict[str, set[str]] = {
     "ProtocolError": {"TransportError"},
     "DecodeError": {"TwUsageError"},
     "RateLimitedError": {"TwUsageError"},
+    "HistoryError": {"TwUsageError"},
     "ApiError": {"TwUsageError"},
     "BadRequestError": {"ApiError"},
     "AuthenticationError": {"ApiError"},
@@ -102,6 +104,8 @@ def full(cls: type[TwUsageError]) -> TwUsageError:
             keywords["reset_date"] = INSTANT.date()
         if issubclass(cls, RateLimitedError):
             keywords["window_spent"] = False
+    elif cls is HistoryError:
+        keywords["kind"] = "locked"
     return cls("what happened", **keywords)
 
 
