@@ -7,7 +7,6 @@ is decided in ``cycle``, ``forecast`` and ``watch``.
 from __future__ import annotations
 
 import asyncio
-import csv
 import datetime as dt
 import os
 import threading
@@ -26,18 +25,16 @@ from twusage.errors import ConfigurationError, HistoryError, InvalidRequestError
 from twusage.models import DailySeries, Usage
 from twusage.monitor.history_faults import CAUSES, LOCK_TIMEOUT, postgresql_kind, sqlite_kind
 from twusage.monitor.history_rows import (
-    HEADER,
     PROJECT,
     CycleRecord,
     Row,
     believed_cycles,
     checked_text,
-    instant_of,
     microseconds,
     read_rows,
     row_of_cycle,
     rows_of_days,
-    text_file,
+    write_rows,
 )
 
 __all__ = ["CycleRecord", "History"]
@@ -124,6 +121,9 @@ class History:
             ``read-only``, ``unreachable``, ``newer`` or ``failed``.
     """
 
+    # For the repr of one whose URL was refused.
+    _name = "?"
+
     def __init__(self, url: str, *, executor: Executor | None = None) -> None:
         engine = _engine_of(url)
         del url  # so that no traceback shows a password
@@ -132,6 +132,7 @@ class History:
         self._engine = engine
         database = engine.url.database
         self._path = Path(database) if engine.dialect.name == "sqlite" and database else None
+        self._name = str(self._path or engine.dialect.name)
         self._file: tuple[int, int] | None = None
         self._ready = False
         self._closed = False
@@ -143,7 +144,7 @@ class History:
         self._closing: Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<History {self._path or self._engine.dialect.name}>"
+        return f"<History {self._name}>"
 
     async def __aenter__(self) -> Self:
         try:
@@ -175,8 +176,7 @@ class History:
         Raises:
             InvalidRequestError: ``fetched_at`` is unknown, or a count is above 2**63 - 1; nothing is stored.
         """
-        days = rows_of_days(usage)
-        cycle = row_of_cycle(usage)
+        days, cycle = rows_of_days(usage), row_of_cycle(usage)
 
         def job(connection: sa.Connection) -> None:
             _merge_days(connection, days)
@@ -242,15 +242,8 @@ class History:
         query = sa.select(_days).order_by(_days.c.project, _days.c.app, _days.c.day)
 
         def job(connection: sa.Connection) -> int:
-            number = 0
-            # Row by row: a history of a hundred apps has hundreds of thousands.
-            found = connection.execute(query, execution_options={"yield_per": 1000})
-            with text_file(file, "w") as text:
-                writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(HEADER)
-                for number, row in enumerate(found, start=1):  # noqa: B007 - it is the result
-                    writer.writerow([row.project, row.app, row.day, row.reads, instant_of(row.seen).isoformat()])
-            return number
+            # In parts: a history of a hundred apps has hundreds of thousands of rows.
+            return write_rows(file, connection.execute(query, execution_options={"yield_per": 1000}).mappings())
 
         return await self._run(job)
 
@@ -383,8 +376,7 @@ class History:
         return sqlite_kind(error, readable=self._path is not None and os.access(self._path, os.R_OK))
 
     def _failure(self, kind: str, code: str) -> HistoryError:
-        place = self._path or self._engine.dialect.name
-        message = f"the history in {place}: {CAUSES[kind]} ({code})"
+        message = f"the history in {self._name}: {CAUSES[kind]} ({code})"
         return HistoryError(message, kind=kind, retryable=kind in {"locked", "unreachable"})
 
 

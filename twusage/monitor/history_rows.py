@@ -21,7 +21,6 @@ from twusage.models import EPOCH, Usage
 from twusage.monitor.cycle import cycle_of
 
 __all__ = [
-    "HEADER",
     "PROJECT",
     "CycleRecord",
     "Row",
@@ -32,13 +31,13 @@ __all__ = [
     "read_rows",
     "row_of_cycle",
     "rows_of_days",
-    "text_file",
+    "write_rows",
 ]
 
 Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[str, dt.date, str]
 
-HEADER = ["project_id", "client_app_id", "date", "usage", "seen_at"]
+_HEADER = ["project_id", "client_app_id", "date", "usage", "seen_at"]
 # The app id under which the project's own days are stored.
 PROJECT = ""
 # The project id of a response without one; event keys have the same.
@@ -80,6 +79,7 @@ def _is_left_over(row: Mapping[Any, Any], previous: int | None) -> bool:
 
 
 def rows_of_days(usage: Usage) -> list[Row]:
+    """The known counts of the project and of the apps that have an id."""
     project, seen = _project_of(usage), _seen(usage)
     series = [(app.client_app_id, app.usage) for app in usage.daily_client_app_usage if app.client_app_id]
     if usage.daily_project_usage is not None:
@@ -101,6 +101,7 @@ def _sorted_rows(rows: Iterable[tuple[Key, int, int]]) -> list[Row]:
 
 
 def row_of_cycle(usage: Usage) -> Row | None:
+    """The cap and the count of the billing cycle, or ``None`` if the cycle or both are unknown."""
     cap, reads, seen = usage.project_cap, usage.project_usage, _seen(usage)
     cycle = cycle_of(usage)
     if cycle is None or (cap is None and reads is None):
@@ -129,12 +130,14 @@ def _seen(usage: Usage) -> int:
 
 
 def microseconds(name: str, instant: dt.datetime) -> int:
+    """Microseconds since 1970."""
     if not isinstance(instant, dt.datetime) or instant.tzinfo is None:
         raise InvalidRequestError(f"{name} must be a datetime with a time zone, got {instant!r}")
     return (instant - EPOCH) // _MICROSECOND
 
 
 def instant_of(microseconds: int) -> dt.datetime:
+    """The instant that many microseconds after 1970, UTC."""
     return EPOCH + microseconds * _MICROSECOND
 
 
@@ -145,14 +148,15 @@ def _checked_count(count: int) -> int:
 
 
 def checked_text(name: str, text: str) -> str:
-    # Neither database stores all of these.
+    """The text, if both databases can store it."""
+    # PostgreSQL refuses NUL, and neither stores a lone surrogate.
     if not isinstance(text, str) or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
         raise InvalidRequestError(f"{name} must be a string without NUL and surrogates, got {text!r}")
     return text
 
 
 @contextmanager
-def text_file(file: TextIO | str | os.PathLike[str], mode: str) -> Iterator[TextIO]:
+def _text_file(file: TextIO | str | os.PathLike[str], mode: str) -> Iterator[TextIO]:
     if isinstance(file, str | os.PathLike):
         with Path(file).open(mode, encoding="utf-8", newline="") as opened:
             yield opened  # type: ignore[misc]  # the mode is one of text
@@ -160,16 +164,30 @@ def text_file(file: TextIO | str | os.PathLike[str], mode: str) -> Iterator[Text
         yield file
 
 
+def write_rows(file: TextIO | str | os.PathLike[str], rows: Iterable[Mapping[Any, Any]]) -> int:
+    """Write these rows as CSV, and return their number."""
+    number = 0
+    with _text_file(file, "w") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_HEADER)
+        for row in rows:
+            seen_at = instant_of(row["seen"]).isoformat()
+            writer.writerow([row["project"], row["app"], row["day"], row["reads"], seen_at])
+            number += 1
+    return number
+
+
 def read_rows(file: TextIO | str | os.PathLike[str]) -> list[Row]:
-    with text_file(file, "r") as text:
+    """The rows of what ``write_rows`` wrote, or an ``InvalidRequestError`` that names the line."""
+    with _text_file(file, "r") as text:
         reader = csv.reader(text, strict=True)
         try:
             header = next(reader, None)
-            rows = [_read_row(fields) for fields in reader] if header == HEADER else None
+            rows = [_read_row(fields) for fields in reader] if header == _HEADER else None
         except (csv.Error, ValueError) as error:
             raise InvalidRequestError(f"line {reader.line_num} of the CSV is malformed: {error}") from None
     if rows is None:
-        raise InvalidRequestError(f"the CSV must begin with {','.join(HEADER)}, got {header!r:.200}")
+        raise InvalidRequestError(f"the CSV must begin with {','.join(_HEADER)}, got {header!r:.200}")
     return _sorted_rows(rows)
 
 
