@@ -15,6 +15,7 @@ from twusage.errors import (
     BudgetExceededError,
     ConnectError,
     DecodeError,
+    HistoryError,
     ProtocolError,
     RateLimitedError,
     RequestTimeoutError,
@@ -52,6 +53,7 @@ DESIGN: dict[str, set[str]] = {
     "ProtocolError": {"TransportError"},
     "DecodeError": {"TwUsageError"},
     "RateLimitedError": {"TwUsageError"},
+    "HistoryError": {"TwUsageError"},
     "ApiError": {"TwUsageError"},
     "BadRequestError": {"ApiError"},
     "AuthenticationError": {"ApiError"},
@@ -106,6 +108,8 @@ def full(cls: type[TwUsageError]) -> TwUsageError:
             keywords["reset_date"] = INSTANT.date()
         if issubclass(cls, RateLimitedError):
             keywords["window_spent"] = False
+    elif cls is HistoryError:
+        keywords["kind"] = "locked"
     return cls("what happened", **keywords)
 
 

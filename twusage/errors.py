@@ -14,6 +14,7 @@
     │   └── ProtocolError                broken HTTP, a cut or oversized body, a redirect, an unknown encoding
     ├── DecodeError                      path · excerpt: an answer that is not what the API documents
     ├── RateLimitedError                 the 15-minute window of 50 calls is spent
+    ├── HistoryError                     kind: the history cannot be read or written
     └── ApiError                         status · headers · body · problem · rate_limit · request_id
         ├── BadRequestError              400
         ├── AuthenticationError          401
@@ -46,6 +47,7 @@ __all__ = [
     "CreditsDepletedError",
     "DecodeError",
     "ForbiddenError",
+    "HistoryError",
     "InvalidRequestError",
     "ProtocolError",
     "QuotaError",
@@ -224,6 +226,18 @@ class RateLimitedError(_AnsweredError):
     def __init__(self, message: str = "", *, window_spent: bool = True, **answer: Any) -> None:
         super().__init__(message, **answer)
         self.window_spent = window_spent
+
+
+class HistoryError(TwUsageError):
+    """The history cannot be read or written. Never chained to the driver's error, which may hold a password."""
+
+    kind: str = "failed"
+    """Why: ``locked``, ``full``, ``corrupt``, ``not-a-history``, ``read-only``, ``unreachable``, ``newer`` or
+    ``failed``."""
+
+    def __init__(self, message: str = "", *, kind: str = "failed", **told: Any) -> None:
+        super().__init__(message, **told)
+        self.kind = kind
 
 
 class ApiError(_AnsweredError):

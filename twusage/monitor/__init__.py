@@ -1,4 +1,9 @@
-"""Will the monthly cap last: the billing cycle, a forecast, a guard and a watch."""
+"""Will the monthly cap last: the billing cycle, a forecast, a guard, a watch, and a history.
+
+``History`` and ``CycleRecord`` are loaded on first use, because only they need SQLAlchemy (the extra ``history``).
+"""
+
+from typing import TYPE_CHECKING
 
 from twusage.monitor.cycle import AppShare, Attribution, BillingCycle, attribution, cycle_of
 from twusage.monitor.forecast import Forecast, forecast
@@ -15,14 +20,19 @@ from twusage.monitor.watch import (
     watch,
 )
 
+if TYPE_CHECKING:
+    from twusage.monitor.history import CycleRecord, History
+
 __all__ = [
     "AppShare",
     "Attribution",
     "BillingCycle",
     "CapChanged",
+    "CycleRecord",
     "CycleReset",
     "Forecast",
     "ForecastCrossed",
+    "History",
     "Spending",
     "ThresholdCrossed",
     "UsageGuard",
@@ -35,3 +45,15 @@ __all__ = [
     "forecast",
     "watch",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in {"CycleRecord", "History"}:
+        from twusage.monitor import history
+
+        return getattr(history, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
