@@ -107,7 +107,7 @@ async def client(api: FakeApi, clock: VirtualClock) -> AsyncIterator[UsageClient
 
 
 @pytest.fixture
-def history() -> MemoryHistory:
+def history() -> Any:
     return MemoryHistory()
 
 
@@ -380,7 +380,7 @@ async def test_another_reset_day_is_another_cycle(api: FakeApi, client: UsageCli
     assert names(await take(events, 1)) == ["ThresholdCrossed"]
 
 
-async def test_another_project_starts_anew(api: FakeApi, client: UsageClient, history: MemoryHistory) -> None:
+async def test_another_project_starts_anew(api: FakeApi, client: UsageClient, history: Any) -> None:
     """An app that moves to another project has changed no cap."""
     events = watch(client, history=history)
     await take(events, 1)
@@ -447,7 +447,7 @@ async def test_fatal_errors_are_raised(
 # -- History -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_restart_repeats_nothing(api: FakeApi, client: UsageClient, history: MemoryHistory) -> None:
+async def test_a_restart_repeats_nothing(api: FakeApi, client: UsageClient, history: Any) -> None:
     """What was delivered stays delivered; what came meanwhile is reported."""
     api.read_posts(api.apps[0], 850)
     assert names(await take(watch(client, history=history), 1)) == ["ThresholdCrossed"]
@@ -463,7 +463,7 @@ async def test_a_restart_repeats_nothing(api: FakeApi, client: UsageClient, hist
 
 
 async def test_an_event_over_which_the_consumer_died_comes_again(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, history: MemoryHistory
+    api: FakeApi, client: UsageClient, clock: VirtualClock, history: Any
 ) -> None:
     """An event counts as delivered when the next one is requested. This holds for a reset, too."""
     api.read_posts(api.apps[0], 100)
@@ -479,7 +479,7 @@ async def test_an_event_over_which_the_consumer_died_comes_again(
 
 
 async def test_missed_cycles_are_one_reset(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, history: MemoryHistory
+    api: FakeApi, client: UsageClient, clock: VirtualClock, history: Any
 ) -> None:
     """Its ``previous`` is the last cycle that was seen."""
     api.read_posts(api.apps[0], 100)
@@ -492,7 +492,7 @@ async def test_missed_cycles_are_one_reset(
 
 
 async def test_a_reset_that_another_program_recorded(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, history: MemoryHistory
+    api: FakeApi, client: UsageClient, clock: VirtualClock, history: Any
 ) -> None:
     """A record of the new cycle is not a delivered event."""
     api.read_posts(api.apps[0], 100)
@@ -503,7 +503,7 @@ async def test_a_reset_that_another_program_recorded(
     assert names(await take(watch(client, history=history), 1)) == []
 
 
-async def test_two_watches_on_one_history(api: FakeApi, client: UsageClient, history: MemoryHistory) -> None:
+async def test_two_watches_on_one_history(api: FakeApi, client: UsageClient, history: Any) -> None:
     """What one has delivered, the other one leaves out."""
     one, other = (watch(client, history=history) for _ in range(2))
     await take(one, 1)
@@ -514,7 +514,7 @@ async def test_two_watches_on_one_history(api: FakeApi, client: UsageClient, his
 
 
 async def test_a_count_of_the_previous_cycle_is_not_recorded(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, history: MemoryHistory
+    api: FakeApi, client: UsageClient, clock: VirtualClock, history: Any
 ) -> None:
     """It is sampled only, until it falls or the cycle is a day old."""
     app = api.apps[0]
@@ -534,9 +534,7 @@ async def test_a_count_of_the_previous_cycle_is_not_recorded(
     assert len(history.recorded) == 2
 
 
-async def test_a_response_without_a_reset_day_is_recorded(
-    client: UsageClient, history: MemoryHistory, monkeypatch: Any
-) -> None:
+async def test_a_response_without_a_reset_day_is_recorded(client: UsageClient, history: Any, monkeypatch: Any) -> None:
     """Its days are good, although it belongs to no cycle."""
     usage = sample(1000, cap_reset_day=None)
 
@@ -549,7 +547,7 @@ async def test_a_response_without_a_reset_day_is_recorded(
 
 
 async def test_a_history_that_fails(
-    api: FakeApi, client: UsageClient, history: MemoryHistory, caplog: pytest.LogCaptureFixture
+    api: FakeApi, client: UsageClient, history: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line a poll, and the watch continues in memory. When it works again, what was delivered is stored."""
     api.read_posts(api.apps[0], 950)
@@ -568,7 +566,7 @@ async def test_a_history_that_fails(
 
 
 async def test_a_history_that_could_not_be_read_at_the_start(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, history: MemoryHistory
+    api: FakeApi, client: UsageClient, clock: VirtualClock, history: Any
 ) -> None:
     """A reset that was missed while the watch was down is reported when the history works again."""
     api.read_posts(api.apps[0], 100)
@@ -614,7 +612,8 @@ async def test_a_year() -> None:
     begin = clock.now()
     outage = [begin + dt.timedelta(days=day) for day in (50, 53)]
     api.fail(Fault.status(503), times=math.inf, when=lambda _: outage[0] <= clock.now() < outage[1])
-    history, seen, truth = MemoryHistory(), [], []
+    history: Any = MemoryHistory()
+    seen, truth = [], []
     stops = [begin + dt.timedelta(days=days) for days in (40, 90, 120)]
     transport = FakeTransport(api)
     async with UsageClient(api.apps[0].token, transport=transport, clock=clock, retry=RetryPolicy.none()) as client:

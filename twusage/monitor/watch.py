@@ -9,7 +9,7 @@ import datetime as dt
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import fields, frozen, has
 
@@ -26,6 +26,9 @@ from twusage.errors import (
 from twusage.models import Usage
 from twusage.monitor.cycle import BillingCycle, cycle_of
 from twusage.monitor.forecast import Forecast, forecast
+
+if TYPE_CHECKING:
+    from twusage.monitor.history import CycleRecord, History
 
 __all__ = [
     "CapChanged",
@@ -268,30 +271,10 @@ def _is_behind(usage: Usage, cycle: BillingCycle, last: Seen | None) -> bool:
 # -- The loop ----------------------------------------------------------------------------------------------------------
 
 
-class _Record(Protocol):
-    """A billing cycle, as a history has it."""
-
-    @property
-    def start(self) -> dt.date: ...
-    @property
-    def cap(self) -> int | None: ...
-    @property
-    def usage(self) -> int | None: ...
-
-
-class _History(Protocol):
-    """What a watch needs of a ``History``."""
-
-    async def record(self, usage: Usage) -> None: ...
-    async def cycles(self, project: str) -> Sequence[_Record]: ...
-    async def delivered(self, prefix: str) -> Iterable[str]: ...
-    async def mark_delivered(self, key: str, at: dt.datetime) -> None: ...
-
-
 class _Memory:
     """What a watch saw and delivered: kept in memory, and in the history while it works."""
 
-    def __init__(self, history: _History | None, clock: Clock) -> None:
+    def __init__(self, history: History | None, clock: Clock) -> None:
         self.last: Seen | None = None
         self._history = history
         self._clock = clock
@@ -313,7 +296,7 @@ class _Memory:
         if cycle is not None:
             await self._attempt(lambda history: self._read(history, project, cycle))
 
-    async def _read(self, history: _History, project: str, cycle: BillingCycle) -> None:
+    async def _read(self, history: History, project: str, cycle: BillingCycle) -> None:
         prefix = _prefix(project, cycle)
         self._delivered.update(await history.delivered(prefix))
         if self._knows_history:
@@ -339,7 +322,7 @@ class _Memory:
         self._unstored[event.key] = _now(self._clock)
         await self._attempt(self._store)
 
-    async def _store(self, history: _History) -> None:
+    async def _store(self, history: History) -> None:
         for key, at in tuple(self._unstored.items()):
             await history.mark_delivered(key, at)
             del self._unstored[key]
@@ -355,7 +338,7 @@ class _Memory:
         await self._attempt(self._store)
         await self._attempt(lambda history: history.record(usage))
 
-    async def _attempt(self, job: Callable[[_History], Awaitable[None]]) -> None:
+    async def _attempt(self, job: Callable[[History], Awaitable[None]]) -> None:
         if self._history is None or self._failed:
             return
         try:
@@ -365,7 +348,7 @@ class _Memory:
             _log.warning("the history failed; the watch continues in memory: %s: %s", type(error).__name__, error)
 
 
-def _seen(record: _Record) -> Seen:
+def _seen(record: CycleRecord) -> Seen:
     return Seen(record.start, record.usage, record.cap)
 
 
@@ -374,7 +357,7 @@ def watch(
     *,
     every: float = 900.0,
     thresholds: Iterable[float] = (0.8, 0.9, 1.0),
-    history: _History | None = None,
+    history: History | None = None,
 ) -> AsyncGenerator[WatchEvent, None]:
     """Yield an event for each sample, crossed threshold, expected overrun, reset, changed cap and outage.
 
