@@ -193,10 +193,13 @@ class AiohttpTransport:
             if len(whole) > self._max_body:
                 raise self._oversized()
             return whole
+        return await self._read_chunks(response, compressed=encoding.endswith("gzip"))
+
+    async def _read_chunks(self, response: aiohttp.ClientResponse, *, compressed: bool) -> bytes:
         body, received, inflater = bytearray(), 0, None
         while chunk := await _read_chunk(response):
             received += len(chunk)
-            if inflater is None and encoding.endswith("gzip"):
+            if compressed and inflater is None:
                 inflater = zlib.decompressobj(wbits=31)  # gzip only; header and CRC are checked
             while chunk:
                 part, chunk = (chunk, b"") if inflater is None else _inflate(inflater, chunk)
