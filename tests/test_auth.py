@@ -1,4 +1,4 @@
-"""Credentials: never shown, refused when malformed, fetched and renewed, found in the environment."""
+"""TokenProvider: never shown, refused when malformed, fetched and renewed, found in the environment."""
 
 import asyncio
 import copy
@@ -36,8 +36,8 @@ from twusage import (
     TwUsageError,
     UsageClient,
 )
-from twusage.auth import Credentials, as_secret, auth_from_env
-from twusage.retry import budgets_of_loop
+from twusage.auth import TokenProvider, as_secret, auth_from_env
+from twusage.retry import retry_budgets_for_running_loop
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 TOKEN = "AAAAcanary%2Fcanary%3Dcanary"
@@ -117,7 +117,7 @@ class TestShown:
         secret = twin if isinstance(twin, Secret) else twin._secret
         assert secret != Secret(TOKEN)
         assert "lost" not in repr(twin)
-        with pytest.raises(ConfigurationError, match="does not survive pickling"):
+        with pytest.raises(ConfigurationError, match="cannot be unpickled"):
             secret.reveal()
         assert b"canary" not in pickle.dumps(twin, protocol)
 
@@ -201,8 +201,8 @@ async def no_mint(_: Secret, __: Secret) -> Secret:
     raise AssertionError("nobody has to ask for a token here")
 
 
-def credentials(auth: object) -> Credentials:
-    return Credentials(auth, no_mint)
+def credentials(auth: object) -> TokenProvider:
+    return TokenProvider(auth, no_mint)
 
 
 class TestCredentials:
@@ -213,9 +213,9 @@ class TestCredentials:
         token = await asked.token()
         assert token == Secret(TOKEN)
         assert await asked.token(refused=token) == token, "there is no other"
-        assert asked.newest(token) is token
-        assert asked.known_app is None
-        assert asked.known_app is None
+        assert asked.current(token) is token
+        assert asked.app_key is None
+        assert asked.app_key is None
 
     @pytest.mark.parametrize("auth", [None, b"canary", 4711, ["canary"], {"token": "canary"}, BearerToken], ids=repr)
     def test_anything_else(self, auth: Any) -> None:
@@ -260,7 +260,7 @@ KEY, API_SECRET = "key-canary:1%2F", "secret-canary:%3D"
 Outcome = str | BaseException
 
 
-class Mint:
+class FetchToken:
     """Gives these tokens, or these failures, one after the other, when it is let."""
 
     def __init__(self, *outcomes: Outcome) -> None:
@@ -293,40 +293,40 @@ def keys() -> AppOnlyAuth:
 class TestAppOnlyAuth:
     async def test_is_asked_for_once(self, keys: AppOnlyAuth) -> None:
         """A hundred who come at once, and all who come later, have one token of one exchange."""
-        mint = Mint("T1")
-        tokens = await asyncio.gather(*(keys.token(mint) for _ in range(100)))
+        fetch_token = FetchToken("T1")
+        tokens = await asyncio.gather(*(keys.token(fetch_token) for _ in range(100)))
         assert set(tokens) == {Secret("T1")}
-        assert await keys.token(mint) == await keys.token() == keys.kept == Secret("T1")
-        assert mint.asked == [(Secret(KEY), Secret(API_SECRET))]
+        assert await keys.token(fetch_token) == await keys.token() == keys._cached_token == Secret("T1")
+        assert fetch_token.asked == [(Secret(KEY), Secret(API_SECRET))]
 
     async def test_a_refused_token_is_renewed_once(self, keys: AppOnlyAuth) -> None:
         """All who met the refusal have one other token; who comes with the old refusal later has it at once."""
-        mint = Mint("T1", "T2")
-        old = await keys.token(mint)
-        tokens = await asyncio.gather(*(keys.token(mint, refused=old) for _ in range(100)))
+        fetch_token = FetchToken("T1", "T2")
+        old = await keys.token(fetch_token)
+        tokens = await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(100)))
         assert set(tokens) == {Secret("T2")}
-        assert await keys.token(mint, refused=old) == Secret("T2")
-        assert len(mint.asked) == 2
+        assert await keys.token(fetch_token, refused=old) == Secret("T2")
+        assert len(fetch_token.asked) == 2
 
     async def test_the_same_token_again_is_told_to_all(self, keys: AppOnlyAuth) -> None:
         """The API gives the same token until somebody invalidates it: whoever waited hears so, and none asks again."""
-        mint = Mint("T1", "T1")
-        old = await keys.token(mint)
-        assert set(await asyncio.gather(*(keys.token(mint, refused=old) for _ in range(20)))) == {old}
-        assert await keys.token(mint, refused=old) == old, "and nobody who comes later, with the refusal of before"
-        assert len(mint.asked) == 2
+        fetch_token = FetchToken("T1", "T1")
+        old = await keys.token(fetch_token)
+        assert set(await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(20)))) == {old}
+        assert await keys.token(fetch_token, refused=old) == old, "and so does a later caller with the old refusal"
+        assert len(fetch_token.asked) == 2
 
     async def test_a_failure_is_shared_by_those_who_waited(self, keys: AppOnlyAuth) -> None:
         """Twenty who waited have one failure, each an exception of its own; the next one asks anew."""
         failure = AuthenticationError("no", status=403, body=b"{}")
-        mint = Mint(failure, "T1")
-        outcomes = await asyncio.gather(*(keys.token(mint) for _ in range(20)), return_exceptions=True)
+        fetch_token = FetchToken(failure, "T1")
+        outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(20)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {AuthenticationError}
         assert len({id(outcome) for outcome in outcomes} | {id(failure)}) == 21
         assert all(isinstance(each, AuthenticationError) and each.status == 403 for each in outcomes)
-        assert len(mint.asked) == 1
-        assert keys.kept is None
-        assert await keys.token(mint) == Secret("T1")
+        assert len(fetch_token.asked) == 1
+        assert keys._cached_token is None
+        assert await keys.token(fetch_token) == Secret("T1")
 
     @pytest.mark.parametrize(
         "error",
@@ -335,59 +335,59 @@ class TestAppOnlyAuth:
     )
     async def test_a_failure_of_one_client_is_its_own(self, keys: AppOnlyAuth, error: Exception) -> None:
         """A client that is closed, or whose transport is odd, says nothing of the key: the next one asks."""
-        mint = Mint(error, "T1")
-        outcomes = await asyncio.gather(*(keys.token(mint) for _ in range(3)), return_exceptions=True)
+        fetch_token = FetchToken(error, "T1")
+        outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(3)), return_exceptions=True)
         assert outcomes == [error, Secret("T1"), Secret("T1")]
-        assert len(mint.asked) == 2
+        assert len(fetch_token.asked) == 2
 
     async def test_who_is_cancelled_hands_over(self, keys: AppOnlyAuth) -> None:
         """The one who asks is cancelled: the next in line asks; one who only waited is not missed."""
-        mint = Mint("T1")
-        mint.open.clear()
-        tasks = [asyncio.create_task(keys.token(mint)) for _ in range(4)]
+        fetch_token = FetchToken("T1")
+        fetch_token.open.clear()
+        tasks = [asyncio.create_task(keys.token(fetch_token)) for _ in range(4)]
         await settle()
         tasks[0].cancel()
         tasks[2].cancel()
         await settle()
-        mint.open.set()
+        fetch_token.open.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [outcomes[1], outcomes[3]] == [Secret("T1")] * 2
         assert all(isinstance(outcomes[each], asyncio.CancelledError) for each in (0, 2))
-        assert len(mint.asked) == 2
+        assert len(fetch_token.asked) == 2
 
     async def test_a_failed_renewal_leaves_no_refused_token(self, keys: AppOnlyAuth) -> None:
         """After a renewal that failed, whoever comes next asks, and does not go with the token that was refused."""
-        mint = Mint("T1", ServerError("503", status=503), "T2")
-        old = await keys.token(mint)
+        fetch_token = FetchToken("T1", ServerError("503", status=503), "T2")
+        old = await keys.token(fetch_token)
         with pytest.raises(ServerError):
-            await keys.token(mint, refused=old)
-        assert await keys.token(mint) == Secret("T2")
+            await keys.token(fetch_token, refused=old)
+        assert await keys.token(fetch_token) == Secret("T2")
 
     async def test_needs_a_client_at_first(self, keys: AppOnlyAuth) -> None:
         """Alone it cannot send; with a token it needs nobody."""
         with pytest.raises(ConfigurationError, match="give this AppOnlyAuth to a UsageClient"):
             await keys.token()
-        assert await keys.token(Mint("T1")) == await keys.token()
+        assert await keys.token(FetchToken("T1")) == await keys.token()
 
     def test_serves_one_loop_after_another(self, keys: AppOnlyAuth) -> None:
         """The token of the first loop is good on the second; a lock that was left locked is the first loop's."""
-        mint = Mint("T1", "T2")
+        fetch_token = FetchToken("T1", "T2")
 
         async def renew() -> set[Secret]:
-            refused = keys.kept
-            return set(await asyncio.gather(*(keys.token(mint, refused=refused) for _ in range(5))))
+            refused = keys._cached_token
+            return set(await asyncio.gather(*(keys.token(fetch_token, refused=refused) for _ in range(5))))
 
         async def die() -> None:
-            mint.open.clear()
-            asyncio.create_task(keys.token(mint, refused=keys.kept)).add_done_callback(lambda _: None)
+            fetch_token.open.clear()
+            asyncio.create_task(keys.token(fetch_token, refused=keys._cached_token)).add_done_callback(lambda _: None)
             await settle()
-            mint.open = asyncio.Event()
-            mint.open.set()
+            fetch_token.open = asyncio.Event()
+            fetch_token.open.set()
 
         assert asyncio.run(renew()) == {Secret("T1")}
         asyncio.run(die())
         assert asyncio.run(renew()) == {Secret("T2")}
-        assert len(mint.asked) == 3
+        assert len(fetch_token.asked) == 3
 
     def test_keeps_no_loop_alive(self, keys: AppOnlyAuth) -> None:
         """A program that runs one loop after the other does not gather them."""
@@ -395,7 +395,7 @@ class TestAppOnlyAuth:
 
         async def renew() -> None:
             loops.add(asyncio.get_running_loop())
-            await asyncio.gather(*(keys.token(Mint("T1", "T1"), refused=keys.kept) for _ in range(3)))
+            await asyncio.gather(*(keys.token(FetchToken("T1", "T1"), refused=keys._cached_token) for _ in range(3)))
 
         for _ in range(5):
             asyncio.run(renew())
@@ -406,7 +406,7 @@ class TestAppOnlyAuth:
         """Loops in several threads have a token each time, and the same in the end."""
 
         def work() -> Secret:
-            return asyncio.run(keys.token(Mint("T1")))
+            return asyncio.run(keys.token(FetchToken("T1")))
 
         with ThreadPoolExecutor(4) as pool:
             assert {future.result() for future in [pool.submit(work) for _ in range(20)]} == {Secret("T1")}
@@ -430,7 +430,7 @@ class TestAppOnlyAuth:
 
     async def test_nothing_shows_it(self, keys: AppOnlyAuth) -> None:
         """Its repr, its attributes and its pickle are free of key, secret and token."""
-        await keys.token(Mint("token-canary"))
+        await keys.token(FetchToken("token-canary"))
         assert repr(keys) == "AppOnlyAuth(Secret(…), Secret(…))"
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             assert b"canary" not in pickle.dumps(keys, protocol)
@@ -438,12 +438,12 @@ class TestAppOnlyAuth:
 
     async def test_a_copy_works_and_a_pickle_says_why_it_does_not(self, keys: AppOnlyAuth) -> None:
         """A copy is the same key and fetches a token of its own; a pickle holds nothing, and says so when asked."""
-        await keys.token(Mint("T1"))
+        await keys.token(FetchToken("T1"))
         for twin in (copy.copy(keys), copy.deepcopy(keys)):
-            assert (twin.app, twin.kept) == (keys.app, None)
-            assert await twin.token(Mint("T2")) == Secret("T2")
+            assert (twin.app, twin._cached_token) == (keys.app, None)
+            assert await twin.token(FetchToken("T2")) == Secret("T2")
         client = UsageClient(pickle.loads(pickle.dumps(keys)), transport=FakeTransport(FakeApi()))
-        with pytest.raises(ConfigurationError, match="does not survive pickling"):
+        with pytest.raises(ConfigurationError, match="cannot be unpickled"):
             await client.get_usage()
 
 
@@ -506,7 +506,7 @@ class TestMinting:
         assert set(sent_with(api)) == {api.apps[0].token}
 
     async def test_costs_no_place_and_tells_nothing_of_the_window(self, api: FakeApi, clock: VirtualClock) -> None:
-        """Fifty calls still go in the first window; the headers of a mint are not those of the window."""
+        """Fifty calls still go in the first window; the headers of a fetch_token are not those of the window."""
         limits = {"x-rate-limit-limit": "450", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "1768479000"}
         minted = {"token_type": "bearer", "access_token": api.apps[0].token}
         api.fail(Fault.status(200, minted, headers=limits), when=is_mint)
@@ -564,7 +564,9 @@ class TestMinting:
             for error in errors:
                 assert isinstance(error, TwUsageError)
                 assert ("R1" if error.retry_once else "R" if error.retryable else "N") == fate
-                assert not isinstance(error, RateLimitedError) or (not error.window_spent and error.rate_limit is None)
+                assert not isinstance(error, RateLimitedError) or (
+                    not error.window_exhausted and error.rate_limit is None
+                )
             assert all(map(is_mint, api.requests))
             assert len(api.requests) == min(sent, 1)
             assert client.rate_limit is None
@@ -603,7 +605,7 @@ class TestMinting:
         assert 60 <= clock.monotonic() <= 902
 
     async def test_an_outage_is_not_multiplied(self, api: FakeApi) -> None:
-        """The retries of a mint are paid for by the app's budget: ten, and then each call makes one attempt."""
+        """The retries of a fetch_token are paid for by the app's budget: ten, and then each call makes one attempt."""
         api.fail(Fault.status(503), times=math.inf)
         sent = []
         async with client_of(api) as client:
@@ -700,13 +702,13 @@ class TestRenewal:
         """No outage is behind it: it works with nothing left in the budget, and at once."""
         async with client_of(api) as client:
             await client.get_usage()
-            budgets_of_loop()[keys_of(api).app].tenths = 0
+            retry_budgets_for_running_loop()[keys_of(api).app].tokens_x10 = 0
             rotate(api)
             await client.get_usage()
         assert api.clock.monotonic() == 0.0
 
     async def test_a_renewal_that_fails_is_the_calls_error(self, api: FakeApi) -> None:
-        """The refusal is known, what hinders is the mint: it is retried as any other, and the calls succeed."""
+        """The refusal is known, what hinders is the fetch_token: it is retried as any other, and the calls succeed."""
         async with client_of(api) as client:
             await client.get_usage()
             rotate(api)
@@ -879,7 +881,7 @@ class TestFromEnvironment:
 MAKERS: dict[str, Callable[[Any], object]] = {
     "Secret": Secret,
     "BearerToken": BearerToken,
-    "Credentials": credentials,
+    "TokenProvider": credentials,
     "as_secret": as_secret,
     "UsageClient": UsageClient,
     "from_env": lambda _: UsageClient.from_env(),

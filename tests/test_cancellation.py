@@ -22,7 +22,7 @@ from twusage import (
     Usage,
     UsageClient,
 )
-from twusage.client import _SharedCall
+from twusage.cache import _SingleFlight
 from twusage.clock import Clock
 from twusage.limiter import _LocalSlot
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, VirtualClock
@@ -208,8 +208,8 @@ class World:
         for _ in range(5):
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left"
-        assert not self.client._shared, "a shared call was left"
-        assert not self.client._leashes, "a leash was left"
+        assert not self.client._cache._flights, "a shared call was left"
+        assert not self.client._active_calls, "a leash was left"
         assert not any(lock.locked() for lock in self.keys._locks.values()), "a lock was left locked"
         for queue in self.limiter._queues.values():
             assert not queue.window.in_flight, "a place was kept"
@@ -221,7 +221,7 @@ class World:
         assert self.clock.monotonic() - before <= self.most_patience, "the next call waited"
         (queue,) = self.limiter._queues.values()
         assert queue.window.remaining == self.api.rate_limit - self.app.window_used, "a place was lost"
-        assert not queue.window.lost, "a place was lost"
+        assert not queue.window.unconfirmed_calls, "a place was lost"
         assert not self.complaints, self.complaints
 
 
@@ -508,10 +508,10 @@ def a_lock_stays_locked(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_first_caller_takes_all_along(patch: pytest.MonkeyPatch) -> None:
-    async def join(self: _SharedCall) -> Usage:
+    async def wait(self: _SingleFlight) -> Usage:
         return await self._task
 
-    patch.setattr(_SharedCall, "join", join)
+    patch.setattr(_SingleFlight, "wait", wait)
 
 
 def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:
@@ -527,7 +527,7 @@ def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
-    mint = UsageClient._mint
+    mint = UsageClient._fetch_token
 
     async def confusing(self: Any, *given: Any) -> Any:
         try:
@@ -535,7 +535,7 @@ def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
         except asyncio.CancelledError:
             raise ClientClosedError("somebody was cancelled") from None
 
-    patch.setattr(UsageClient, "_mint", confusing)
+    patch.setattr(UsageClient, "_fetch_token", confusing)
 
 
 async def sweep_all(scenario: Scenario) -> None:

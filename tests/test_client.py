@@ -21,6 +21,7 @@ from twusage import (
     ConnectError,
     InvalidRequestError,
     LocalRateLimiter,
+    QuotaError,
     RateLimitedError,
     Request,
     RequestTimeoutError,
@@ -35,7 +36,7 @@ from twusage import (
     UsageField,
     Wait,
 )
-from twusage.client import _KEPT_RESULTS
+from twusage.cache import _CACHE_SIZE
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 
@@ -315,7 +316,7 @@ async def test_a_foreign_limit_does_not_close_the_window(
     await met
     api.fail(Fault.rate_limited(headers={"x-rate-limit-remaining": "12"}))
     hasty = make_client(api, retry=RetryPolicy.none())
-    with pytest.raises(RateLimitedError, match="Calls are left in the app's 15-minute window"):
+    with pytest.raises(RateLimitedError, match="15-minute window has calls left"):
         await hasty.get_usage()
     assert 15.0 <= clock.monotonic() <= 30.0
 
@@ -621,13 +622,13 @@ async def test_other_arguments_are_another_result(client: UsageClient, api: Fake
 
 async def test_no_more_than_a_few_results_are_kept(client: UsageClient, api: FakeApi) -> None:
     """The oldest goes first."""
-    for days in range(1, _KEPT_RESULTS + 2):
+    for days in range(1, _CACHE_SIZE + 2):
         await client.get_usage(days=days)
-    await client.get_usage(days=_KEPT_RESULTS + 1, max_age=60)
+    await client.get_usage(days=_CACHE_SIZE + 1, max_age=60)
     await client.get_usage(days=2, max_age=60)
-    assert len(api.requests) == _KEPT_RESULTS + 1
+    assert len(api.requests) == _CACHE_SIZE + 1
     await client.get_usage(days=1, max_age=60)
-    assert len(api.requests) == _KEPT_RESULTS + 2
+    assert len(api.requests) == _CACHE_SIZE + 2
 
 
 async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> None:
@@ -660,7 +661,7 @@ async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
         gate.open.set()
         assert isinstance(await late, Usage)
         assert gate.begun == 2
-        assert not client._shared
+        assert not client._cache._flights
     assert all(task.cancelled() for task in tasks)
 
 
@@ -735,7 +736,7 @@ async def test_a_closed_client_says_so(api: FakeApi) -> None:
     await client.get_usage()
     await client.aclose()
     for max_age in (None, 60):
-        with pytest.raises(ClientClosedError, match="make a new one"):
+        with pytest.raises(ClientClosedError, match="create a new one"):
             await client.get_usage(max_age=max_age)
     gc.collect()  # a coroutine that was never awaited would warn here
 
@@ -791,7 +792,7 @@ async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> No
     client = make_client(api, transport=gate)
     call = asyncio.create_task(client.get_usage(max_age=5))
     await settle()
-    (shared,) = client._shared.values()
+    (shared,) = client._cache._flights.values()
     shared._task.cancel()
     with pytest.raises(ClientClosedError):
         await call
@@ -840,7 +841,7 @@ async def test_a_client_serves_one_loop_at_a_time(api: FakeApi) -> None:
         def elsewhere() -> None:
             asyncio.run(client.get_usage(max_age=5))
 
-        with pytest.raises(ConfigurationError, match="make one on each loop"):
+        with pytest.raises(ConfigurationError, match="create one client per loop"):
             await asyncio.to_thread(elsewhere)
         await client.get_usage()
 
@@ -946,7 +947,7 @@ async def test_closing_from_elsewhere(api: FakeApi) -> None:
     def elsewhere() -> None:
         asyncio.run(client.aclose())
 
-    with pytest.raises(ConfigurationError, match="another event loop"):
+    with pytest.raises(ConfigurationError, match="bound to the event loop"):
         await asyncio.to_thread(elsewhere)
     await client.get_usage()
     await client.aclose()
@@ -956,7 +957,7 @@ def test_without_a_loop(api: FakeApi) -> None:
     """Where nobody runs a loop, as in a child that was forked in the middle of a call, the client says so."""
     client = make_client(api)
     for call in (client.get_usage, client.check, client.aclose):
-        with pytest.raises(ConfigurationError, match="in each process"):
+        with pytest.raises(ConfigurationError, match="one client per loop, thread and process"):
             call().send(None)
 
 
@@ -965,4 +966,44 @@ async def test_nothing_is_opened_behind_the_closing() -> None:
     client = UsageClient("token")
     await client.aclose()
     with pytest.raises(ClientClosedError, match="during this call"):
-        client._the_transport()
+        client._get_transport()
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.credits_depleted(), Fault.spend_cap_reached(), Fault.usage_capped()], ids=lambda fault: fault.name
+)
+async def test_a_quota_error_reports_no_window(client: UsageClient, api: FakeApi, fault: Fault) -> None:
+    """Its headers are those of another window (40,000 calls): the client's rate limit stays as it was."""
+    await client.get_usage()
+    before = client.rate_limit
+    api.fail(fault)
+    with pytest.raises(QuotaError) as caught:
+        await client.get_usage()
+    assert caught.value.headers["x-rate-limit-limit"] == "40000"
+    assert client.rate_limit == before
+
+
+def test_the_clock_is_public() -> None:
+    """``client.clock`` is the clock that the client was given, and cannot be replaced."""
+    clock = VirtualClock()
+    client = UsageClient("token", transport=FakeTransport(FakeApi()), clock=clock)
+    assert client.clock is clock
+    with pytest.raises(AttributeError):
+        client.clock = clock  # type: ignore[misc]
+
+
+async def test_an_outage_ends_for_all_that_wait(api: FakeApi, clock: VirtualClock) -> None:
+    """Fifty calls that cannot connect end within their attempts' timeouts and backoffs, whatever the queue."""
+
+    class Unreachable:
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+            await clock.sleep(timeout)
+            raise ConnectError("no route")
+
+        async def aclose(self) -> None: ...
+
+    limiter = LocalRateLimiter(clock=clock)
+    async with UsageClient("token", transport=Unreachable(), limiter=limiter, clock=clock, timeout=30) as client:
+        outcomes = await asyncio.gather(*(client.get_usage() for _ in range(50)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ConnectError}
+    assert clock.monotonic() <= 200.0

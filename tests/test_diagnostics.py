@@ -831,5 +831,5 @@ class TestCheck:
         async def elsewhere() -> None:
             await client.check()
 
-        with pytest.raises(ConfigurationError, match="another event loop"):
+        with pytest.raises(ConfigurationError, match="bound to the event loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())

@@ -101,7 +101,7 @@ def full(cls: type[TwUsageError]) -> TwUsageError:
         if issubclass(cls, SpendCapReachedError):
             keywords["reset_date"] = INSTANT.date()
         if issubclass(cls, RateLimitedError):
-            keywords["window_spent"] = False
+            keywords["window_exhausted"] = False
     return cls("what happened", **keywords)
 
 
@@ -205,7 +205,7 @@ def test_defaults_of_an_answer(cls: type[ApiError | RateLimitedError]) -> None:
     assert error.headers == {}
     assert error.problem == Problem()
     assert error.headers is not cls("y").headers
-    assert getattr(error, "window_spent", True) is True
+    assert getattr(error, "window_exhausted", True) is True
     assert getattr(error, "reset_date", None) is None
 
 

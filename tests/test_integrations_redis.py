@@ -527,6 +527,15 @@ async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLim
         assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}, steps
 
 
+async def test_a_request_that_could_not_connect_is_refunded(limiter: RedisRateLimiter, server: Server) -> None:
+    """``fail`` gives the place back, as ``refund`` does: nothing was sent."""
+    await call(limiter, seen(30, wait=600))
+    async with limiter.slot(APP) as slot:
+        slot.fail(ConnectError("no route"))
+    await told(limiter)
+    assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}
+
+
 async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
     """The same while the window is spent, and while another waits that must not lose its turn."""
     await call(limiter, seen(0, wait=600))
@@ -741,6 +750,8 @@ async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimi
     server.freeze()
     async with limiter.slot(APP) as slot:
         slot.refund()
+    async with limiter.slot(APP) as slot:
+        slot.fail(ConnectError("no route"))
     async with limiter.slot(APP) as slot:
         pass
     async with limiter.slot(APP) as slot:

@@ -1,560 +1,35 @@
-"""The window's rules, and the queue in front of it, in virtual time."""
+"""The queue in front of the app's window, in virtual time. The window's own rules: ``test_window.py``."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import itertools
 import math
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
+from twusage import Request, Response, RetryPolicy, UsageClient
 from twusage.clock import SystemClock, Wait
-from twusage.errors import ConfigurationError, RateLimitedError
-from twusage.limiter import LocalRateLimiter, default_limiter
+from twusage.errors import ConfigurationError, ConnectError, RateLimitedError
+from twusage.limiter import LocalRateLimiter, Slot, _AppQueue, default_limiter
 from twusage.models import RateLimit
-from twusage.testing import VirtualClock
-from twusage.window import RateWindow
+from twusage.protocol import authorize, usage_request
+from twusage.testing import FakeApi, FakeTransport, VirtualClock
 
-EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-def seen(remaining: int, reset: float = 900, limit: int = 50) -> RateLimit:
-    return RateLimit(limit, remaining, EPOCH + dt.timedelta(seconds=reset))
+APP = "app"
 
 
 def careful(wait: float) -> Any:
     """A wait as the window measures it: 1/4000 longer than it was told, because clocks drift."""
     return pytest.approx(wait * 1.00025, abs=1e-6)
-
-
-# -- RateWindow: pure -------------------------------------------------------------------------------------------------
-
-
-def probed(remaining: int, *, now: float = 0.0, reset: float = 900) -> RateWindow:
-    """A window whose probe came back with so many calls left, on a server whose clock is ours."""
-    window = RateWindow()
-    assert window.take(now)
-    window.observe(now, 1, seen(remaining, reset), now)
-    window.give_back(now, 1, unknown=False)
-    return window
-
-
-def test_one_probe_goes_into_an_unknown_window() -> None:
-    """Of two calls into an unknown window, the second waits for the answer of the first."""
-    window = RateWindow()
-    assert window.take(0.0)
-    assert window.wait(0.0) == math.inf
-    assert not window.take(0.0)
-
-
-def test_as_many_go_as_the_headers_leave() -> None:
-    """After the probe, so many calls go at once as its answer left, and no more."""
-    window = probed(3)
-    assert [bool(window.take(1.0)) for _ in range(4)] == [True, True, True, False]
-
-
-def test_a_spent_window_opens_one_second_after_its_reset() -> None:
-    """The reset comes in whole seconds: a call at the very second would still be refused."""
-    window = probed(0)
-    assert window.wait(0.0) == careful(901.0)
-    assert not window.take(901.2)
-    assert window.take(901.3)
-
-
-def test_the_server_clock_decides_not_ours() -> None:
-    """A server that is 300 s ahead of us resets 300 s earlier by our clock."""
-    window = RateWindow()
-    window.take(1000.0)
-    window.observe(1000.0, 1, seen(0, reset=1900), server_now=1300.0)
-    window.give_back(1000.0, 1, unknown=False)
-    assert window.wait(1000.0) == careful(601.0)
-
-
-def test_the_quickest_answer_counts() -> None:
-    """A slow answer makes the server look late; the quickest answer of the window is nearest to the truth."""
-    window = RateWindow()
-    window.observe(10.0, 1, seen(5), server_now=8.0)
-    window.observe(15.0, 1, seen(4), server_now=15.0)
-    window.observe(16.0, 1, seen(0), server_now=12.0)
-    assert window.wait(15.0) == careful(886.0)
-    assert window.offset == 0.0
-
-
-@pytest.mark.parametrize("ahead", [-100.0, 100.0], ids=["fast", "slow"])
-def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
-    """Our clock was fast, or slow: the window opens by the server's, neither sooner nor later."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(1), 0.0, guessed=True)
-    assert window.opens_at == careful(901.0)
-    window.observe(10.0, 1, seen(0), 10.0 + ahead)
-    assert window.wait(10.0) == careful(891.0 - ahead)
-
-
-def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
-    """It had been thought to last longer. From where it may be over, calls only ask."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(9), 0.0, guessed=True)
-    window.observe(10.0, 1, seen(9), 110.0)
-    assert [bool(window.take(799.9)) for _ in range(2)] == [True, True]
-    assert [bool(window.take(800.0)) for _ in range(2)] == [True, False]
-
-
-def test_the_first_date_alone_does_that() -> None:
-    """After it the quickest answer counts, as in every window: one that is slower takes nothing back."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(9), 0.0, guessed=True)
-    window.observe(10.0, 1, seen(8), -90.0)
-    window.observe(20.0, 1, seen(0), -85.0)
-    assert window.wait(10.0) == careful(991.0)
-
-
-def test_an_answer_without_a_date_takes_no_date_back() -> None:
-    """A window that was learnt from one stays learnt: what comes without one after it is no reason to begin anew."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(9), 0.0)
-    window.observe(10.0, 1, seen(8), 10.0, guessed=True)
-    window.observe(20.0, 1, seen(0), 15.0)
-    assert window.wait(10.0) == careful(891.0)
-
-
-def test_a_clock_that_is_fast_does_not_wake_early() -> None:
-    """Whenever an answer came: by a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
-    for now in (0.0, 450.0, 899.0):
-        window = probed(0)
-        window.observe(now, 1, seen(0), server_now=now / 1.0002)
-        assert 901.18 < window.opens_at < 901.5
-
-
-def test_the_smaller_remainder_counts() -> None:
-    """Answers arrive out of order: a later one with more calls left is older news."""
-    window = probed(5)
-    window.observe(1.0, 1, seen(7), 1.0)
-    assert [bool(window.take(1.0)) for _ in range(6)] == [True] * 5 + [False]
-
-
-def test_an_older_reset_is_ignored() -> None:
-    """An answer out of a window that is over says nothing about this one."""
-    window = probed(5, reset=1800)
-    window.observe(1.0, 1, seen(0, reset=900), 1.0)
-    assert window.take(1.0)
-
-
-def test_a_newer_reset_opens_a_new_window() -> None:
-    """A newer reset brings its own remainder, and the offset is learnt anew."""
-    window = probed(0)
-    window.observe(5.0, 1, seen(9, reset=1800), 2.0)
-    ticket = window.take(5.0)
-    assert ticket
-    window.observe(6.0, ticket, seen(0, reset=1800), 2.5)
-    window.give_back(6.0, ticket, unknown=False)
-    assert window.wait(5.0) == careful(1799.0)
-    assert window.offset == -3.0
-
-
-def test_when_the_window_is_over_one_probe_goes_again() -> None:
-    """A limit that the server lowered between two windows costs one call, not fifty."""
-    window = probed(0)
-    assert window.take(902.0)
-    assert not window.take(902.0)
-
-
-def test_a_call_under_way_holds_its_place() -> None:
-    """A call that was answered in another order may be counted twice for a while, but never not at all."""
-    window = probed(2)
-    first, second = window.take(1.0), window.take(1.0)
-    assert first
-    assert second
-    window.observe(2.0, second, seen(0), 2.0)  # the second was answered first, and the server has counted both
-    window.give_back(2.0, second, unknown=False)
-    assert not window.take(2.0)
-
-
-def test_a_refunded_place_is_free_again() -> None:
-    """A call that was surely never sent gives its place to another."""
-    window = probed(1)
-    ticket = window.take(1.0)
-    assert ticket
-    assert window.wait(1.0) == math.inf
-    window.give_back(1.0, ticket, unknown=False)
-    assert window.take(1.0)
-
-
-def test_an_unknown_outcome_counts_as_a_call() -> None:
-    """A call without an answer may have reached the server."""
-    window = probed(1)
-    window.give_back(1.0, window.take(1.0), unknown=True)
-    assert not window.take(1.0)
-    assert window.wait(0.0) == careful(901.0)
-
-
-def silent(window: RateWindow, sent: float, answered: float) -> None:
-    """A call whose answer has no headers, or that has none."""
-    ticket = window.take(sent)
-    assert ticket
-    window.give_back(answered, ticket, unknown=True)
-
-
-def test_without_headers_the_document_counts() -> None:
-    """An API that tells nothing is counted against 50 calls in 900 s from the first on."""
-    window = RateWindow()
-    for _ in range(50):
-        silent(window, 10.0, 10.0)
-    assert window.wait(10.0) == 900.0
-    assert window.take(910.0)
-
-
-def test_a_lost_probe_has_one_successor() -> None:
-    """One probe without an answer may be bad luck, and the next one goes; after two the others wait no longer."""
-    window = RateWindow()
-    silent(window, 0.0, 30.0)
-    second = window.take(30.0)
-    assert second
-    assert not window.take(30.0)
-    window.give_back(60.0, second, unknown=True)
-    assert [bool(window.take(60.0)) for _ in range(49)] == [True] * 48 + [False]
-
-
-def test_between_two_windows_that_nobody_told_of_nobody_goes() -> None:
-    """The server's window began between the first call's sending and the last probe's answer; its end is as vague."""
-    window = RateWindow()
-    silent(window, 0.0, 30.0)
-    silent(window, 40.0, 60.0)
-    assert window.take(899.9)
-    assert window.wait(900.0) == 60.0
-    assert window.take(960.0)
-
-
-def test_headers_after_silence_are_believed() -> None:
-    """What an answer says replaces what was assumed."""
-    window = RateWindow()
-    silent(window, 0.0, 0.0)
-    silent(window, 0.0, 0.0)
-    ticket = window.take(0.0)
-    assert window.observe(0.0, ticket, seen(3), 0.0)
-    window.give_back(0.0, ticket, unknown=False)
-    assert [bool(window.take(0.0)) for _ in range(4)] == [True, True, True, False]
-
-
-def test_another_endpoints_limit_is_not_this_ones() -> None:
-    """A capped month answers with the limits of the reading endpoints; silence afterwards still means 50."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(39_999, limit=40_000), 0.0)
-    silent(window, 902.0, 902.0)
-    silent(window, 902.0, 902.0)
-    assert [bool(window.take(902.0)) for _ in range(50)].count(True) == 48
-
-
-def test_a_reset_more_than_a_day_ahead_is_one_window() -> None:
-    """A reset in the far future is a mistake: wait one window, then probe."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(1, reset=10_000_000_000), 0.0)
-    window.observe(9.0, 1, seen(0, reset=10_000_000_000), 9.0)
-    assert window.wait(0.0) == 900.0
-    assert window.take(900.0)
-
-
-def test_a_reset_that_was_a_mistake_is_forgotten() -> None:
-    """The next one that can be true counts, though it is older."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(0, reset=10_000_000_000), 0.0)
-    window.observe(9.0, 1, seen(7, reset=900), 9.0)
-    assert window.take(9.0)
-    assert window.wait(9.0) == 0.0
-    assert window.opens_at == pytest.approx(9.0 + 892.0 * 1.00025)
-
-
-def test_a_reset_exactly_a_day_ahead_is_believed() -> None:
-    """A day is still believable."""
-    window = RateWindow()
-    window.observe(0.0, 1, seen(0, reset=86_399), 0.0)
-    assert window.wait(0.0) == careful(86_400.0)
-
-
-def test_a_reset_in_the_past_is_no_header() -> None:
-    """Such answers count by the document, like those without any."""
-    window = RateWindow()
-    for _ in range(2):
-        ticket = window.take(2000.0)
-        assert not window.observe(2000.0, ticket, seen(7), 2000.0)
-        window.give_back(2000.0, ticket, unknown=True)
-    assert [bool(window.take(2000.0)) for _ in range(49)] == [True] * 48 + [False]
-
-
-def test_a_window_ends_with_its_second() -> None:
-    """At the reset it may still be open; a second later it is over."""
-    assert RateWindow().observe(900.9, 1, seen(7), 900.9)
-    assert not RateWindow().observe(901.0, 1, seen(7), 901.0)
-
-
-def test_around_its_reset_a_window_is_probed() -> None:
-    """The reset comes in whole seconds: until the window surely opens, one call at a time asks whether it has."""
-    window = probed(5)
-    assert window.take(899.9)
-    probe = window.take(900.0)
-    assert probe
-    assert window.wait(900.0) == math.inf
-    window.give_back(900.5, probe, unknown=False)
-    assert window.take(900.5)
-    assert window.take(902.0)
-
-
-def test_around_its_reset_one_lost_call_is_enough() -> None:
-    """It may have opened a window of a lowered limit: the others wait until the next one has surely opened."""
-    window = probed(5)
-    window.give_back(900.5, window.take(900.0), unknown=True)
-    assert window.wait(900.5) == pytest.approx(0.72525)
-
-
-def test_a_slow_answer_leaves_much_unknown() -> None:
-    """It was written at any time since its call was sent: from the reset as seen from there, calls only ask."""
-    window = RateWindow()
-    probe = window.take(0.0)
-    assert window.observe(60.0, probe, seen(5, reset=100), server_now=10.0)
-    window.give_back(60.0, probe, unknown=False)
-    first = window.take(89.9)
-    assert window.take(89.9)
-    assert window.take(90.0)
-    assert not window.take(90.0)
-    assert window.observe(91.0, first, seen(4, reset=100), server_now=40.0)  # at least until 149.9 it is open
-    assert window.wait(149.8) == 0.0
-    assert window.wait(149.9) == math.inf
-    assert window.opens_at == pytest.approx(60.0 + 91.0 * 1.00025)
-
-
-def test_a_window_that_nobody_told_of_is_not_probed_around_its_end() -> None:
-    """There the answers tell nothing."""
-    window = RateWindow()
-    silent(window, 0.0, 1.0)
-    silent(window, 1.0, 2.0)
-    assert window.wait(900.0) == 2.0
-
-
-def test_a_call_of_the_last_window_stops_no_probe() -> None:
-    """One that hangs over the window's turn keeps nobody from the next one, and is counted in it as under way."""
-    window = probed(5)
-    old = window.take(890.0)
-    assert old
-    ticket = window.take(902.0)
-    assert ticket > old
-    assert window.observe(902.0, ticket, seen(2, reset=1802), 902.0)
-    window.give_back(902.0, ticket, unknown=False)
-    assert [bool(window.take(902.0)) for _ in range(2)] == [True, False]
-
-
-def test_no_probe_goes_beside_a_whole_window_of_old_calls() -> None:
-    """All of them might still arrive, and count in the new window."""
-    window = RateWindow(limit=2)
-    window.observe(0.0, 1, seen(2, limit=2), 0.0)
-    assert window.take(1.0)
-    assert window.take(1.0)
-    assert window.wait(902.0) == math.inf
-    window.give_back(902.0, 1, unknown=True)
-    assert window.take(902.0)
-
-
-def test_a_late_answer_out_of_the_last_window_says_nothing_of_this_one() -> None:
-    """Neither while this one is unknown, whatever its own Date makes of it, nor when it is known. It is no riddle."""
-    window = probed(5)
-    old = window.take(890.0)
-    ticket = window.take(902.0)
-    assert window.observe(950.0, old, seen(0), server_now=890.0)
-    assert window.remaining is None
-    assert window.observe(951.0, ticket, seen(49, reset=1802), 951.0)
-    assert window.observe(951.0, old, seen(0), server_now=890.0)
-    assert window.remaining == 49
-
-
-def test_a_late_call_that_is_lost_does_not_make_the_window_known() -> None:
-    """Only a probe's own end can: others wait for its answer. But it counts."""
-    window = probed(5)
-    old = [window.take(890.0) for _ in range(3)]
-    probe = window.take(902.0)
-    for ticket in old:
-        window.give_back(903.0, ticket, unknown=True)
-    assert window.wait(903.0) == math.inf
-    window.give_back(904.0, probe, unknown=True)
-    assert [bool(window.take(904.0)) for _ in range(47)] == [True] * 46 + [False]
-
-
-def test_a_lost_call_counts_until_a_later_one_tells_of_it() -> None:
-    """An answer to a call that went before it was lost may not know of it, however late it comes."""
-    window = probed(5)
-    early, lost = window.take(1.0), window.take(1.0)
-    window.give_back(2.0, lost, unknown=True)
-    assert window.observe(3.0, early, seen(4), 3.0)  # the server had not seen the other one yet
-    window.give_back(3.0, early, unknown=False)
-    tickets = [window.take(3.0) for _ in range(4)]
-    assert [bool(ticket) for ticket in tickets] == [True, True, True, False]
-    assert window.observe(4.0, tickets[0], seen(3), 4.0)  # it had never arrived
-    window.give_back(4.0, tickets[0], unknown=False)
-    assert [bool(window.take(4.0)) for _ in range(2)] == [True, False]
-
-
-def test_a_lost_call_of_an_unknown_window_counts_as_well() -> None:
-    """The answer that makes the window known belongs to a call that went before it was lost."""
-    window = probed(5)
-    old = window.take(890.0)
-    probe = window.take(902.0)
-    window.give_back(903.0, old, unknown=True)
-    assert window.observe(904.0, probe, seen(2, reset=1802), 904.0)
-    window.give_back(904.0, probe, unknown=False)
-    assert [bool(window.take(904.0)) for _ in range(2)] == [True, False]
-
-
-def test_a_server_that_always_tells_the_same_reset_is_counted_by_the_document() -> None:
-    """What was believed once makes no sense any more, and what comes after it is believed again."""
-    window = probed(5)
-    for _ in range(2):
-        ticket = window.take(902.0)
-        assert not window.observe(902.0, ticket, seen(49), 902.0)
-        window.give_back(902.0, ticket, unknown=True)
-    assert [bool(window.take(902.0)) for _ in range(49)] == [True] * 48 + [False]
-    assert window.observe(903.0, 9, seen(9, reset=800), server_now=100.0)
-    assert window.remaining == 9
-
-
-def test_a_place_of_the_last_window_may_be_given_back_in_this_one() -> None:
-    """It ends no probe."""
-    window = probed(5)
-    old = window.take(1.0)
-    assert window.take(902.0)
-    window.give_back(902.0, old, unknown=False)
-    assert window.in_flight == 1
-    assert window.wait(902.0) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("retry_after", "wait"),
-    [(30.0, 30.0), (0.0, 1.0), (-5.0, 1.0), (None, 801.22525)],
-    ids=["as told", "now", "in the past", "not told"],
-)
-def test_a_429_closes_the_window(retry_after: float | None, wait: float) -> None:
-    """The server's word closes the window, for a second at least; where it says nothing, until the known reset."""
-    window = probed(5)
-    window.close(100.0, retry_after)
-    assert window.wait(100.0) == pytest.approx(wait)
-
-
-def test_refusals_that_tell_nothing_space_out() -> None:
-    """Each makes the next one wait half as long again, up to a minute; a new window ends that."""
-    window = RateWindow()
-    now, waits = 0.0, []
-    for _ in range(15):
-        ticket = window.take(now)
-        window.close(now, 0.0)
-        window.give_back(now, ticket, unknown=False)
-        waits.append(window.wait(now))
-        now += waits[-1]
-    assert waits[:4] == pytest.approx([1.0, 1.5, 2.25, 3.375])
-    assert waits[-1] == 60.0
-    window.observe(now, window.take(now), seen(9, reset=now + 900), now)
-    window.close(now, 0.0)
-    assert window.wait(now) == 1.0
-
-
-def test_fifty_refusals_at_once_are_one() -> None:
-    """A whole window of calls that is refused together waits no longer than one call that is."""
-    window = probed(50)
-    for _ in range(50):
-        window.close(1.0, 0.0)
-    assert window.wait(1.0) == 1.0
-
-
-def test_headerless_calls_that_go_end_the_spacing_out() -> None:
-    """Where no window is ever told of, the document's does for a new one."""
-    window = RateWindow()
-    window.close(0.0, 0.0)
-    silent(window, 1.0, 1.0)
-    silent(window, 1.0, 1.0)
-    window.close(2.0, 0.0)
-    assert window.wait(2.0) == 1.0
-
-
-def test_the_longest_closing_counts() -> None:
-    """What one refusal asks for, another that asks for less does not take back; nor does an answer that is late."""
-    window = probed(5)
-    window.close(1.0, 2000.0)
-    window.close(1.0, 3.0)
-    assert window.observe(2.0, 1, seen(3), 2.5)
-    assert window.wait(1.0) == 2000.0
-    window.observe(3.0, 1, seen(9, reset=1800), 3.0)
-    assert window.wait(3.0) == 0.0
-    window.observe(3.0, 1, seen(0, reset=1800), 3.0)
-    assert window.wait(3.0) == careful(1798.0)
-
-
-def test_a_window_that_was_closed_for_less_than_it_lasts_is_probed_and_believed_again() -> None:
-    """Closed by a Retry-After that ends before its reset: the probe's answer speaks of the same window."""
-    window = probed(5)
-    window.close(1.0, 30.0)
-    ticket = window.take(31.0)
-    assert window.observe(31.0, ticket, seen(4), 31.0)
-    window.give_back(31.0, ticket, unknown=False)
-    assert [bool(window.take(31.0)) for _ in range(5)] == [True] * 4 + [False]
-
-
-def test_reserved_calls_are_left() -> None:
-    """The last calls of a window are other programs'."""
-    window = RateWindow(reserve=3)
-    window.observe(0.0, 1, seen(5), 0.0)
-    assert [bool(window.take(0.0)) for _ in range(3)] == [True, True, False]
-    window.observe(0.0, 1, seen(3), 0.0)
-    assert window.wait(0.0) == careful(901.0)
-
-
-def test_a_limit_below_the_reserve_leaves_one_call_a_window() -> None:
-    """Nobody waits for ever: in each window the probe goes."""
-    window = RateWindow(reserve=3)
-    for now in (0.0, 1000.0, 2000.0):
-        ticket = window.take(now)
-        assert ticket
-        window.observe(now, ticket, seen(1, reset=now + 900, limit=2), now)
-        window.give_back(now, ticket, unknown=False)
-        assert not window.take(now + 1)
-
-
-def test_after_a_suspend_the_window_is_unknown() -> None:
-    """It may have turned, or been spent by others; the same window is believed again."""
-    window = probed(5)
-    window.suspended()
-    ticket = window.take(10.0)
-    assert window.wait(10.0) == math.inf
-    assert window.observe(10.0, ticket, seen(2), 400.0)
-    assert window.remaining == 2
-    assert window.opens_at == pytest.approx(10.0 + 501.0 * 1.00025)
-
-
-def test_after_a_suspend_a_spent_window_stays_spent() -> None:
-    """The wall clock may just have been set; and what is reserved for others is not there to probe with."""
-    window = probed(3)
-    window.reserve = 3
-    window.suspended()
-    assert window.wait(0.0) == careful(901.0)
-    assert window.offset == -math.inf
-
-
-def test_a_suspend_in_an_unknown_window_lets_no_second_probe_go() -> None:
-    """The first is still under way."""
-    window = RateWindow()
-    window.take(0.0)
-    window.suspended()
-    assert window.wait(0.0) == math.inf
-
-
-def test_a_429_out_of_the_blue_closes_for_one_window() -> None:
-    """A 429 without headers into an unknown window: nothing is known but the document."""
-    window = RateWindow()
-    window.take(7.0)
-    window.close(7.0, None)
-    window.give_back(7.0, 1, unknown=False)
-    assert window.wait(7.0) == 900.0
-
-
-# -- LocalRateLimiter -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -583,6 +58,32 @@ async def go(limiter: LocalRateLimiter, log: list[object], name: object, *, max_
     async with limiter.slot("app", max_wait=max_wait) as slot:
         log.append(name)
         slot.refund()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def call(limiter: LocalRateLimiter, answer: Callable[[Slot], None], **keywords: object) -> float:
+    """A call whose answer shows this to its slot; the seconds that it waited."""
+    async with limiter.slot(APP, **keywords) as slot:  # type: ignore[arg-type]
+        answer(slot)
+    return slot.waited
+
+
+def silent(_: Slot) -> None:
+    """An answer that says nothing."""
+
+
+def left(clock: VirtualClock, remaining: int, *, limit: int = 50) -> Callable[[Slot], None]:
+    """An answer whose headers say that so many calls are left, and the window ends in 900 s."""
+    return lambda slot: slot.observe(RateLimit(limit, remaining, clock.now() + timedelta(seconds=900)), clock.time())
+
+
+def closed(seconds: float) -> Callable[[Slot], None]:
+    """A 429 that asks for so many seconds."""
+    return lambda slot: slot.close_window(seconds)
 
 
 async def test_a_free_place_is_taken_at_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
@@ -879,6 +380,212 @@ async def test_a_clock_that_fails_does_not_leave_its_waiters_asleep() -> None:
     assert [type(result) for result in results] == [RuntimeError, asyncio.CancelledError]
 
 
+async def test_a_refusal_before_any_header_has_none(limiter: LocalRateLimiter) -> None:
+    """What was never seen is None; and what is left of no patience is 0 s."""
+    await call(limiter, lambda slot: slot.close_window(None))
+    with pytest.raises(RateLimitedError, match="max_wait leaves 0 s") as caught:
+        await call(limiter, silent, max_wait=0.0)
+    assert caught.value.rate_limit is None
+    assert caught.value.retry_after == 900.0
+
+
+async def test_a_slot_knows_how_long_it_was_waited_for(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """From when it was asked for, whatever the clock said then."""
+    await clock.sleep(100.0)
+    await call(limiter, closed(50.0))
+    await clock.sleep(10.0)
+    assert await call(limiter, silent) == 40.0
+
+
+async def test_a_probe_that_is_cancelled_as_it_is_let_go_leaves_its_turn(limiter: LocalRateLimiter) -> None:
+    """In an unknown window one call goes. Cancelled in the very tick, it is the next one's turn at once."""
+    first = limiter.slot(APP)
+    await first.__aenter__()
+    second, third = (asyncio.create_task(call(limiter, silent)) for _ in range(2))
+    await settle()
+    await first.__aexit__(None, None, None)
+    second.cancel()
+    await settle()
+    assert second.cancelled()
+    assert third.done()
+    await third
+
+
+async def test_the_last_waiter_leaves_no_timer_behind(limiter: LocalRateLimiter) -> None:
+    """Who comes in the tick in which the queue became empty waits as any other."""
+    await call(limiter, closed(50.0))
+    first = asyncio.create_task(call(limiter, silent))
+    await settle()
+    first.cancel()
+    second = asyncio.create_task(call(limiter, silent))
+    assert await second == 50.0
+    assert first.cancelled()
+    await settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """However long that takes: the queue's timer, which was to wake them now, is over for both."""
+
+    async def just_in_time() -> float:
+        await clock.sleep(50.0)
+        return await call(limiter, silent)
+
+    async def slow() -> float:
+        async with limiter.slot(APP) as slot:
+            await clock.sleep(7.0)
+            left(clock, 10)(slot)
+        return slot.waited
+
+    late = asyncio.create_task(just_in_time())
+    await settle()
+    await call(limiter, closed(50.0))
+    early = asyncio.create_task(slow())
+    assert await early == 50.0
+    assert await late == 7.0
+
+
+async def test_while_nobody_knows_how_long_no_timer_runs() -> None:
+    """Whoever waits for another's answer is woken by that. A clock is never asked for a sleep without an end."""
+    slept: list[float] = []
+
+    class Listening(VirtualClock):
+        async def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+            await super().sleep(seconds)
+
+    clock = Listening()
+    limiter = LocalRateLimiter(clock=clock)
+    async with limiter.slot(APP) as probe:
+        behind = asyncio.create_task(call(limiter, silent))
+        await settle()
+        assert slept == []
+        closed(50.0)(probe)
+    assert await behind == 50.0
+    assert slept == [50.0]
+
+
+async def test_the_last_second_is_a_wait_too(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """Half a second is more than nothing, and nothing is what this call may wait."""
+    await call(limiter, closed(900.0))
+    await clock.sleep(899.5)
+    with pytest.raises(RateLimitedError):
+        await call(limiter, silent, max_wait=0.0)
+    assert await call(limiter, silent, max_wait=0.5) == 0.5
+
+
+async def test_patience_is_spent_while_nothing_is_known(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """Ten seconds behind a probe are ten seconds less for the window."""
+    probe = limiter.slot(APP)
+    await probe.__aenter__()
+    waiting = asyncio.create_task(call(limiter, silent, max_wait=905.0))
+    await clock.sleep(10.0)
+    left(clock, 0)(probe)
+    await probe.__aexit__(None, None, None)
+    with pytest.raises(RateLimitedError, match="901 s, and max_wait leaves 895 s"):
+        await waiting
+    assert clock.monotonic() == 10.0
+
+
+# -- Behind another call's probe --------------------------------------------------------------------------------------
+
+
+async def test_max_wait_bounds_the_wait_behind_a_probe(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """However long the probe hangs; the others wait on, and the next deadline is theirs."""
+    ends: dict[float, float] = {}
+
+    async def impatient(max_wait: float) -> None:
+        with pytest.raises(RateLimitedError, match=f"max_wait allows no more than {max_wait:.0f} s") as caught:
+            await call(limiter, silent, max_wait=max_wait)
+        assert caught.value.retry_after == 1.0
+        assert caught.value.retry_at == clock.now() + timedelta(seconds=1)
+        ends[max_wait] = clock.monotonic()
+
+    async with limiter.slot(APP) as slot:
+        patient = asyncio.create_task(call(limiter, silent))
+        gone = asyncio.create_task(call(limiter, silent, max_wait=4.0))
+        others = [asyncio.create_task(impatient(seconds)) for seconds in (20.0, 5.0)]
+        await settle()
+        gone.cancel()
+        await clock.sleep(30.0)
+        left(clock, 9)(slot)
+    await asyncio.gather(patient, *others)
+    assert ends == {5.0: 5.0, 20.0: 20.0}
+    assert patient.result() == 30.0
+    assert gone.cancelled()
+
+
+async def test_a_call_that_may_not_wait_is_rejected_behind_a_probe(limiter: LocalRateLimiter) -> None:
+    """Immediately: ``max_wait=0`` is *no waiting*. A free place it takes."""
+    async with limiter.slot(APP) as slot:
+        with pytest.raises(RateLimitedError, match="no more than 0 s"):
+            await call(limiter, silent, max_wait=0.0)
+        slot.refund()
+    await call(limiter, silent, max_wait=0.0)
+
+
+async def test_a_deadline_does_not_cut_a_known_wait(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """The window opens a fraction later than estimated, because clocks drift: the waiter has waited for it."""
+    await call(limiter, left(clock, 0))
+    assert await call(limiter, silent, max_wait=901.0) == careful(901.0)
+
+
+async def test_a_probe_that_cannot_connect_ends_the_wait_of_those_behind_it(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """With the same failure, each its own copy. Its place is refunded, and the next call is the next probe."""
+    error = ConnectError("cannot connect")
+    async with limiter.slot(APP) as slot:
+        tasks = [asyncio.create_task(call(limiter, silent, max_wait=100.0)) for _ in range(3)]
+        await settle()
+        tasks[0].cancel()
+        await clock.sleep(30.0)
+        slot.fail(error)
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError, ConnectError, ConnectError]
+    assert str(results[1]) == "cannot connect"
+    assert len({id(error), *map(id, results)}) == 4
+    assert await call(limiter, left(clock, 1)) == 0.0
+    assert limiter._queues[APP].window.unconfirmed_calls == 0
+
+
+async def test_only_a_probes_failure_ends_the_wait_of_others(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """In a known window a call that cannot connect frees its place for the next one."""
+    await call(limiter, left(clock, 1))
+    async with limiter.slot(APP) as slot:
+        other = asyncio.create_task(call(limiter, silent))
+        await settle()
+        slot.fail(ConnectError("cannot connect"))
+    assert await other == 0.0
+
+
+async def test_an_outage_costs_a_call_its_attempts_and_no_more(clock: VirtualClock) -> None:
+    """Fifty calls at once, four attempts each, 30 s timeout, an unreachable host: 120 s and the backoffs. Each waiting
+    call as the next probe took 1,800 s.
+    """
+    limiter, sent = LocalRateLimiter(clock=clock), []
+
+    async def attempt() -> None:
+        async with limiter.slot(APP, max_wait=960.0) as slot:
+            sent.append(clock.monotonic())
+            await clock.sleep(30.0)
+            error = ConnectError("cannot connect")
+            slot.fail(error)
+            raise error
+
+    async def get_usage(number: int) -> None:
+        for tries in range(4):
+            with pytest.raises(ConnectError):
+                await attempt()
+            await clock.sleep(number / 50 * 0.5 * 2**tries)
+
+    await asyncio.gather(*(get_usage(number) for number in range(50)))
+    assert clock.monotonic() <= 4 * 30.0 + 0.5 + 1 + 2 + 4
+    assert len(sent) < 50
+
+
 # -- Telling of a wait ------------------------------------------------------------------------------------------------
 
 
@@ -940,10 +647,10 @@ async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimit
     told = Told(clock)
     waiting = [asyncio.create_task(waits(limiter, told)) for _ in range(2)]
     await clock.advance(100.0)
-    limiter._queues["app"].window.close(100.0, 1200.0)
-    limiter._queues["app"]._serve()
-    limiter._queues["app"].window.close(100.0, 1200.9)
-    limiter._queues["app"]._serve()
+    limiter._queues["app"].window.close(100.0, 1, 1200.0)
+    limiter._queues["app"]._grant_places()
+    limiter._queues["app"].window.close(100.0, 1, 1200.9)
+    limiter._queues["app"]._grant_places()
     await asyncio.gather(*waiting)
     assert [now for now, _ in told.seconds()] == [0.0, 0.0, 100.0, 100.0]
     assert [seconds for _, seconds in told.seconds()] == pytest.approx([900.0, 900.0, 1200.0, 1200.0])
@@ -1011,9 +718,9 @@ async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(2, 0, clock.now() + dt.timedelta(seconds=3)), clock.time())
     heard = Told(clock)
-    tasks = [asyncio.create_task(waits(limiter, heard, max_wait=12.0)) for _ in range(7)]
+    tasks = [asyncio.create_task(waits(limiter, heard, max_wait=12.1)) for _ in range(7)]
     await asyncio.sleep(0)
-    assert [seconds for _, seconds in heard.seconds()] == pytest.approx([4.0, 4.0, 8.0, 8.0, 12.0, 12.0])
+    assert [seconds for _, seconds in heard.seconds()] == pytest.approx([4.0, 4.0, 8.0, 8.0, 12.0, 12.0], abs=0.01)
     with pytest.raises(RateLimitedError, match="16 s"):
         await tasks[-1]
     for task in tasks:
@@ -1030,7 +737,7 @@ async def test_a_window_that_was_not_seen_from_its_first_call_shows_no_length(
     heard = Told(clock)
     tasks = [asyncio.create_task(waits(limiter, heard)) for _ in range(51)]
     await asyncio.sleep(0)
-    assert [seconds for _, seconds in heard.seconds()] == pytest.approx([300.0] * 50 + [1200.0])
+    assert [seconds for _, seconds in heard.seconds()] == pytest.approx([300.0] * 50 + [1200.0], abs=0.1)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -1044,6 +751,116 @@ async def test_a_server_at_the_end_of_time_is_still_told_of(limiter: LocalRateLi
     heard = Told(clock)
     await waits(limiter, heard)
     assert heard.waits[0][1].until == end
+
+
+async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """By more than a second. Less is nobody's matter, not even of those who have no more patience."""
+    told: dict[str, list[float]] = {"early": [], "late": []}
+    await call(limiter, left(clock, 10))
+    first, second = limiter.slot(APP), limiter.slot(APP)
+    await first.__aenter__()
+    await second.__aenter__()
+    await call(limiter, closed(1000.0))
+    impatient = asyncio.create_task(call(limiter, silent, max_wait=1000.5))
+    early = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["early"].append(wait.seconds)))
+    await settle()
+    first.close_window(1001.0)
+    await first.__aexit__(None, None, None)
+    late = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["late"].append(wait.seconds)))
+    await settle()
+    assert told == {"early": [1000.0], "late": [1001.0]}
+    assert not impatient.done()
+    second.close_window(1002.0)
+    await second.__aexit__(None, None, None)
+    assert told == {"early": [1000.0, 1002.0], "late": [1001.0]}
+    with pytest.raises(RateLimitedError):
+        await impatient
+    assert [await early, await late] == [1002.0, 1002.0]
+
+
+async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Before the queue has noticed: there is a queue, but nothing to wait for but another's answer."""
+    told: list[Wait] = []
+
+    async def just_in_time() -> None:
+        await clock.sleep(50.0)
+        await call(limiter, silent, on_wait=told.append)
+
+    late = asyncio.create_task(just_in_time())
+    await settle()
+    await call(limiter, closed(50.0))
+    early = asyncio.create_task(call(limiter, left(clock, 10)))
+    await asyncio.gather(early, late)
+    assert told == []
+    assert clock.monotonic() == 50.0
+
+
+async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """With one call a window, the third in the queue waits for three; whoever has just left stands in nobody's way."""
+    told: dict[str, float] = {}
+
+    def hook(name: str, wait: Wait) -> None:
+        told[name] = wait.seconds
+
+    probe = limiter.slot(APP)
+    await probe.__aenter__()
+    tasks = [asyncio.create_task(call(limiter, silent, on_wait=partial(hook, name))) for name in "abcd"]
+    await settle()
+    assert told == {}
+    left(clock, 0, limit=1)(probe)
+    tasks[1].cancel()
+    await probe.__aexit__(None, None, None)
+    assert {name: round(wait) for name, wait in told.items()} == {"a": 901, "c": 1802, "d": 2703}
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+async def test_waiters_behind_one_that_leaves_are_notified_in_the_next_window(
+    limiter: LocalRateLimiter, clock: VirtualClock
+) -> None:
+    """Their wait is one window shorter. Notifying them immediately would cost O(waiters) for each that leaves."""
+    told: list[tuple[str, float]] = []
+
+    async def ask(name: str) -> None:
+        async with limiter.slot(APP, on_wait=lambda wait: told.append((name, round(wait.seconds)))) as slot:
+            left(clock, 0, limit=1)(slot)
+
+    await call(limiter, left(clock, 0, limit=1))
+    tasks = [asyncio.create_task(ask(name)) for name in "abcd"]
+    await settle()
+    assert told == [("a", 901), ("b", 1802), ("c", 2703), ("d", 3605)]
+    told.clear()
+    tasks[1].cancel()
+    await settle()
+    assert told == []
+    await tasks[0]
+    assert told == [("c", 901), ("d", 1802)]
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+async def test_what_is_told_after_a_refusal_is_what_is_waited(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+    """It says how long, and nothing is taken off that, nor by an answer that comes beside it and tells the same."""
+    told: list[Wait] = []
+    await call(limiter, left(clock, 2))
+    async with limiter.slot(APP) as refused, limiter.slot(APP) as good:
+        refused.close_window(None)
+        left(clock, 1)(good)
+    waited = await call(limiter, silent, on_wait=told.append)
+    assert [wait.seconds for wait in told] == [waited]
+
+
+async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualClock) -> None:
+    """Where no answer says anything: 900 s after the second call, and nothing is taken off or added; each time anew."""
+    limiter, told = LocalRateLimiter(clock=clock, limit=2), list[float]()
+    for _ in range(3):
+        await call(limiter, silent, on_wait=lambda wait: told.append(wait.seconds))
+        await call(limiter, silent)
+    assert told == [900.0, 900.0]
 
 
 # -- A machine that sleeps --------------------------------------------------------------------------------------------
@@ -1105,6 +922,20 @@ async def test_without_a_date_the_last_one_counts(limiter: LocalRateLimiter, clo
         slot.observe(RateLimit(50, 0, reset), None)
     await go(limiter, [], "a")
     assert clock.monotonic() == careful(900.0)
+
+
+@pytest.mark.parametrize("seconds", [5.0, -5.0])
+async def test_a_clock_that_is_set_by_five_seconds_was_not_suspended(
+    limiter: LocalRateLimiter, clock: VirtualClock, seconds: float
+) -> None:
+    """Time servers do that. What is known of the window stays known, and more than a probe may go."""
+    await call(limiter, left(clock, 10))
+    clock.jump(seconds)
+    async with limiter.slot(APP):
+        other = asyncio.create_task(call(limiter, silent))
+        await settle()
+        assert other.done()
+    assert await other == 0.0
 
 
 # -- Many, and misfortune ---------------------------------------------------------------------------------------------
@@ -1181,7 +1012,7 @@ async def test_a_hook_that_ends_the_program_loses_no_place(clock: VirtualClock) 
     await holder.__aenter__()
     task = asyncio.create_task(go(limiter, [], "a"))
     await asyncio.sleep(0)
-    limiter._queues["app"].window.close(0.0, 100.0)
+    limiter._queues["app"].window.close(0.0, 1, 100.0)
     with pytest.raises(EndError):
         await waits(limiter, end)
     assert len(limiter._queues["app"]._waiting) == 1
@@ -1267,17 +1098,166 @@ async def test_a_limiter_serves_one_loop_at_a_time(limiter: LocalRateLimiter) ->
 
     limiter.slot("app")
     with pytest.raises(
-        ConfigurationError, match=r"^this limiter serves another event loop; give each loop its own, or none$"
+        ConfigurationError,
+        match=r"^LocalRateLimiter is in use on another event loop; create one per loop, or pass limiter=None$",
     ):
         await asyncio.to_thread(asyncio.run, elsewhere())
 
 
-def test_a_suspend_does_not_open_a_window_whose_last_call_was_lost() -> None:
-    """A call of unknown end may have been the last: the window is spent, and stays so while clocks are set."""
-    window = probed(1)
-    ticket = window.take(1.0)
-    window.give_back(1.0, ticket, unknown=True)
-    before = window.wait(1.0)
-    assert before > 800.0
-    window.suspended()
-    assert window.wait(1.0) == before
+def test_a_loop_that_is_over_is_let_go() -> None:
+    """A program that runs one loop after the other keeps none of them alive through its default limiter."""
+    loops = []
+
+    async def one_call() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        async with default_limiter(SystemClock()).slot(APP):
+            pass
+
+    for _ in range(3):
+        asyncio.run(one_call())
+    gc.collect()
+    assert [loop() for loop in loops] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"limit": 1.5}, {"limit": True}, {"period": 0.0}, {"period": math.inf}, {"period": "900"}]
+)
+def test_a_limiter_of_no_calls_or_no_time(wrong: dict[str, Any]) -> None:
+    """Windows have a whole number of calls, and a length."""
+    ((name, value),) = wrong.items()
+    with pytest.raises(ConfigurationError, match=f"{name} must be .*, got {value!r}"):
+        LocalRateLimiter(**wrong)
+
+
+async def test_the_smallest_limiter_there_is(clock: VirtualClock) -> None:
+    """One call, half a second."""
+    limiter = LocalRateLimiter(clock=clock, limit=1, period=0.5)
+    await asyncio.gather(*(call(limiter, silent) for _ in range(2)))
+
+
+@pytest.mark.parametrize("taken", [1, 3])
+@pytest.mark.parametrize("slow", [1, 2, 3])
+async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int, taken: int) -> None:
+    """A long queue is not told of each window that opens as it was foreseen. But when somebody else takes its places,
+    be it one, those who now would wait too long hear that at once, however many windows went well before.
+    """
+    api = FakeApi(clock=clock, rate_limit=4)
+    token = api.apps[0].token
+
+    class Shared(FakeTransport):
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
+            if len(api.requests) == 4 * slow:
+                for _ in range(taken):
+                    await super().send(authorize(usage_request(), token), timeout=timeout)
+            return await super().send(request, timeout=timeout)
+
+    policy = RetryPolicy(max_wait=902.0 * (slow + 1))
+    client = UsageClient(token, transport=Shared(api), clock=clock, retry=policy)
+    ended: list[float] = []
+
+    async def ask() -> None:
+        try:
+            await client.get_usage()
+        except RateLimitedError:
+            ended.append(clock.monotonic())
+
+    await asyncio.gather(*(ask() for _ in range(4 * (slow + 2))))
+    assert len(ended) == taken
+    assert all(900.0 * slow < at < 902.0 * slow for at in ended), ended
+
+
+@pytest.mark.parametrize(("limit", "reserve"), [(4, 0), (4, 1), (1, 0)])
+async def test_waiters_are_notified_once_a_window_at_most(
+    clock: VirtualClock, limit: int, reserve: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That costs O(waiters). ``on_wait`` is only called when the estimate has changed by more than a second: here
+    each window is a few tenths longer than estimated, so a waiter is notified in every fifth window.
+    """
+    api = FakeApi(clock=clock, rate_limit=limit)
+    told: list[tuple[float, Wait]] = []
+    passes: list[float] = []
+    notify = _AppQueue._notify_waiters
+
+    def counting(self: _AppQueue, now: float) -> None:
+        passes.append(now)
+        notify(self, now)
+
+    monkeypatch.setattr(_AppQueue, "_notify_waiters", counting)
+    client = UsageClient(
+        api.apps[0].token,
+        transport=FakeTransport(api, latency=0.1),
+        clock=clock,
+        limiter=LocalRateLimiter(clock=clock, reserve=reserve),
+        retry=RetryPolicy(max_wait=math.inf),
+        on_wait=lambda wait: told.append((clock.monotonic(), wait)),
+    )
+    each = limit - reserve
+    await asyncio.gather(*(client.get_usage() for _ in range(each * 60)))
+    assert len(passes) <= 60
+    assert len(told) <= each * 59 * 30 / 4
+    assert clock.monotonic() == pytest.approx(max(now + wait.seconds for now, wait in told), rel=0.001)
+
+
+# -- What is foretold --------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Windows of these limits and lengths, one after the other, the last of each for ever."""
+
+    def __init__(self, clock: VirtualClock, *windows: tuple[int, float]) -> None:
+        self.clock = clock
+        self.windows = list(windows)
+        self.reset = -math.inf
+        self.limit = self.left = 0
+
+    def answer(self, slot: Slot) -> None:
+        now = self.clock.time()
+        if now >= self.reset:
+            self.limit, length = self.windows.pop(0) if len(self.windows) > 1 else self.windows[0]
+            self.left, self.reset = self.limit, math.ceil(now + length)
+        self.left -= 1
+        assert self.left >= 0, "a call too many"
+        slot.observe(RateLimit(self.limit, self.left, datetime.fromtimestamp(self.reset, UTC)), math.floor(now))
+
+
+async def foretold(
+    clock: VirtualClock, calls: int, *windows: tuple[int, float], max_wait: float = math.inf
+) -> list[tuple[float, float | None]]:
+    """So many calls at once: when each went, or was refused, and for when it was told last."""
+    limiter, server = LocalRateLimiter(clock=clock), Server(clock, *windows)
+
+    async def ask() -> tuple[float, float | None]:
+        told: list[float] = []
+        try:
+            async with limiter.slot(
+                APP, max_wait=max_wait, on_wait=lambda wait: told.append(clock.monotonic() + wait.seconds)
+            ) as slot:
+                went = clock.monotonic()
+                await clock.sleep(0.2)
+                server.answer(slot)
+                return went, told[-1] if told else None
+        except RateLimitedError:
+            return -clock.monotonic(), None
+
+    return await asyncio.gather(*(ask() for _ in range(calls)))
+
+
+@pytest.mark.parametrize(
+    "windows",
+    [[(5, 900.0)], [(5, 900.0), (5, 1200.0)], [(5, 900.0), (5, 300.0)], [(10, 900.0), (10, 900.0), (2, 900.0)]],
+    ids=["the same", "longer", "shorter", "fewer calls"],
+)
+async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+    """However the windows turn out: to a thousandth, and to a second or two."""
+    for went, told in await foretold(clock, 40, *windows):
+        assert told is None or told == pytest.approx(went, abs=2.0, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "windows", [[(5, 900.0), (5, 1200.0)], [(10, 900.0), (2, 900.0)]], ids=["longer", "fewer calls"]
+)
+async def test_nobody_waits_longer_than_they_would(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+    """When a window turns out longer, or smaller, than the last one, those whom that makes wait too long hear it."""
+    ends = [when for when, _ in await foretold(clock, 15, *windows, max_wait=1900.0)]
+    assert max(ends) < 1900.0
+    assert min(ends) == pytest.approx(-902.0, abs=2.0)  # by the second window's first answer

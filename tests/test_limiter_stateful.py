@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from twusage import limiter as ratelimit
+from twusage import limiter as limiter_module
 from twusage.errors import RateLimitedError
 from twusage.limiter import LocalRateLimiter
 from twusage.models import RateLimit
@@ -223,7 +223,9 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         """No place is lost, and none is held twice."""
         for queue in self.limiter._queues.values():
             assert queue.window.in_flight == len(self.on_the_wire), "places are not those that are held"
-            assert not self.waiting or queue.window.wait(self.clock.monotonic()), "a place is free, and nobody goes"
+            assert not self.waiting or queue.window.seconds_until_free(self.clock.monotonic()), (
+                "a place is free, and nobody goes"
+            )
 
     @invariant()
     def first_come_first_served(self) -> None:
@@ -295,32 +297,32 @@ def test_everybody_is_served_and_the_server_never_gets_too_much() -> None:
 #   RefundWakesNobody     a place that is given back stays empty                  a place is free, somebody waits
 
 
-class _Queue(ratelimit._Queue):
+class _Queue(limiter_module._AppQueue):
     """With the loop that grants places to be put in anew."""
 
     def _grant(self, now: float) -> None:
         """Give away what is free."""
 
-    def _serve(self) -> None:
+    def _grant_places(self) -> None:
         self._grant(self._now())
-        super()._serve()
+        super()._grant_places()
 
 
-class LostPlace(ratelimit._Queue):
-    async def wait(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
-        waiter = ratelimit._Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
+class LostPlace(limiter_module._AppQueue):
+    async def wait_for_place(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
+        waiter = limiter_module.Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
         self._waiting[waiter] = None
         try:
-            self._serve()
+            self._grant_places()
             return await waiter.granted, 0.0
         finally:
             self._waiting.pop(waiter, None)
-            self._serve()
+            self._grant_places()
 
 
 class GrantToTheCancelled(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and (ticket := self.window.take(now)):
+        while self._waiting and (ticket := self.window.acquire(now)):
             first, _ = self._waiting.popitem(last=False)
             if not first.granted.done():
                 first.granted.set_result(ticket)
@@ -328,71 +330,79 @@ class GrantToTheCancelled(_Queue):
 
 class LastComeFirstServed(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.take(now)):
+        while (
+            self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.acquire(now))
+        ):
             self._waiting.popitem()[0].granted.set_result(ticket)
 
 
-class Overtaking(ratelimit._Queue):
-    def enter(self) -> int:
-        return self.window.take(self._now())
+class Overtaking(limiter_module._AppQueue):
+    def try_acquire(self) -> int:
+        return self.window.acquire(self._now())
 
 
-class NoTimer(ratelimit._Queue):
-    def _set_timer(self, at: float | None) -> None:
+class NoTimer(limiter_module._AppQueue):
+    def _arm_timer(self, at: float) -> None:
         pass
 
 
-class RefundWakesNobody(ratelimit._Queue):
-    def leave(self, ticket: int, *, unknown: bool) -> None:
-        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
+class RefundWakesNobody(limiter_module._AppQueue):
+    def release(self, ticket: int, *, confirmed: bool, **_: Any) -> None:
+        self.window.release(self.clock.monotonic(), ticket, confirmed=confirmed)
 
 
 class NewestCounts(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        told = super().observe(now, ticket, seen, server_now, **more)
-        if seen.reset_at.timestamp() == self.reset and self.remaining is not None:
-            self.remaining = seen.remaining
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
+        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        if rate_limit.reset_at.timestamp() == self.reset and self.remaining is not None:
+            self.remaining = rate_limit.remaining
         return told
 
 
 class OnTheWireIsForgotten(RateWindow):
-    def wait(self, now: float) -> float:
-        held, self.sent = self.sent, {}
-        wait = super().wait(now)
-        self.sent = held
+    def seconds_until_free(self, now: float) -> float:
+        held, self.sent_at = self.sent_at, {}
+        wait = super().seconds_until_free(now)
+        self.sent_at = held
         return wait
 
 
 class NoProbe(RateWindow):
-    def _forget(self) -> None:
-        super()._forget()
+    def _reset_to_unknown(self) -> None:
+        super()._reset_to_unknown()
         self.remaining, self.ends_at = self.limit, math.inf
 
 
 class OpensAtTheReset(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        told = super().observe(now, ticket, seen, server_now, **more)
-        self.opens_at = min(self.opens_at, now + seen.reset_at.timestamp() - server_now)
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
+        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        self.opens_at = min(self.opens_at, now + rate_limit.reset_at.timestamp() - server_now)
         return told
 
 
 class UnknownIsFree(RateWindow):
-    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
-        super().give_back(now, ticket, unknown=False)
+    def release(self, now: float, ticket: int, *, confirmed: bool) -> None:
+        super().release(now, ticket, confirmed=True)
 
 
 class LateAnswersCount(RateWindow):
-    def observe(self, now: float, ticket: int, seen: RateLimit, server_now: float, **more: bool) -> bool:
-        self.reset = self.offset = -math.inf
-        return super().observe(now, ticket, seen, server_now, **more)
+    def observe(
+        self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
+    ) -> bool:
+        self.reset = self.server_offset = -math.inf
+        return super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
 
 
 class DeadProbe(RateWindow):
-    def give_back(self, now: float, ticket: int, *, unknown: bool) -> None:
-        probe = self.probe
-        super().give_back(now, ticket, unknown=unknown)
-        if unknown and self.remaining is None:
-            self.probe = probe
+    def release(self, now: float, ticket: int, *, confirmed: bool) -> None:
+        probe = self.probe_ticket
+        super().release(now, ticket, confirmed=confirmed)
+        if not confirmed and self.remaining is None:
+            self.probe_ticket = probe
 
 
 FOUND_BY = {
@@ -415,7 +425,7 @@ FOUND_BY = {
 @pytest.mark.parametrize("bug", FOUND_BY, ids=lambda bug: bug.__name__)
 def test_the_machine_finds_seeded_bugs(bug: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the property that it breaks, in the same cases that the limiter itself passes."""
-    monkeypatch.setattr(ratelimit, "RateWindow" if issubclass(bug, RateWindow) else "_Queue", bug)
+    monkeypatch.setattr(limiter_module, "RateWindow" if issubclass(bug, RateWindow) else "_AppQueue", bug)
     plan = settings(PLAN, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError, match=FOUND_BY[bug]):
         run_state_machine_as_test(LimiterBeforeServer, settings=plan)

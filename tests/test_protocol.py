@@ -50,9 +50,9 @@ from twusage.protocol import (
     read_rate_limit,
     read_token,
     read_usage,
+    redact_credentials,
     token_request,
     usage_request,
-    without_credentials,
 )
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -185,12 +185,25 @@ class TestUsageRequest:
             with pytest.raises(InvalidRequestError):
                 usage_request(**arguments)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("field", ["project_cap", UsageField.PROJECT_CAP])
+    def test_a_single_field(self, field: str) -> None:
+        """A single field, or its name, is a list of one."""
+        assert usage_request(fields=field) == usage_request(fields=[field])
+
+    def test_whole_numbers_of_other_libraries(self) -> None:
+        """Whatever has ``__index__``, such as ``numpy.int64``, is a number of days."""
+
+        class Int64:
+            def __index__(self) -> int:
+                return 30
+
+        assert usage_request(days=Int64()) == usage_request(days=30)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize(
         ("fields", "quoted"),
         [
-            ("project_cap", "'project_cap'"),
-            (UsageField.PROJECT_CAP, "project_cap"),
             ("", "''"),
+            ("project_cap,project_id", "'project_cap,project_id'"),
             (7, "7"),
             (True, "True"),
             (b"project_cap", "112"),
@@ -207,7 +220,7 @@ class TestUsageRequest:
         ids=ascii,
     )
     def test_bad_fields(self, fields: Any, quoted: str) -> None:
-        """A bare text, and a name that is not documented, are refused before any I/O, with the value quoted."""
+        """A name that is not documented raises before any I/O, and the message quotes the value."""
         with pytest.raises(InvalidRequestError, match=r"^fields must be ") as caught:
             usage_request(fields=fields)
         assert isinstance(caught.value, ValueError)
@@ -567,7 +580,7 @@ class TestGoodAnswers:
         """No redirect is followed or tried again; where it leads is not shown."""
         error = refusal(Response(status, {"location": "https://canary.example"}, b"<html>"))
         assert (type(error), error.retryable) == (ProtocolError, False)
-        assert f"redirect ({status})" in str(error)
+        assert f"unexpected redirect (status {status})" in str(error)
         assert "canary" not in str(error)
 
     @pytest.mark.parametrize("status", [0, 100, 101, 199, 201, 202, 204, 206, 299, 304, 600, 999])
@@ -576,7 +589,7 @@ class TestGoodAnswers:
         """Another status than 200 is never taken for success, and worth one more try."""
         error = refusal(Response(status, {}, body))
         assert (type(error), error.retryable, error.retry_once) == (ProtocolError, True, True)
-        assert f"status {status}," in str(error)
+        assert str(error) == f"unexpected status {status}"
 
 
 # -- Refusals ----------------------------------------------------------------------------------------------------------
@@ -645,7 +658,7 @@ def test_messages_say_what_to_do() -> None:
         "401 Unauthorized. Use the app's"
     )
     spent = str(refusal(Response(429, WINDOW | {"date": HTTP_NOW}, b"")))
-    assert spent.startswith("429 Too Many Requests. The app's 15-minute window")
+    assert spent.startswith("429 Too Many Requests. No calls are left in the app's 15-minute window")
     assert spent.endswith(" (not before 2026-03-01 12:10:01 UTC).")
 
 
@@ -731,7 +744,7 @@ class TestKinds:
 
     @pytest.mark.parametrize(
         ("status", "phrase"),
-        [(404, "404 Not Found."), (503, "503 Service Unavailable."), (520, "520 without a known meaning.")],
+        [(404, "404 Not Found."), (503, "503 Service Unavailable."), (520, "520 Unknown Status.")],
     )
     def test_without_a_title(self, status: int, phrase: str) -> None:
         """Where the API said nothing, the message says what the status says."""
@@ -781,7 +794,7 @@ class TestTooManyRequests:
     def test_whose_limit_it_is(self, body: bytes, headers: dict[str, str], spent: bool) -> None:
         """A 429 that leaves calls in the window is not about the window, unless it names it."""
         error = refusal(Response(429, headers, body))
-        assert (type(error), error.window_spent, error.retryable) == (RateLimitedError, spent, True)
+        assert (type(error), error.window_exhausted, error.retryable) == (RateLimitedError, spent, True)
 
     @pytest.mark.parametrize("remaining", ["39999", "0"])
     def test_the_monthly_cap_is_another_thing(self, remaining: str) -> None:
@@ -877,7 +890,7 @@ class TestTooManyRequests:
         """What is no reset leaves the wait unknown, and the window spent."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": reset, "date": HTTP_NOW}, PLAIN))
         assert (error.retry_at, error.retry_after, error.rate_limit) == (None, None, None)
-        assert error.window_spent
+        assert error.window_exhausted
 
     @pytest.mark.parametrize("retry_after", ["5", "999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
     @pytest.mark.parametrize("reset", ["0", "253402300799"])
@@ -928,7 +941,7 @@ class TestRequestId:
 # -- Echoes ------------------------------------------------------------------------------------------------------------
 
 
-def texts(value: object) -> Iterator[str]:
+def strings_of(value: object) -> Iterator[str]:
     """Whatever of an error a person may come to read: all but its headers and its body."""
     if isinstance(value, BaseException):
         yield from (str(value), repr(value), "".join(traceback.format_exception(value)))
@@ -956,7 +969,7 @@ class TestEchoes:
         """The token of a refused request is in the error's headers and body as they came, and nowhere else."""
         response = Response(status, {"x-transaction-id": f"id-{TOKEN}-id", "x-echo": TOKEN}, json.dumps(body).encode())
         error = refusal(response, request=self.REQUEST)
-        assert not [text for text in texts(error) if "canary" in text]
+        assert not [text for text in strings_of(error) if "canary" in text]
         if isinstance(error, ApiError | RateLimitedError):
             assert TOKEN.encode() in error.body
             assert error.headers["x-echo"] == TOKEN
@@ -981,7 +994,7 @@ class TestEchoes:
         """An excerpt and a path are free of the token, also where they are cut in its middle."""
         error = refusal(Response(200, {}, body), request=self.REQUEST)
         assert type(error) is DecodeError
-        assert not [text for text in texts(error) if "canary" in text or "AAAA" in text]
+        assert not [text for text in strings_of(error) if "canary" in text or "AAAA" in text]
 
     def test_a_good_answer_that_echoes_the_token(self) -> None:
         """Good data with an echo is good data without it."""
@@ -994,14 +1007,14 @@ class TestEchoes:
     def test_the_whole_header_is_known_by_its_scheme(self) -> None:
         """Credentials of any scheme are taken out, and what they were is said."""
         request = Request("POST", BASE, {"Authorization": "Basic c2VjcmV0OnNlY3JldA=="})
-        assert without_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
+        assert redact_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
 
     def test_nothing_to_take_out(self) -> None:
         """Without a request, or with a test's short token, an answer stays as it came."""
-        assert without_credentials(b"canary", None) == b"canary"
-        assert without_credentials(b"canary", usage_request()) == b"canary"
-        assert without_credentials(b"data", authorize(usage_request(), "data")) == b"data"
-        assert without_credentials(b"12345678", authorize(usage_request(), "12345678")) == b"[Bearer credentials]"
+        assert redact_credentials(b"canary", None) == b"canary"
+        assert redact_credentials(b"canary", usage_request()) == b"canary"
+        assert redact_credentials(b"data", authorize(usage_request(), "data")) == b"data"
+        assert redact_credentials(b"12345678", authorize(usage_request(), "12345678")) == b"[Bearer credentials]"
 
 
 # -- Anything at all ---------------------------------------------------------------------------------------------------
@@ -1087,8 +1100,8 @@ class TestEchoesInDisguise:
     def test_leaves_what_is_no_json_as_it_is(self) -> None:
         """A backslash in a page from the edge is no escape."""
         request = authorize(usage_request(), self.TOKEN)
-        assert without_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
-        assert without_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
+        assert redact_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
+        assert redact_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
 
 
 # -- A token for an API key and its secret -----------------------------------------------------------------------------
@@ -1102,7 +1115,7 @@ def minting_refusal(response: Response, request: Request | None = None) -> Any:
     with pytest.raises(TwUsageError) as caught:
         read_token(response, request=request or token_request(KEY, API_SECRET), fetched_at=NOW)
     error = caught.value
-    assert not [text for text in texts(error) if "canary" in text]
+    assert not [text for text in strings_of(error) if "canary" in text]
     return error
 
 
@@ -1173,9 +1186,9 @@ class TestReadToken:
             (401, b"{}", AuthenticationError, "consumer keys"),
             (403, b'{"errors":[{"code":99,"message":"m"}]}', AuthenticationError, "consumer keys"),
             (403, fixture("error_403_client_forbidden"), AuthenticationError, "consumer keys"),
-            (404, b"", ApiError, "gives no token"),
+            (404, b"", ApiError, "did not return a token"),
             (429, b"", RateLimitedError, "Too many tokens"),
-            (500, b"", ServerError, "in trouble"),
+            (500, b"", ServerError, "API is unavailable"),
             (204, b"", ProtocolError, "204"),
             (301, b"", ProtocolError, "redirect"),
         ],
@@ -1186,7 +1199,7 @@ class TestReadToken:
         assert type(error) is kind
         assert advice in str(error)
         assert getattr(error, "rate_limit", None) is None
-        assert not getattr(error, "window_spent", False)
+        assert not getattr(error, "window_exhausted", False)
 
     def test_a_429_waits_for_its_own_window(self) -> None:
         """The reset in its headers is that of the mints."""
@@ -1199,7 +1212,7 @@ class TestReadToken:
         echo = (
             f"{sent} {sent.removeprefix('Basic ')} key/canary:secret=canary key%2Fcanary secret%3Dcanary key%2fcanary"
         )
-        assert without_credentials(echo.encode(), request).count(b"canary") == 0
+        assert redact_credentials(echo.encode(), request).count(b"canary") == 0
         error = minting_refusal(
             Response(403, {"x-transaction-id": echo}, json.dumps({"title": echo}).encode()), request
         )
@@ -1209,7 +1222,7 @@ class TestReadToken:
     def test_basic_credentials_of_another_make(self, sent: str) -> None:
         """Whoever builds a request by hand may write what is no pair: the whole of it is taken out all the same."""
         request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
-        assert sent.encode() not in without_credentials(f"<{sent * 3}>".encode(), request)
+        assert sent.encode() not in redact_credentials(f"<{sent * 3}>".encode(), request)
 
 
 TOKEN_LIKE = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear6at7all8"
@@ -1245,7 +1258,7 @@ def test_a_large_refusal_is_told_by_its_status() -> None:
 def test_a_minted_token_that_is_none(token: str) -> None:
     """What no header can carry, or what is quoted, is no bearer token: and it is not shown."""
     body = f'{{"token_type": "bearer", "access_token": "{token}"}}'.encode()
-    with pytest.raises(DecodeError, match="holds no bearer token") as caught:
+    with pytest.raises(DecodeError, match="contains no bearer token") as caught:
         read_token(Response(200, {}, body))
     assert "AAAA" not in str(caught.value)
 

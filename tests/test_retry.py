@@ -30,24 +30,24 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.retry import Patience, RetryBudget, RetryPolicy, budgets_of_loop
+from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budgets_for_running_loop
 from twusage.testing import VirtualClock
 
 CONNECT = ConnectError("no connection")
 WINDOW = RateLimitedError("429", status=429, retry_after=100.0)
-FOREIGN = RateLimitedError("429", status=429, window_spent=False)
+FOREIGN = RateLimitedError("429", status=429, window_exhausted=False)
 GARBLED = DecodeError("not JSON", retry_once=True)
 
 
 def attempts(
-    *outcomes: BaseException | str, budget: RetryBudget | None = None
-) -> tuple[Callable[[Patience], Awaitable[str]], list[object]]:
+    *outcomes: BaseException | str, bucket: RetryTokenBucket | None = None
+) -> tuple[Callable[[CallBudget], Awaitable[str]], list[object]]:
     """An attempt that ends in each of these in turn, and the log of what it did. The budget is its app's."""
     log: list[object] = []
     todo = list(outcomes)
 
-    async def attempt(patience: Patience) -> str:
-        patience.budget = budget or patience.budget
+    async def attempt(budget: CallBudget) -> str:
+        budget.retry_tokens = bucket or budget.retry_tokens
         outcome = todo.pop(0)
         log.append(outcome)
         if isinstance(outcome, str):
@@ -155,18 +155,18 @@ async def test_garbled_answers_are_counted_among_other_failures(clock: VirtualCl
     assert len(log) == 3
 
 
-@pytest.mark.parametrize("budget", [RetryBudget(), RetryBudget(0)], ids=["full", "empty"])
-async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryBudget, clock: VirtualClock) -> None:
+@pytest.mark.parametrize("budget", [RetryTokenBucket(), RetryTokenBucket(0)], ids=["full", "empty"])
+async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTokenBucket, clock: VirtualClock) -> None:
     """A 401 for which another token is at hand: no wait and nothing of the budget, and a second one ends the call."""
     error = AuthenticationError("401", status=401)
     error.retryable = error.retry_once = True
-    before = budget.tenths
-    attempt, log = attempts(error, error, "never", budget=budget)
+    before = budget.tokens_x10
+    attempt, log = attempts(error, error, "never", bucket=budget)
     with pytest.raises(AuthenticationError):
         await RetryPolicy(max_wait=0.0).run(attempt, clock)
     assert len(log) == 2
     assert clock.monotonic() == 0.0
-    assert budget.tenths == before
+    assert budget.tokens_x10 == before
 
 
 async def test_an_exception_of_somebody_elses_passes(clock: VirtualClock) -> None:
@@ -193,7 +193,7 @@ async def test_a_cancellation_inside_an_attempt_passes(clock: VirtualClock) -> N
     """An attempt that is cancelled while it runs is not an attempt that failed."""
     begun = 0
 
-    async def attempt(_: Patience) -> str:
+    async def attempt(_: CallBudget) -> str:
         nonlocal begun
         begun += 1
         if begun == 1:
@@ -248,7 +248,7 @@ async def test_a_429_that_is_not_the_windows_is_sat_out(clock: VirtualClock) -> 
     attempt, _ = attempts(FOREIGN, "done")
     assert await RetryPolicy().run(attempt, clock) == "done"
     assert clock.monotonic() == 30.0
-    attempt, _ = attempts(RateLimitedError("429", status=429, window_spent=False, retry_after=77.0), "done")
+    attempt, _ = attempts(RateLimitedError("429", status=429, window_exhausted=False, retry_after=77.0), "done")
     assert await RetryPolicy().run(attempt, clock) == "done"
     assert clock.monotonic() == 30.0 + 77.0
 
@@ -306,12 +306,12 @@ async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
 
 
 async def test_an_attempt_is_told_how_long_it_may_wait(clock: VirtualClock) -> None:
-    """What was waited before is gone from the patience of the next attempt, and what an attempt waits as well."""
+    """What was waited before is gone from the budget of the next attempt, and what an attempt waits as well."""
     told = []
 
-    async def attempt(patience: Patience) -> str:
-        told.append(patience.left)
-        patience.spend(10.0)
+    async def attempt(budget: CallBudget) -> str:
+        told.append(budget.wait_left)
+        budget.charge_wait(10.0)
         if len(told) == 1:
             raise CONNECT
         return "done"
@@ -354,30 +354,30 @@ async def test_concurrent_calls_do_not_mix(clock: VirtualClock) -> None:
 
 def test_ten_retries_are_what_there_is() -> None:
     """Ten tokens, and not an eleventh."""
-    budget = RetryBudget()
-    assert [budget.spend() for _ in range(12)] == [True] * 10 + [False] * 2
+    budget = RetryTokenBucket()
+    assert [budget.take() for _ in range(12)] == [True] * 10 + [False] * 2
 
 
 def test_ten_successes_earn_a_retry() -> None:
     """Nine do not, and an eleventh token is never kept."""
-    budget = RetryBudget(tenths=0)
+    budget = RetryTokenBucket(tokens_x10=0)
     for _ in range(9):
-        budget.earn()
-    assert not budget.spend()
-    budget.earn()
-    assert budget.spend()
-    assert not budget.spend()
+        budget.record_success()
+    assert not budget.take()
+    budget.record_success()
+    assert budget.take()
+    assert not budget.take()
     for _ in range(1000):
-        budget.earn()
-    assert budget == RetryBudget()
+        budget.record_success()
+    assert budget == RetryTokenBucket()
 
 
 async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
     """The app's calls share the budget: when it is spent, each makes one attempt, and fails as itself."""
-    budget = RetryBudget()
+    budget = RetryTokenBucket()
     made = []
     for _ in range(6):
-        attempt, log = attempts(*[CONNECT] * 4, budget=budget)
+        attempt, log = attempts(*[CONNECT] * 4, bucket=budget)
         with pytest.raises(ConnectError):
             await RetryPolicy().run(attempt, clock)
         made.append(len(log))
@@ -386,16 +386,16 @@ async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
 
 async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
     """First attempts and retries alike: nine of the one and one of the other, and there is a retry again."""
-    budget = RetryBudget(tenths=10)
-    attempt, log = attempts(CONNECT, "done", budget=budget)
+    budget = RetryTokenBucket(tokens_x10=10)
+    attempt, log = attempts(CONNECT, "done", bucket=budget)
     assert await RetryPolicy().run(attempt, clock) == "done"
     for _ in range(8):
-        attempt, _ = attempts("done", budget=budget)
+        attempt, _ = attempts("done", bucket=budget)
         await RetryPolicy().run(attempt, clock)
-    assert budget == RetryBudget(tenths=9)
-    attempt, _ = attempts("done", budget=budget)
+    assert budget == RetryTokenBucket(tokens_x10=9)
+    attempt, _ = attempts("done", bucket=budget)
     await RetryPolicy().run(attempt, clock)
-    attempt, log = attempts(CONNECT, CONNECT, "never", budget=budget)
+    attempt, log = attempts(CONNECT, CONNECT, "never", bucket=budget)
     with pytest.raises(ConnectError):
         await RetryPolicy().run(attempt, clock)
     assert len(log) == 2
@@ -403,11 +403,11 @@ async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
 
 async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
     """To wait for the app's own window is no retry of an outage; to meet another limit again is."""
-    budget = RetryBudget(tenths=0)
+    budget = RetryTokenBucket(tokens_x10=0)
     for past in (WINDOW, RateLimitedError("429", status=429, retry_after=0.0)):
-        attempt, _ = attempts(past, "done", budget=budget)
+        attempt, _ = attempts(past, "done", bucket=budget)
         assert await RetryPolicy().run(attempt, clock) == "done"
-    attempt, _ = attempts(FOREIGN, "never", budget=budget)
+    attempt, _ = attempts(FOREIGN, "never", bucket=budget)
     with pytest.raises(RateLimitedError):
         await RetryPolicy().run(attempt, clock)
 
@@ -419,21 +419,21 @@ async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
 )
 async def test_a_retry_that_is_not_made_costs_nothing(policy: RetryPolicy, clock: VirtualClock) -> None:
     """One retry was made, and one is paid for."""
-    budget = RetryBudget()
-    attempt, log = attempts(*[CONNECT] * 4, budget=budget)
+    budget = RetryTokenBucket()
+    attempt, log = attempts(*[CONNECT] * 4, bucket=budget)
     with pytest.raises(ConnectError):
         await policy.run(attempt, clock)
     assert len(log) == 2
-    assert budget == RetryBudget(tenths=90)
+    assert budget == RetryTokenBucket(tokens_x10=90)
 
 
 def test_a_budget_is_the_apps_on_its_loop() -> None:
     """One for all who ask for that app on the running loop; another app and another loop have their own."""
 
-    async def two_apps() -> tuple[RetryBudget, RetryBudget]:
-        assert budgets_of_loop()["a"] is budgets_of_loop()["a"]
-        assert budgets_of_loop()["a"] == RetryBudget()
-        return budgets_of_loop()["a"], budgets_of_loop()["b"]
+    async def two_apps() -> tuple[RetryTokenBucket, RetryTokenBucket]:
+        assert retry_budgets_for_running_loop()["a"] is retry_budgets_for_running_loop()["a"]
+        assert retry_budgets_for_running_loop()["a"] == RetryTokenBucket()
+        return retry_budgets_for_running_loop()["a"], retry_budgets_for_running_loop()["b"]
 
     (a, b), (a_elsewhere, _) = asyncio.run(two_apps()), asyncio.run(two_apps())
     assert a is not b
@@ -499,7 +499,7 @@ async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: i
     """stop_after_delay counts on the client's clock, and from the beginning of the first attempt, which takes 10 s."""
     tried = 0
 
-    async def attempt(_: Patience) -> str:
+    async def attempt(_: CallBudget) -> str:
         nonlocal tried
         tried += 1
         if tried == 1:

@@ -849,7 +849,7 @@ async def test_without_the_cleaning_an_echo_is_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What takes echoes out is what keeps them out."""
-    monkeypatch.setattr("twusage.protocol.without_credentials", lambda body, _: body)
+    monkeypatch.setattr("twusage.protocol.responses.redact_credentials", lambda body, _: body)
     api = FakeApi()
     api.fail(Fault.status(403, {"title": TOKEN}))
     with listening(capsys) as sweep:

@@ -1,4 +1,4 @@
-"""Credentials: what a token is, and where it comes from. Nothing here ever shows one, and nothing here sends one."""
+"""TokenProvider: what a token is, and where it comes from. Nothing here ever shows one, and nothing here sends one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
-from twusage.protocol import QUOTES, visible
+from twusage.protocol import QUOTES, is_visible_ascii
 
-__all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Credentials", "Secret", "as_secret", "auth_from_env"]
+__all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Secret", "TokenProvider", "as_secret", "auth_from_env"]
 
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
 # Where there is none of these: an API key, and the secret that goes with it.
@@ -21,11 +21,11 @@ KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API
 
 
 class Secret:
-    """Text that is shown to nobody: its repr, str and format are ``Secret(…)``, and a pickle of it holds nothing.
+    """A string that never appears in repr, str, format or pickle.
 
     Args:
-        text: what nobody may see.
-        name: what an error calls it.
+        text: the secret.
+        name: its name in error messages.
 
     Raises:
         ConfigurationError: it is no str, empty, holds what an HTTP header cannot carry, or has a quotation mark around
@@ -36,14 +36,14 @@ class Secret:
 
     def __init__(self, text: str, *, name: str = "token") -> None:
         if reason := _malformed(text, name):
-            del text  # so that no traceback shows it
+            del text  # Keeps it out of tracebacks.
             raise ConfigurationError(reason)
         self.__text = text
         self.fingerprint: str = hashlib.sha256(text.encode()).hexdigest()
-        """The SHA-256 of the text, for keys: it tells two secrets apart and gives neither away."""
+        """The SHA-256 of the text: a key that does not reveal the secret."""
 
     def reveal(self) -> str:
-        """The text itself. Pass it on at once: a variable that holds it ends up in tracebacks."""
+        """Return the secret. Do not store it in a variable: tracebacks show variables."""
         return self.__text
 
     def __repr__(self) -> str:
@@ -64,8 +64,8 @@ class Secret:
     def __deepcopy__(self, _: object) -> Secret:
         return self
 
-    def __reduce__(self) -> tuple[type[_Lost], tuple[()]]:
-        return _Lost, ()
+    def __reduce__(self) -> tuple[type[_UnpickledSecret], tuple[()]]:
+        return _UnpickledSecret, ()
 
 
 def _malformed(text: object, name: str) -> str | None:
@@ -74,7 +74,7 @@ def _malformed(text: object, name: str) -> str | None:
     if not text:
         return f"the {name} is empty"
     # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
-    if not visible(text):
+    if not is_visible_ascii(text):
         reason = "holds a space, a line break or a character that is not ASCII"
     elif text[0] in QUOTES or text[-1] in QUOTES:  # A shell strips them, an .env file may not.
         reason = "has a quotation mark around it"
@@ -83,8 +83,8 @@ def _malformed(text: object, name: str) -> str | None:
     return f"the {name} {reason}. Give the {name} alone, without 'Bearer' and without quotes"
 
 
-class _Lost(Secret):
-    """What is left of a secret after pickling."""
+class _UnpickledSecret(Secret):
+    """An unpickled Secret: its text is not in the pickle."""
 
     __slots__ = ()
 
@@ -92,7 +92,7 @@ class _Lost(Secret):
         super().__init__("lost")
 
     def reveal(self) -> NoReturn:
-        raise ConfigurationError("a Secret does not survive pickling; make the client anew in this process")
+        raise ConfigurationError("a Secret cannot be unpickled; create the client in this process")
 
 
 class Auth(Protocol):
@@ -123,7 +123,7 @@ class BearerToken:
             refusal = error.with_traceback(None)
         else:
             return
-        del token  # so that no traceback shows it
+        del token  # Keeps it out of tracebacks.
         raise refusal
 
     async def token(self) -> Secret:
@@ -135,7 +135,7 @@ class BearerToken:
 
 
 # What exchanges an API key and its secret for a token.
-Mint = Callable[[Secret, Secret], Awaitable[Secret]]
+FetchToken = Callable[[Secret, Secret], Awaitable[Secret]]
 
 
 class AppOnlyAuth:
@@ -152,7 +152,7 @@ class AppOnlyAuth:
 
     def __init__(self, api_key: str | Secret, api_secret: str | Secret) -> None:
         self._outcome: Secret | TwUsageError | None = None  # of the newest exchange
-        self._exchanges = 0  # how many have ended
+        self._generation = 0  # how many have ended
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         try:
             self._key = as_secret(api_key, name="API key")
@@ -162,44 +162,45 @@ class AppOnlyAuth:
         else:
             self.app = self._key.fingerprint
             return
-        del api_key, api_secret  # so that no traceback shows them
+        del api_key, api_secret  # Keeps them out of tracebacks.
         raise refusal
 
     @property
-    def pair(self) -> tuple[Secret, Secret]:
+    def _key_pair(self) -> tuple[Secret, Secret]:
         """The API key, and its secret."""
         return self._key, self._secret
 
     @property
-    def kept(self) -> Secret | None:
+    def _cached_token(self) -> Secret | None:
         """The token, once it was fetched."""
         return self._outcome if isinstance(self._outcome, Secret) else None
 
-    async def token(self, mint: Mint | None = None, *, refused: Secret | None = None) -> Secret:
+    async def token(self, fetch_token: FetchToken | None = None, *, refused: Secret | None = None) -> Secret:
         """The token that is kept; where there is none, or it is the one that the API refused, another.
 
-        A client brings ``mint``, which sends: without it, and without a token, this is a ``ConfigurationError``.
+        A client brings ``fetch_token``, which sends: without it, and without a token, this is a ``ConfigurationError``.
         """
-        kept = self.kept  # read once: a client in another thread may be at it, too
+        kept = self._cached_token  # read once: a client in another thread may be at it, too
         # Not ``!=``: an exchange that has ended since gave a Secret of its own, and where that is the same token again
         # it need not be asked for once more.
         if kept is not None and kept is not refused:
             return kept
-        if mint is None:
+        if fetch_token is None:
             raise ConfigurationError("there is no token yet: give this AppOnlyAuth to a UsageClient, which fetches one")
-        exchanges = self._exchanges
+        exchanges = self._generation
         loop = asyncio.get_running_loop()
         async with self._locks.setdefault(loop, asyncio.Lock()):
-            # Whoever waited for somebody else's exchange has its outcome: also a failure, which a hundred callers
-            # would otherwise bring about one after the other. One that was cancelled is none: the next in line does it.
-            if self._exchanges == exchanges:
+            # Single flight: waiters share the result of the exchange they waited for, including a failure; otherwise
+            # 100 waiters would each repeat the failing request. A cancelled exchange has no result: the next waiter
+            # starts a new one.
+            if self._generation == exchanges:
                 try:
-                    self._outcome = await mint(self._key, self._secret)
+                    self._outcome = await fetch_token(self._key, self._secret)
                 except (ClientClosedError, ConfigurationError):
                     raise  # These are about one client, and no outcome for the others.
                 except TwUsageError as error:
                     self._outcome = copy.copy(error)
-                self._exchanges += 1
+                self._generation += 1
                 self._locks.pop(loop, None)  # One that was waited for would keep its loop alive for ever.
             outcome = self._outcome
         if isinstance(outcome, TwUsageError):
@@ -214,51 +215,51 @@ class AppOnlyAuth:
         return "AppOnlyAuth(Secret(…), Secret(…))"
 
 
-class Credentials:
+class TokenProvider:
     """An ``Auth``, as a client asks it.
 
     Raises:
         ConfigurationError: it is neither a bearer token as a ``str`` nor an ``Auth``.
     """
 
-    def __init__(self, auth: object, mint: Mint) -> None:
-        self._mint = mint
+    def __init__(self, auth: object, fetch_token: FetchToken) -> None:
+        self._fetch_token = fetch_token
         try:
-            self._fixed = as_secret(auth) if isinstance(auth, str) else None
-            self._auth = _as_auth(auth) if self._fixed is None else BearerToken(self._fixed)
+            self._static_token = as_secret(auth) if isinstance(auth, str) else None
+            self._auth = _as_auth(auth) if self._static_token is None else BearerToken(self._static_token)
         except ConfigurationError as error:
             refusal = error.with_traceback(None)
         else:
-            self._fetching = self._auth if isinstance(self._auth, AppOnlyAuth) else None
+            self._app_only = self._auth if isinstance(self._auth, AppOnlyAuth) else None
             return
-        del auth  # so that no traceback shows it
+        del auth  # Keeps it out of tracebacks.
         raise refusal
 
     @property
     def auth(self) -> Auth:
-        """What was given; for a ``str``, the ``BearerToken``."""
+        """The ``Auth`` of the client; for a ``str``, a ``BearerToken``."""
         return self._auth
 
-    async def given(self) -> tuple[Secret, ...]:
-        """The bearer token, or an API key and its secret. Nothing is sent for it, unless a user's ``Auth`` does."""
-        return (await self.token(),) if self._fetching is None else self._fetching.pair
+    async def secrets(self) -> tuple[Secret, ...]:
+        """Return the bearer token, or an API key and its secret. Only a user's ``Auth`` may do I/O for it."""
+        return (await self.token(),) if self._app_only is None else self._app_only._key_pair  # noqa: SLF001 - a class of this module
 
     async def token(self, *, refused: Secret | None = None) -> Secret:
-        """The token to use now. ``refused`` is one that the API did not accept."""
-        if self._fixed is not None:  # Who gave a token as a ``str`` can bring no other.
-            return self._fixed
-        if self._fetching is not None:
-            return await self._fetching.token(self._mint, refused=refused)
+        """Return the token to use now. ``refused`` is one that the API rejected."""
+        if self._static_token is not None:  # A token given as ``str`` cannot be refreshed.
+            return self._static_token
+        if self._app_only is not None:
+            return await self._app_only.token(self._fetch_token, refused=refused)
         return as_secret(await self._auth.token())
 
-    def newest(self, token: Secret) -> Secret:
-        """That token, or the one that has taken its place since, as far as it is known without asking anybody."""
-        return token if self._fetching is None else self._fetching.kept or token
+    def current(self, token: Secret) -> Secret:
+        """Return the cached replacement for ``token``, or ``token``; does no I/O."""
+        return token if self._app_only is None else self._app_only._cached_token or token  # noqa: SLF001 - a class of this module
 
     @property
-    def known_app(self) -> str | None:
-        """The key of the app, where that is known without a token."""
-        return None if self._fetching is None else self._fetching.app
+    def app_key(self) -> str | None:
+        """The app's key, if it is known without a token."""
+        return None if self._app_only is None else self._app_only.app
 
 
 def _as_auth(auth: object) -> Auth:
@@ -269,14 +270,14 @@ def _as_auth(auth: object) -> Auth:
 
 
 def as_secret(text: Secret | str, *, name: str = "token") -> Secret:
-    """What somebody gave, as a secret. Raises ``ConfigurationError``, with that name, where it cannot be one."""
+    """Return ``text`` as a Secret. Raises ``ConfigurationError`` with ``name`` if it is malformed."""
     if isinstance(text, Secret):
         return text
     try:
         return Secret(text, name=name)
     except ConfigurationError as error:
         refusal = error.with_traceback(None)
-    del text  # so that no traceback shows it
+    del text  # Keeps it out of tracebacks.
     raise refusal
 
 
@@ -289,7 +290,7 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
         if os.environ.get(name):
             return BearerToken(_from_env(name))
     for pair in KEY_VARIABLES:
-        if reason := half_a_pair(pair, os.environ):
+        if reason := missing_half(pair, os.environ):
             raise ConfigurationError(reason)
         if os.environ.get(pair[0]):
             return AppOnlyAuth(*map(_from_env, pair))
@@ -299,8 +300,8 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
     )
 
 
-def half_a_pair(pair: tuple[str, str], environ: Mapping[str, str]) -> str | None:
-    """What is wrong where only one of these two variables is set. An empty one is not set."""
+def missing_half(pair: tuple[str, str], environ: Mapping[str, str]) -> str | None:
+    """Return the error message if only one of the two variables is set. An empty variable is not set."""
     for present, absent in (pair, pair[::-1]):
         if environ.get(present) and not environ.get(absent):
             return f"{present} is set, but {absent} is not"

@@ -1,6 +1,6 @@
 """Documents to models: one private cattrs converter, and the envelopes of the same numbers. No I/O, no clock, no HTTP.
 
-Strict about numbers, for the reason that ``documents`` gives. Why so tolerant elsewhere: the live API, its older and
+Strict about numbers, for the reason that ``json_reader`` gives. Why so tolerant elsewhere: the live API, its older and
 its newer documents disagree about the envelope (numbers for strings, lists for objects), and an added field must not
 stop anybody's bot.
 

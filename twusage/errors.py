@@ -106,8 +106,8 @@ class TransportError(TwUsageError):
     unsent: bool = False
     """Surely no request was sent, so the call's place in the window is given back."""
 
-    def __init__(self, message: str = "", *, unsent: bool | None = None, **told: Any) -> None:
-        super().__init__(message, **told)
+    def __init__(self, message: str = "", *, unsent: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
         if unsent is not None:
             self.unsent = unsent
 
@@ -179,7 +179,7 @@ class DecodeError(TwUsageError):
         self.excerpt = excerpt
 
 
-class _AnsweredError(TwUsageError):
+class _ResponseError(TwUsageError):
     """What the answer said, for the errors that an answer means."""
 
     status: int | None = None
@@ -221,21 +221,21 @@ class _AnsweredError(TwUsageError):
         self.retry_after = retry_after
 
 
-class RateLimitedError(_AnsweredError):
+class RateLimitedError(_ResponseError):
     """The app's 15-minute window is spent: a 429, or a wait that would have exceeded ``max_wait`` (then ``status`` is
     ``None`` and nothing was sent). Not the monthly cap: that is ``UsageCapExceededError``.
     """
 
     retryable = True
-    window_spent: bool = True
+    window_exhausted: bool = True
     """False for a 429 that leaves calls in the window: some other limit, of the API's edge perhaps, was met."""
 
-    def __init__(self, message: str = "", *, window_spent: bool = True, **answer: Any) -> None:
-        super().__init__(message, **answer)
-        self.window_spent = window_spent
+    def __init__(self, message: str = "", *, window_exhausted: bool = True, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.window_exhausted = window_exhausted
 
 
-class ApiError(_AnsweredError):
+class ApiError(_ResponseError):
     """The API answered, and the answer is no."""
 
 
@@ -275,6 +275,6 @@ class SpendCapReachedError(QuotaError):
     reset_date: dt.date | None = None
     """The day on which the next billing cycle begins, where the API said it. ``retry_at`` is its midnight, UTC."""
 
-    def __init__(self, message: str = "", *, reset_date: dt.date | None = None, **answer: Any) -> None:
-        super().__init__(message, **answer)
+    def __init__(self, message: str = "", *, reset_date: dt.date | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
         self.reset_date = reset_date

@@ -1,11 +1,14 @@
-"""RateLimiter and Slot (protocols), and LocalRateLimiter: the queue in front of the app's window.
+"""RateLimiter and Slot (protocols), and LocalRateLimiter: a queue in front of each app's window.
 
-The window's rules are in ``window``; what is retried after a 429 is decided in ``retry``.
+The window's rules are in ``window``; ``retry`` decides what is retried after a 429.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import heapq
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,34 +21,44 @@ from weakref import WeakKeyDictionary, ref
 from attrs import define
 
 from twusage.clock import Clock, SystemClock, Wait
-from twusage.errors import ConfigurationError, RateLimitedError
+from twusage.errors import ConfigurationError, RateLimitedError, TransportError
 from twusage.models import RateLimit
 from twusage.window import LIMIT, PERIOD, RateWindow
 
 __all__ = ["LocalRateLimiter", "RateLimiter", "Slot", "default_limiter"]
 
-# Seconds by which the two clocks may drift apart between two looks: time servers correct in smaller steps.
-APART = 5.0
-# Where datetime ends, with the year 9999.
+# If wall and monotonic time diverge by more seconds than this between two readings, the machine was suspended or its
+# clock was set. NTP slews in smaller steps.
+SUSPEND_THRESHOLD = 5.0
+# The last second that a datetime can hold, of the year 9999.
 LAST_INSTANT = 253402300799.0
+# Seconds after which a call that was rejected behind a probe may try again: no one knows how long the probe takes.
+RETRY_BEHIND_PROBE = 1.0
 
 
 class Slot(Protocol):
     """A place in the app's window, held while one request is on the wire."""
 
     waited: float
-    """Seconds that this place was waited for."""
+    """Seconds that the call waited for this place."""
 
     def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
-        """Show the window what an answer's headers said, and the server's time (epoch) when it was written."""
+        """Record a response's headers, and its date (epoch seconds by the server's clock)."""
         ...
 
     def close_window(self, retry_after: float | None) -> None:
-        """The API answered that the window is spent. It opens in so many seconds; ``None`` where it did not say."""
+        """Record a 429: no calls are left for ``retry_after`` seconds, or until the known reset if ``None``."""
         ...
 
     def refund(self) -> None:
-        """The request was surely never sent: its place is free again."""
+        """Give the place back unused, because the request was surely never sent."""
+        ...
+
+    def fail(self, error: TransportError) -> None:
+        """Refund, and pass ``error`` to the calls that wait for this call's response, if it is the window's probe.
+
+        This bounds an outage: without it, each waiting call would be the next probe and cost a whole timeout.
+        """
         ...
 
 
@@ -57,25 +70,29 @@ class RateLimiter(Protocol):
     ) -> AbstractAsyncContextManager[Slot]:
         """Wait for a place and hold it: ``async with limiter.slot(app) as slot: ...``, first come first served.
 
+        Entering raises ``RateLimitedError`` if the wait exceeds ``max_wait``, and another call's ``TransportError`` if
+        that call was the window's probe and could not connect.
+
         Args:
-            app: whose window it is: a key that tells apps apart and gives no secret away.
-            max_wait: seconds. A wait that is known to be longer raises ``RateLimitedError`` at once, with ``retry_at``.
-            on_wait: called when a wait begins whose length is known, and again when that changes.
+            app: whose window it is: a key that identifies the app and holds no secret.
+            max_wait: seconds. A wait that is known to be longer is rejected immediately, with ``retry_at``; a wait for
+                another call's response, whose length is unknown, ends after it.
+            on_wait: called when a wait of known length begins, and again when that changes by more than a second.
         """
         ...
 
 
 class LocalRateLimiter:
-    """Keeps the windows of this process's apps. First come first served, one timer an app, no polling.
+    """Keeps the windows of this process's apps: first come first served, one timer per app, no polling.
 
     Args:
-        clock: waits are measured by it.
-        limit: calls in a window where the API's headers do not say: 50 by its document.
-        period: seconds of a window where the API's headers do not say: 900 by its document.
+        clock: measures the waits (default: the system's).
+        limit: calls of a window that no header describes (default: 50, by the API's document).
+        period: seconds of a window that no header describes (default: 900, by the API's document).
         reserve: calls of every window that are left to other programs on the same credentials.
 
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -89,259 +106,304 @@ class LocalRateLimiter:
             raise ConfigurationError(f"reserve must be an int from 0 to {limit - 1}, got {reserve!r}")
         self._clock = clock or SystemClock()
         self._limit, self._period, self._reserve = limit, period, reserve
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _AppQueue] = {}
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None  # Weak: see ``default_limiter``.
 
     def slot(
         self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
     ) -> _LocalSlot:
-        """A place in the app's window. See ``RateLimiter.slot``.
+        """Return a place in the app's window. See ``RateLimiter.slot``.
 
-        Raises ``ConfigurationError`` where another event loop, which still runs, uses this limiter.
+        Raises ``ConfigurationError`` if another event loop, which still runs, uses this limiter.
         """
         loop = asyncio.get_running_loop()
         served = self._loop()
         if loop is not served:
             if served is not None and not served.is_closed():
-                raise ConfigurationError("this limiter serves another event loop; give each loop its own, or none")
-            self._loop, self._queues = ref(loop), {}  # Whoever waited on a loop that is closed waits no more.
+                raise ConfigurationError(
+                    "LocalRateLimiter is in use on another event loop; create one per loop, or pass limiter=None"
+                )
+            self._loop, self._queues = ref(loop), {}  # A closed loop has no waiters.
         queue = self._queues.get(app)
         if queue is None:
-            queue = self._queues[app] = _Queue(RateWindow(self._limit, self._period, self._reserve), self._clock)
+            queue = self._queues[app] = _AppQueue(RateWindow(self._limit, self._period, self._reserve), self._clock)
         return _LocalSlot(queue, max_wait, on_wait)
 
 
 class _LocalSlot:
-    __slots__ = ("_max_wait", "_on_wait", "_queue", "_ticket", "_unknown", "waited")
+    __slots__ = ("_confirmed", "_failure", "_max_wait", "_on_wait", "_queue", "_ticket", "waited")
 
-    def __init__(self, queue: _Queue, max_wait: float, on_wait: Callable[[Wait], None] | None) -> None:
+    def __init__(self, queue: _AppQueue, max_wait: float, on_wait: Callable[[Wait], None] | None) -> None:
         self._queue = queue
         self._max_wait = max_wait
         self._on_wait = on_wait
         self._ticket = 0
-        self._unknown = True
+        self._confirmed = False
+        self._failure: TransportError | None = None
         self.waited = 0.0
 
     async def __aenter__(self) -> Self:
-        self._ticket = self._queue.enter()
+        self._ticket = self._queue.try_acquire()
         if not self._ticket:
-            self._ticket, self.waited = await self._queue.wait(self._max_wait, self._on_wait)
+            self._ticket, self.waited = await self._queue.wait_for_place(self._max_wait, self._on_wait)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._queue.leave(self._ticket, unknown=self._unknown)
+        self._queue.release(self._ticket, confirmed=self._confirmed, failure=self._failure)
 
     def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
         if rate_limit is not None:
-            self._unknown = not self._queue.observe(self._ticket, rate_limit, server_now)
+            self._confirmed = self._queue.observe(self._ticket, rate_limit, server_now)
 
     def close_window(self, retry_after: float | None) -> None:
-        self._unknown = False
-        if self._ticket >= self._queue.window.first:  # else a late answer, which speaks of a window that is over
-            self._queue.window.close(self._queue.clock.monotonic(), retry_after)
+        self._confirmed = True
+        self._queue.window.close(self._queue.clock.monotonic(), self._ticket, retry_after)
 
     def refund(self) -> None:
-        self._unknown = False
+        self._confirmed = True
+
+    def fail(self, error: TransportError) -> None:
+        self._confirmed, self._failure = True, error
 
 
 @define(eq=False)
-class _Waiter:
+class Waiter:
+    """A call in a limiter's queue."""
+
     granted: asyncio.Future[int]
-    """The ticket of its place."""
+    """Its ticket, once it has a place."""
     max_wait: float
     since: float
+    """Monotonic seconds."""
     on_wait: Callable[[Wait], None] | None
-    told: float = -math.inf
-    """Until when it was told to wait, on our clock."""
+    notified_until: float = -math.inf
+    """The end of the wait that ``on_wait`` last received, in monotonic seconds."""
+
+    def notify_or_reject(self, now: float, wait: float, server_now: float, rate_limit: RateLimit | None) -> None:
+        """Call ``on_wait`` with the estimated wait, or raise ``RateLimitedError`` if it exceeds ``max_wait``."""
+        retry_at = _instant(server_now + wait)
+        left = self.max_wait - (now - self.since)
+        if wait > left:
+            raise RateLimitedError(
+                f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
+                f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
+                rate_limit=rate_limit,
+                retry_at=retry_at,
+                retry_after=wait,
+            )
+        if self.on_wait is not None and abs(now + wait - self.notified_until) > 1.0:
+            self.notified_until = now + wait
+            self.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether it has waited for ``max_wait``."""
+        return now - self.since >= self.max_wait
+
+    def reject_overdue(self, server_now: float, rate_limit: RateLimit | None) -> None:
+        """End a wait for another call's response, whose length is unknown."""
+        self.fail(
+            RateLimitedError(
+                "another call is finding out whether the app's 15-minute window has calls left, and max_wait allows no "
+                f"more than {self.max_wait:.0f} s of waiting for it. Nothing was sent",
+                rate_limit=rate_limit,
+                retry_at=_instant(server_now + RETRY_BEHIND_PROBE),
+                retry_after=RETRY_BEHIND_PROBE,
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End the wait with this error, unless the call was granted a place or cancelled a moment ago."""
+        if not self.granted.done():
+            self.granted.set_exception(error)
 
 
-class _Queue:
-    """Who waits for one app's window."""
+class _AppQueue:
+    """The calls that wait for one app's window."""
 
     def __init__(self, window: RateWindow, clock: Clock) -> None:
         self.window = window
         self.clock = clock
-        # Ordered, and anybody leaves it in no time: with a deque, ten thousand who are cancelled take seconds.
-        self._waiting: OrderedDict[_Waiter, None] = OrderedDict()
+        # OrderedDict for O(1) removal: cancelling 10,000 waiters in a deque is O(n^2).
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+        # A heap of (deadline, number, waiter); waiters that have left are dropped when they come to its top.
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._numbers = itertools.count()
         self._timer: asyncio.Task[None] | None = None
-        self._timer_at: float | None = None
-        # What those who wait were told by: when the window opens, how far apart windows are, how many go in each.
-        self._foretold: tuple[float, float, int] | None = None
-        self._granted = 0  # how many were let go since
-        self._surprised = False  # somebody has come who was told nothing, or has gone
+        self._timer_at = math.inf
+        self._notified_opening = -math.inf  # the ``opens_at`` that all waiters were notified of
+        self._must_notify = False  # a waiter has come whose wait was unknown
         self._wall_ahead = clock.time() - clock.monotonic()
-        self._seen: RateLimit | None = None
+        self._rate_limit: RateLimit | None = None
 
-    def enter(self) -> int:
-        # Nobody overtakes those who wait.
-        return 0 if self._waiting else self.window.take(self._now())
+    def try_acquire(self) -> int:
+        """Take a place if one is free and no other call waits for it. Returns its ticket, or 0."""
+        return 0 if self._waiting else self.window.acquire(self._now())
 
-    async def wait(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
-        """Wait for a place and take it: its ticket, and the seconds that it took."""
+    async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
+        """Wait for a place and take it: its ticket, and the seconds of the wait."""
         since = self._now()
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
+        waiter = Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
         try:
-            self._foresee(waiter, len(self._waiting), since)
+            self._notify_or_reject(waiter, len(self._waiting), since)
         except RateLimitedError:
-            # Before it is refused, those are counted who really wait: some may have been cancelled a moment ago.
-            self._foresee(waiter, sum(not other.granted.done() for other in self._waiting), since)
+            # Only before a rejection are those left out that were cancelled a moment ago: counting costs O(n).
+            self._notify_or_reject(waiter, sum(not other.granted.done() for other in self._waiting), since)
         self._waiting[waiter] = None
+        if max_wait < math.inf:
+            heapq.heappush(self._deadlines, (since + max_wait, next(self._numbers), waiter))
         try:
-            self._serve()
+            self._grant_places()
             ticket = await waiter.granted
         except BaseException:
             granted = waiter.granted
             if waiter in self._waiting:
                 del self._waiting[waiter]
-                self._surprised = True
             elif granted.done() and not granted.cancelled() and granted.exception() is None:
-                # Cancelled in the tick of the grant: the place goes to the next one.
-                self.window.give_back(self.clock.monotonic(), granted.result(), unknown=False)
-            self._serve()
+                # Cancelled in the tick of the grant: the next waiter gets the place.
+                self.window.release(self.clock.monotonic(), granted.result(), confirmed=True)
+            self._grant_places()
             raise
         return ticket, self.clock.monotonic() - since
 
-    def leave(self, ticket: int, *, unknown: bool) -> None:
-        self.window.give_back(self.clock.monotonic(), ticket, unknown=unknown)
-        if self._waiting:
-            self._serve()
+    def release(self, ticket: int, *, confirmed: bool, failure: TransportError | None = None) -> None:
+        """Give a place back. A probe's ``failure`` ends the wait of the calls behind it."""
+        failed_probe = failure is not None and ticket == self.window.probe_ticket
+        self.window.release(self.clock.monotonic(), ticket, confirmed=confirmed)
+        if failure is not None and failed_probe:
+            self._reject_waiters(failure)
+        if self._waiting or self._timer:
+            self._grant_places()
 
     def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
-        self._seen = rate_limit
+        """Pass a response's headers to the window."""
+        self._rate_limit = rate_limit
         now = self._now()
-        guessed = server_now is None
-        told = self._server(now) if server_now is None else server_now
-        return self.window.observe(now, ticket, rate_limit, told, guessed=guessed)
+        estimated = server_now is None
+        server_now = self._server_time(now) if server_now is None else server_now
+        return self.window.observe(now, ticket, rate_limit, server_now, estimated=estimated)
 
-    def _server(self, now: float) -> float:
-        """The server's time, as far as its answers told; else the wall clock's."""
-        offset = self.window.offset
-        return now + offset if math.isfinite(offset) else self.clock.time()
+    def _server_time(self, now: float) -> float:
+        return self.window.server_time(now, self.clock.time())
 
-    def _serve(self) -> None:
-        """Let go whoever may go now, and see to it that somebody wakes the others."""
+    def _grant_places(self) -> None:
+        """Grant free places to waiters in FIFO order, then arm the timer for the rest."""
         now = self._now()
         while self._waiting:
             first = next(iter(self._waiting))
-            if not first.granted.done():  # done: cancelled a moment ago, and not yet out of the queue
-                ticket = self.window.take(now)
+            if not first.granted.done():  # done: cancelled a moment ago, and still in the queue
+                ticket = self.window.acquire(now)
                 if not ticket:
                     break
                 first.granted.set_result(ticket)
-                self._granted += 1
             del self._waiting[first]
         if not self._waiting:
-            self._foretold, self._surprised = None, False
-        elif math.isfinite(self.window.wait(now)) and self._is_a_surprise():
-            self._foretold, self._granted, self._surprised = self._foresight, 0, False
-            self._tell(now)
-        # Not only where the wait is known: a call under way may hang beyond the end of its window.
-        self._set_timer(self.window.opens_at if self._waiting and self.window.opens_at < math.inf else None)
+            self._deadlines.clear()
+            self._notified_opening, self._must_notify = -math.inf, False
+            self._arm_timer(math.inf)
+            return
+        deadline = math.inf
+        if self.window.seconds_until_free(now) < math.inf:
+            # Once a window: within one, its opening moves by more than a second only after a 429.
+            if self._must_notify or abs(self.window.opens_at - self._notified_opening) > 1.0:
+                self._notified_opening, self._must_notify = self.window.opens_at, False
+                self._notify_waiters(now)
+        else:
+            deadline = self._reject_overdue(now)
+        # Even if the wait is unknown: a call in flight may hang beyond the end of its window.
+        self._arm_timer(min(self.window.opens_at, deadline) if self._waiting else math.inf)
 
-    def _is_a_surprise(self) -> bool:
-        """Whether the window is another than those who wait were told. One that opens when it was foreseen, after as
-        many were let go, is none: a queue of ten thousand is not told two hundred times what it knows.
-        """
-        if self._surprised or self._foretold is None:
-            return True
-        told, each, calls = self._foretold
-        since = self.window.opens_at - told
-        windows = round(since / each)
-        late = abs(since - windows * each) > 1.0 + since / 1000  # Over so many windows, seconds may add up.
-        return windows < 0 or late or calls != self._foresight[2] or self._granted < windows * calls
-
-    @property
-    def _foresight(self) -> tuple[float, float, int]:
-        window = self.window
-        return window.opens_at, window.length + window.slack, max(1, window.limit - window.reserve)
-
-    def _tell(self, now: float) -> None:
-        """The window is another than was thought: those whom it makes wait too long hear it now and not later."""
-        dismissed, position = [], 0
+    def _notify_waiters(self, now: float) -> None:
+        """Pass each waiter its new estimate: a wait that has become too long is rejected now, not after it."""
+        rejected, position = [], 0
         for waiter in self._waiting:
             if waiter.granted.done():
                 continue
             try:
-                self._foresee(waiter, position, now)
+                self._notify_or_reject(waiter, position, now)
                 position += 1
-            except Exception as error:  # noqa: BLE001 - too long a wait, or a hook that fails: its own call's matter
+            except Exception as error:  # noqa: BLE001 - too long a wait, or an on_wait that fails: this call's alone
                 waiter.granted.set_exception(error)
-                dismissed.append(waiter)
-        for waiter in dismissed:
+                rejected.append(waiter)
+        for waiter in rejected:
             del self._waiting[waiter]
 
-    def _foresee(self, waiter: _Waiter, position: int, now: float) -> None:
-        """Tell a wait that is known, to its hook, or as an error where it is too long. It is the least for whoever
-        stands at that position of the queue.
-        """
-        wait = self.window.wait(now)
-        if not 0 < wait < math.inf:  # It hangs on another call's answer.
-            self._surprised = True
+    def _notify_or_reject(self, waiter: Waiter, position: int, now: float) -> None:
+        """Notify a waiter of its wait, if that is known. The estimate is a lower bound for its position."""
+        window = self.window
+        wait = window.seconds_until_free(now)
+        if not 0 < wait < math.inf:  # It depends on another call's response.
+            self._must_notify = True
             return
-        wait -= min(wait, self.window.slack)  # a countdown need not be so careful
-        wait += position // self._foresight[2] * self.window.length
-        left = waiter.max_wait - (now - waiter.since)
-        if wait > left:
-            retry_at = self._instant(now, wait)
-            raise RateLimitedError(
-                f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
-                f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
-                rate_limit=self._seen,
-                retry_at=retry_at,
-                retry_after=wait,
-            )
-        if waiter.on_wait is not None and abs(now + wait - waiter.told) > 1.0:
-            waiter.told = now + wait
-            waiter.on_wait(Wait(wait, self._instant(now, wait), "the app's 15-minute window is spent"))
+        windows = position // window.calls_per_window
+        wait += windows * (window.length + window.drift_margin)
+        wait -= min(wait, window.drift_margin)  # A countdown need not be that careful.
+        waiter.notify_or_reject(now, wait, self._server_time(now), self._rate_limit)
 
-    def _instant(self, now: float, wait: float) -> datetime:
-        return datetime.fromtimestamp(min(self._server(now) + wait, LAST_INSTANT), UTC)
+    def _reject_overdue(self, now: float) -> float:
+        """Reject waiters behind another call's response after their ``max_wait``. Returns the next deadline."""
+        while self._deadlines:
+            deadline, _, waiter = self._deadlines[0]
+            if waiter in self._waiting:
+                if not waiter.is_overdue(now):
+                    return deadline
+                waiter.reject_overdue(self._server_time(now), self._rate_limit)
+                del self._waiting[waiter]
+            heapq.heappop(self._deadlines)
+        return math.inf
+
+    def _reject_waiters(self, error: Exception) -> None:
+        while self._waiting:
+            # A copy each: one exception raised by a thousand calls would gather a thousand tracebacks.
+            self._waiting.popitem(last=False)[0].fail(copy.copy(error))
 
     def _now(self) -> float:
-        """Monotonic time, with an eye on the wall clock: the two come apart when the machine was suspended."""
+        """Monotonic time. The window is notified if it diverges from the wall clock: the machine was suspended."""
         now = self.clock.monotonic()
         ahead = self.clock.time() - now
-        if not -APART <= ahead - self._wall_ahead <= APART:
-            self.window.suspended()
+        if abs(ahead - self._wall_ahead) > SUSPEND_THRESHOLD:
+            self.window.on_suspend()
         self._wall_ahead = ahead
         return now
 
-    def _set_timer(self, at: float | None) -> None:
+    def _arm_timer(self, at: float) -> None:
         if at == self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = None if at is None else asyncio.get_running_loop().create_task(self._wake(at))
+        self._timer = None if at == math.inf else asyncio.get_running_loop().create_task(self._on_timer(at))
 
-    async def _wake(self, at: float) -> None:
+    async def _on_timer(self, at: float) -> None:
         try:
             await self.clock.sleep(at - self.clock.monotonic())
         except asyncio.CancelledError:
-            if self._timer is asyncio.current_task():  # not by us: somebody cancels all tasks that there are
-                self._timer = self._timer_at = None
-                self._serve()
+            if self._timer is asyncio.current_task():  # Not ours: some programs cancel every task of the loop.
+                self._timer, self._timer_at = None, math.inf
+                self._grant_places()
             raise
-        except Exception as error:  # noqa: BLE001 - a clock of the user's that fails must not leave its waiters asleep
-            for waiter in self._waiting:
-                if not waiter.granted.done():
-                    waiter.granted.set_exception(error)
-            self._waiting.clear()
-        self._timer = self._timer_at = None
-        self._serve()
+        except Exception as error:  # noqa: BLE001 - a user's clock that fails must not leave its waiters asleep
+            self._reject_waiters(error)
+        self._timer, self._timer_at = None, math.inf
+        self._grant_places()
 
 
-_OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None, LocalRateLimiter]] = WeakKeyDictionary()
+def _instant(epoch: float) -> datetime:
+    return datetime.fromtimestamp(min(epoch, LAST_INSTANT), UTC)
+
+
+_limiters_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None, LocalRateLimiter]] = (
+    WeakKeyDictionary()
+)
 
 
 def default_limiter(clock: Clock) -> LocalRateLimiter:
-    """The limiter of the running event loop: clients of the same app share its window without being told to.
+    """Return the running event loop's limiter, which all clients without their own share.
 
-    Another clock is another time, so it has a limiter of its own.
+    Each clock has its own, because its windows are measured by it.
     """
-    limiters = _OF_LOOP.setdefault(asyncio.get_running_loop(), {})
+    limiters = _limiters_by_loop.setdefault(asyncio.get_running_loop(), {})
     key = None if isinstance(clock, SystemClock) else id(clock)
     if key not in limiters:
         limiters[key] = LocalRateLimiter(clock=clock)  # holds the clock, so that its id stays its own

@@ -92,7 +92,7 @@ class DailyUsage:
     """Posts read on it."""
 
 
-def _one_count_a_day(series: DailySeries, _: object, counts: tuple[int | None, ...]) -> None:
+def _check_columns(series: DailySeries, _: object, counts: tuple[int | None, ...]) -> None:
     dates = series.dates
     if len(dates) != len(counts):
         raise ValueError(f"a series needs one count a date, got {len(dates)} dates and {len(counts)} counts")
@@ -110,7 +110,7 @@ class DailySeries(Sequence[DailyUsage]):
 
     dates: tuple[dt.date, ...] = ()
     """The days, UTC, ascending."""
-    counts: tuple[int | None, ...] = field(default=(), validator=_one_count_a_day)
+    counts: tuple[int | None, ...] = field(default=(), validator=_check_columns)
     """Posts read on each of ``dates``; ``None`` where the API named the day but not its count."""
 
     @property

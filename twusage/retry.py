@@ -1,4 +1,4 @@
-"""What is retried, and how long one call may wait in all. The waiting for the app's window is ``ratelimit``'s."""
+"""RetryPolicy: what is retried, and how long one call may wait. Waiting for the app's window is in ``limiter``."""
 
 from __future__ import annotations
 
@@ -18,76 +18,78 @@ from twusage.errors import AuthenticationError, ConfigurationError, QuotaError, 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["Patience", "RetryBudget", "RetryPolicy", "budgets_of_loop"]
+__all__ = ["CallBudget", "RetryPolicy", "RetryTokenBucket", "retry_budgets_for_running_loop"]
 
 T = TypeVar("T")
 
 
 @define
-class RetryBudget:
-    """What an app may spend on retries, so that its clients do not multiply an outage.
+class RetryTokenBucket:
+    """Retry token bucket of one app: prevents retry storms during an outage.
 
-    There are ten tokens. A retry costs one; a call that succeeds gives a tenth of one back. Waiting for the app's
-    window costs nothing: that is no outage.
+    It holds ten tokens. A retry takes one, a successful call gives back a tenth. Waiting for the app's window is free,
+    because an exhausted window is not an outage.
     """
 
-    tenths: int = 100
-    """Of a token. Whole numbers, because ten times 0.1 is less than 1."""
+    tokens_x10: int = 100
+    """Tenths of a token: integers, because ten times 0.1 is less than 1."""
 
-    def spend(self) -> bool:
-        """Pay for one retry, if there is enough left."""
-        enough = self.tenths >= 10
-        self.tenths -= 10 * enough
+    def take(self) -> bool:
+        """Take one token, if there is one."""
+        enough = self.tokens_x10 >= 10
+        self.tokens_x10 -= 10 * enough
         return enough
 
-    def earn(self) -> None:
-        """A call has succeeded."""
-        if self.tenths < 100:
-            self.tenths += 1
+    def record_success(self) -> None:
+        """Give back a tenth of a token after a successful call."""
+        if self.tokens_x10 < 100:
+            self.tokens_x10 += 1
 
 
 @define
-class Patience:
-    """What one call may still spend: seconds of waiting, and its app's retries."""
+class CallBudget:
+    """Remaining wait time and retry tokens of one call."""
 
-    left: float
-    budget: RetryBudget | None = None
-    """``None`` where nobody has said yet whose: then it is this call's alone."""
+    wait_left: float
+    """Seconds that the call may still spend waiting."""
+    retry_tokens: RetryTokenBucket | None = None
+    """The app's bucket; ``None`` until the app is known, then a bucket of this call's own."""
 
-    def spend(self, seconds: float) -> None:
-        self.left -= seconds
+    def charge_wait(self, seconds: float) -> None:
+        """Subtract seconds that the call has waited."""
+        self.wait_left -= seconds
 
-    def spend_a_retry(self) -> bool:
-        """Pay for one, if there is enough left."""
-        if self.budget is None:
-            self.budget = RetryBudget()
-        return self.budget.spend()
+    def take_retry_token(self) -> bool:
+        """Take one token for a retry, if there is one."""
+        if self.retry_tokens is None:
+            self.retry_tokens = RetryTokenBucket()
+        return self.retry_tokens.take()
 
-    def earn(self) -> None:
-        """The call has succeeded."""
-        if self.budget is not None:
-            self.budget.earn()
-
-
-_OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, RetryBudget]] = WeakKeyDictionary()
-
-
-def budgets_of_loop() -> defaultdict[str, RetryBudget]:
-    """The budgets of the apps on the running loop, by the key of the app: all its clients share one."""
-    return _OF_LOOP.setdefault(asyncio.get_running_loop(), defaultdict(RetryBudget))
+    def record_success(self) -> None:
+        """Give back a tenth of a token after a successful call."""
+        if self.retry_tokens is not None:
+            self.retry_tokens.record_success()
 
 
-def _is_count(_: object, attribute: Attribute[Any], value: object) -> None:
+_budgets_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, RetryTokenBucket]] = WeakKeyDictionary()
+
+
+def retry_budgets_for_running_loop() -> defaultdict[str, RetryTokenBucket]:
+    """The retry token buckets on the running loop, by app key: all clients of an app share one."""
+    return _budgets_by_loop.setdefault(asyncio.get_running_loop(), defaultdict(RetryTokenBucket))
+
+
+def _check_positive_int(_: object, attribute: Attribute[Any], value: object) -> None:
     if type(value) is not int or value < 1:
         raise ConfigurationError(f"{attribute.name} must be an int of at least 1, got {value!r}")
 
 
-def _is_seconds(_: object, attribute: Attribute[Any], value: Any) -> None:
+def _check_seconds(_: object, attribute: Attribute[Any], value: Any) -> None:
     if type(value) not in {int, float} or not value >= 0:  # not: a NaN is no number of seconds
         raise ConfigurationError(f"{attribute.name} must be a number of seconds, 0 or more, got {value!r}")
 
 
-def _is_piece(_: object, attribute: Attribute[Any], value: object) -> None:
+def _check_tenacity_callable(_: object, attribute: Attribute[Any], value: object) -> None:
     if value is not None and not callable(value):
         raise ConfigurationError(f"{attribute.name} must be a tenacity {attribute.name} or None, got {value!r}")
 
@@ -97,7 +99,7 @@ class RetryPolicy:
     """How often a call is tried, and how long it may wait.
 
     Retried are connections that fail or break, timeouts, 408 and 5xx, and the 429 of the 15-minute window; once more,
-    answers that are garbled or empty. Never retried is what another try cannot mend, above all a ``QuotaError``.
+    responses that are garbled or empty. Errors that a retry cannot change are never retried, above all ``QuotaError``.
 
     Between tries it waits a random time of up to 0.5 s, then 1 s, 2 s and so on up to 20 s, or as long as the server
     asks. The clients of an app share a budget of ten retries, of which ten calls that succeed give one back: in an
@@ -106,19 +108,23 @@ class RetryPolicy:
     ``stop``, ``wait`` and ``retry`` take tenacity's own objects, or any function of a ``RetryCallState``.
     """
 
-    max_attempts: int = field(default=4, kw_only=True, validator=_is_count)
+    max_attempts: int = field(default=4, kw_only=True, validator=_check_positive_int)
     """Requests that one call may send."""
-    max_wait: float = field(default=960.0, kw_only=True, validator=_is_seconds)
+    max_wait: float = field(default=960.0, kw_only=True, validator=_check_seconds)
     """Seconds that one call may spend waiting, for the window and between tries. A wait that would exceed it is not
     begun: the call raises at once, a ``RateLimitedError`` with its ``retry_at``. The default outlasts one window."""
 
-    stop: Callable[[RetryCallState], bool] | None = field(default=None, kw_only=True, validator=_is_piece)
+    stop: Callable[[RetryCallState], bool] | None = field(
+        default=None, kw_only=True, validator=_check_tenacity_callable
+    )
     """A tenacity ``stop`` of your own, besides the two limits above. Its time is the client's clock's, and counts from
     the call's beginning."""
-    wait: Callable[[RetryCallState], float] | None = field(default=None, kw_only=True, validator=_is_piece)
+    wait: Callable[[RetryCallState], float] | None = field(
+        default=None, kw_only=True, validator=_check_tenacity_callable
+    )
     """A tenacity ``wait`` of your own, in the place of the random backoff. What the server asks for still counts."""
     retry: Callable[[RetryCallState], bool | Awaitable[bool]] | None = field(
-        default=None, kw_only=True, validator=_is_piece
+        default=None, kw_only=True, validator=_check_tenacity_callable
     )
     """A tenacity ``retry`` of your own, sync or async, in the place of ``error.retryable``. It is asked of a
     ``TwUsageError`` only, and never of a ``QuotaError``."""
@@ -130,123 +136,125 @@ class RetryPolicy:
 
     async def run(
         self,
-        attempt: Callable[[Patience], Awaitable[T]],
+        attempt: Callable[[CallBudget], Awaitable[T]],
         clock: Clock,
         *,
         on_wait: Callable[[Wait], None] | None = None,
     ) -> T:
-        """Make the attempt, and again as this policy says. Raises what the last attempt raised.
+        """Run ``attempt`` until it succeeds or the policy stops; raise what the last attempt raised.
 
         Args:
-            attempt: one attempt. It is given the patience that is left, spends of it what it waits itself, and tells it
-                whose budget pays for the retries.
-            clock: what the waits are measured by.
+            attempt: one attempt. It gets the call's remaining budget, charges its own waits to it, and sets the app's
+                retry tokens.
+            clock: measures the waits.
             on_wait: called when a wait between two attempts begins.
         """
-        patience, since = Patience(self.max_wait), clock.monotonic()
+        budget, since = CallBudget(self.max_wait), clock.monotonic()
         try:
-            result = await attempt(patience)  # Outside tenacity, which costs as much as all the rest of a good call.
+            result = await attempt(
+                budget
+            )  # Without tenacity: AsyncRetrying adds 15 to 30 µs, as much as the rest of the call.
         except TwUsageError as error:
             if self.max_attempts == 1:
                 raise
             first = error
         else:
-            patience.earn()
+            budget.record_success()
             return result
-        return await _Retries(self, first, patience, clock, since, on_wait).run(attempt)
+        return await _RetryLoop(self, first, budget, clock, since, on_wait).run(attempt)
 
 
 @define(eq=False)
-class _Retries:
-    """The attempts of one call after its first has failed. Each call has its own: nothing here is shared."""
+class _RetryLoop:
+    """The retries of one call, after its first attempt failed. Not shared between calls."""
 
     policy: RetryPolicy
     error: TwUsageError
-    """What the newest attempt raised."""
-    patience: Patience
+    """The error of the latest attempt."""
+    budget: CallBudget
     clock: Clock
     since: float
     on_wait: Callable[[Wait], None] | None
-    garbled: int = 0
+    retry_once_count: int = 0
 
-    async def run(self, attempt: Callable[[Patience], Awaitable[T]]) -> T:
-        # Imported where it is needed: a program whose calls succeed never loads it.
+    async def run(self, attempt: Callable[[CallBudget], Awaitable[T]]) -> T:
+        # Imported here: a program whose calls succeed never loads tenacity.
         from tenacity import AsyncRetrying
 
-        untold = [self.error]
+        first_failure = [self.error]
 
         async def next_attempt() -> T:
-            if untold:  # Tenacity has not seen the first attempt fail: it is told of it here.
-                raise untold.pop()
-            result = await attempt(self.patience)
-            self.patience.earn()
+            if first_failure:  # Replay the first failure, so that tenacity counts it as attempt 1.
+                raise first_failure.pop()
+            result = await attempt(self.budget)
+            self.budget.record_success()
             return result
 
         return await AsyncRetrying(
-            retry=self._worth_it, stop=self._give_up, wait=self._wait, sleep=self._sleep, reraise=True
+            retry=self._should_retry, stop=self._should_stop, wait=self._wait, sleep=self._sleep, reraise=True
         )(next_attempt)
 
-    # Tenacity asks these three after each attempt, in this order.
+    # Tenacity calls these three after each attempt, in this order.
 
-    async def _worth_it(self, state: RetryCallState) -> bool:
-        # Tenacity looks at the system's clock, and does not know of the first attempt: its stop_after_delay would wait
-        # for real seconds, and begin to count too late.
+    async def _should_retry(self, state: RetryCallState) -> bool:
+        # Tenacity's own times come from the system clock and leave out the first attempt: stop_after_delay would count
+        # real seconds, from a later start.
         state.start_time, state.outcome_timestamp = self.since, self.clock.monotonic()
         error = state.outcome and state.outcome.exception()
-        if not isinstance(error, TwUsageError) or isinstance(error, QuotaError) or _refused_by_us(error):
-            return False  # a CancelledError among others, whatever a piece of the user's would say to it
+        if not isinstance(error, TwUsageError) or isinstance(error, QuotaError) or _is_local_rejection(error):
+            return False  # A user's retry callable must never see a CancelledError.
         self.error = error
-        self.garbled += error.retry_once
+        self.retry_once_count += error.retry_once
         if self.policy.retry is not None:
             verdict = self.policy.retry(state)
             return await verdict if inspect.isawaitable(verdict) else verdict
-        return error.retryable and not (error.retry_once and self.garbled > 1)
+        return error.retryable and not (error.retry_once and self.retry_once_count > 1)
 
     def _wait(self, state: RetryCallState) -> float:
         from tenacity.wait import wait_random_exponential
 
-        asked = self._asked
-        if self._window_spent and asked != 0.0:
-            return 0.0  # It is the limiter that makes everybody wait for the window.
-        if self._refused:
-            return 0.0  # Another token is at hand.
+        asked = self._server_retry_after
+        if self._is_window_exhausted and asked != 0.0:
+            return 0.0  # The limiter waits for the window.
+        if self._has_new_token:
+            return 0.0
         least, base = 0.0, 0.5
-        if self._window_spent:  # Its reset is already past, and says nothing.
+        if self._is_window_exhausted:  # Its reset is in the past.
             least = 1.0
-        elif isinstance(self.error, RateLimitedError):  # Another limit was met, of which nothing is known.
+        elif isinstance(self.error, RateLimitedError):  # An unknown limit, not the window.
             least = base = 15.0
         backoff = self.policy.wait or wait_random_exponential(multiplier=base, max=40 * base)
         return max(asked or 0.0, least + backoff(state))
 
-    def _give_up(self, state: RetryCallState) -> bool:
+    def _should_stop(self, state: RetryCallState) -> bool:
         if state.attempt_number >= self.policy.max_attempts or (self.policy.stop and self.policy.stop(state)):
             return True
-        if max(state.upcoming_sleep, self._asked or 0.0) > self.patience.left:
-            return True  # Never sleep in vain.
-        # No outage is behind these two, and all the calls of an app meet them at once.
-        return not (self._window_spent or self._refused or self.patience.spend_a_retry())
+        if max(state.upcoming_sleep, self._server_retry_after or 0.0) > self.budget.wait_left:
+            return True  # The wait would exceed max_wait: fail now, not after sleeping.
+        # Exhausted windows and renewed tokens are not outages, and hit all concurrent calls at the same time: free.
+        return not (self._is_window_exhausted or self._has_new_token or self.budget.take_retry_token())
 
     @property
-    def _refused(self) -> bool:
+    def _has_new_token(self) -> bool:
         return isinstance(self.error, AuthenticationError) and self.error.retry_once
 
     @property
-    def _window_spent(self) -> bool:
-        return isinstance(self.error, RateLimitedError) and self.error.window_spent
+    def _is_window_exhausted(self) -> bool:
+        return isinstance(self.error, RateLimitedError) and self.error.window_exhausted
 
     @property
-    def _asked(self) -> float | None:
-        """Seconds that the server asks to wait: 0 for an instant that is past, ``None`` where it does not say."""
+    def _server_retry_after(self) -> float | None:
+        """Seconds that the server requests to wait: 0 if its instant is past, ``None`` without one."""
         return getattr(self.error, "retry_after", None)
 
     async def _sleep(self, seconds: float) -> None:
-        self.patience.spend(seconds)
+        self.budget.charge_wait(seconds)
         if seconds and self.on_wait is not None:
             until = dt.datetime.fromtimestamp(self.clock.time() + seconds, dt.UTC)
             self.on_wait(Wait(seconds, until, f"the last attempt failed ({type(self.error).__name__})"))
         await self.clock.sleep(seconds)
 
 
-def _refused_by_us(error: TwUsageError) -> bool:
-    # Without a status it is our own limiter that refuses: the wait is longer than this call may wait.
+def _is_local_rejection(error: TwUsageError) -> bool:
+    # Without a status, the limiter rejected the call before sending: the wait exceeds max_wait.
     return isinstance(error, RateLimitedError) and error.status is None

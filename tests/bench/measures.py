@@ -34,7 +34,7 @@ from twusage import AiohttpTransport, LocalRateLimiter, RateLimit, Request, Resp
 from twusage.clock import SystemClock
 from twusage.codec import decode_usage
 from twusage.protocol import authorize, usage_request
-from twusage.retry import Patience, RetryBudget, budgets_of_loop
+from twusage.retry import CallBudget, RetryTokenBucket, retry_budgets_for_running_loop
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
 
 Figures = dict[str, Any]
@@ -193,17 +193,17 @@ def pacing() -> Figures:
     limiter, policy, clock = LocalRateLimiter(), RetryPolicy(), SystemClock()
     seen = RateLimit(NO_END, NO_END, datetime.fromtimestamp(int(time.time()) + 900, UTC))
 
-    budgets: dict[str, RetryBudget] | None = None
+    budgets: dict[str, RetryTokenBucket] | None = None
 
     async def nothing() -> None: ...
 
-    async def attempt(patience: Patience) -> None:
+    async def attempt(budget: CallBudget) -> None:
         nonlocal budgets
         if budgets is None:
-            budgets = budgets_of_loop()  # as a client does at its first call
-        patience.budget = budgets["app"]
-        async with limiter.slot("app", max_wait=patience.left) as slot:
-            patience.spend(slot.waited)
+            budgets = retry_budgets_for_running_loop()  # as a client does at its first call
+        budget.retry_tokens = budgets["app"]
+        async with limiter.slot("app", max_wait=budget.wait_left) as slot:
+            budget.charge_wait(slot.waited)
             await nothing()
             slot.observe(seen, clock.time())
 

@@ -364,7 +364,7 @@ class TestRefusals:
         error = await service.refusal(RateLimitedError)
         assert last is not None
         assert error.status == 429
-        assert error.window_spent
+        assert error.window_exhausted
         assert error.rate_limit == evolve(last, remaining=0)
         # The header shows whole seconds, and the window ends within the last.
         assert error.retry_at == last.reset_at + dt.timedelta(seconds=1)

@@ -17,7 +17,7 @@ from scripted_server import AT_ONCE, CANARY, Script, Server, Wire, answer, fate,
 from twusage import UsageClient
 from twusage.aiohttp_transport import AiohttpTransport
 from twusage.clock import Wait
-from twusage.errors import TwUsageError
+from twusage.errors import TransportError, TwUsageError
 from twusage.limiter import LocalRateLimiter
 from twusage.models import Usage
 from twusage.protocol import DEFAULT_BASE_URL
@@ -112,6 +112,10 @@ class _Entry:
     def refund(self) -> None:
         self._ledger.refunded += 1
         self._slot.refund()
+
+    def fail(self, error: TransportError) -> None:
+        self._ledger.refunded += 1
+        self._slot.fail(error)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._slot, name)

@@ -90,6 +90,8 @@ class _Nothing:
 
     def refund(self) -> None: ...
 
+    def fail(self, *_: object) -> None: ...
+
 
 @define
 class Board:

@@ -11,7 +11,8 @@ import pytest
 from attrs import evolve
 from fuzz_cases import cases, slow_cases
 
-from twusage import DecodeError, Request, Usage, codec, json_reader, protocol
+from twusage import DecodeError, Request, Usage, codec, json_reader
+from twusage.protocol import responses
 
 SLICE = 2_000
 
@@ -95,7 +96,7 @@ def forgetful(body: bytes, _: Request | None) -> bytes:
         (json_reader, "excerpt", clumsy, "escape: "),
         (codec, "utc_day", lax_day, "lie: "),
         (json_reader, "excerpt", unbounded, "error: "),
-        (protocol, "without_credentials", forgetful, "leak: "),
+        (responses, "redact_credentials", forgetful, "leak: "),
     ],
 )
 def test_a_seeded_bug_is_found(

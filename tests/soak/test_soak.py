@@ -10,8 +10,7 @@ import pytest
 import soak
 from attrs import define, field
 
-from twusage import limiter as ratelimit
-from twusage import window
+from twusage import limiter, window
 from twusage.protocol import Request, Response
 from twusage.transport import Transport
 
@@ -120,13 +119,13 @@ def test_a_leak_of_files_is_seen() -> None:
 
 def test_a_place_that_is_never_given_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """One place in fifty stays taken."""
-    real = ratelimit._Queue.leave
+    real = limiter._AppQueue.release
 
-    def forgetful(self: ratelimit._Queue, ticket: int, *, unknown: bool) -> None:
+    def forgetful(self: limiter._AppQueue, ticket: int, **outcome: Any) -> None:
         if ticket % 50:
-            real(self, ticket, unknown=unknown)
+            real(self, ticket, **outcome)
 
-    monkeypatch.setattr(ratelimit._Queue, "leave", forgetful)
+    monkeypatch.setattr(limiter._AppQueue, "release", forgetful)
     assert any("places held at rest" in miss for miss in short().misses())
 
 
@@ -141,19 +140,19 @@ def test_three_weeks() -> None:
 
 def test_a_limiter_that_lets_all_go_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its rules, the bursts are refused."""
-    monkeypatch.setattr(window.RateWindow, "wait", lambda _self, _now: 0.0)
+    monkeypatch.setattr(window.RateWindow, "seconds_until_free", lambda _self, _now: 0.0)
     weeks = asyncio.run(soak.year(soak.profiles()[2], days=8))
     assert any("calls refused" in miss for miss in weeks.misses())
 
 
 def test_a_limiter_that_remembers_all_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that grows by one with each call."""
-    real = window.RateWindow.give_back
+    real = limiter._AppQueue.release
 
-    def hoarding(self: window.RateWindow, now: float, ticket: int, *, unknown: bool) -> None:
-        vars(self).setdefault("history", []).append((now, ticket))
-        real(self, now, ticket, unknown=unknown)
+    def hoarding(self: limiter._AppQueue, ticket: int, **outcome: Any) -> None:
+        vars(self).setdefault("history", []).append(str(ticket))
+        real(self, ticket, **outcome)
 
-    monkeypatch.setattr(window.RateWindow, "give_back", hoarding)
+    monkeypatch.setattr(limiter._AppQueue, "release", hoarding)
     weeks = asyncio.run(soak.year(soak.profiles()[2], days=8))
     assert any("the limiter held" in miss for miss in weeks.misses())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from twusage.auth import Auth, Credentials, Secret
+from twusage.auth import Auth, Secret, TokenProvider
 from twusage.clock import Clock
 from twusage.diagnostics import explain as checkup
 from twusage.diagnostics.explain import Checkup, Exchange
@@ -17,7 +17,7 @@ __all__ = ["examine"]
 
 
 async def examine(
-    credentials: Credentials,
+    credentials: TokenProvider,
     ask: Callable[[Auth, Transport], Awaitable[Usage]],
     *,
     transport: Transport,
@@ -36,7 +36,7 @@ async def examine(
         environ: where a proxy may stand that is not used.
     """
     try:
-        secrets = await credentials.given()
+        secrets = await credentials.secrets()
     except Exception as error:  # noqa: BLE001 - an Auth of the user's may raise anything
         return checkup.unavailable(error)
     suspicion = checkup.read_secrets(*secrets)
@@ -86,7 +86,7 @@ class _Witness:
 class _AuthWitness:
     """Asks an ``Auth``, and knows whether it was the one that failed."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: TokenProvider) -> None:
         self._credentials = credentials
         self.failed = False
 

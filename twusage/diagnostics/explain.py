@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
-from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret, half_a_pair
+from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret, missing_half
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -52,7 +52,7 @@ from twusage.errors import (
 )
 from twusage.json_reader import excerpt
 from twusage.models import Problem, RateLimit, Usage
-from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, read_date, visible
+from twusage.protocol import DEFAULT_BASE_URL, QUOTES, Response, check_base_url, is_visible_ascii, read_date
 
 __all__ = [
     "Checkup",
@@ -178,7 +178,7 @@ def _read_credentials(environ: Mapping[str, str]) -> Finding:
         found = _ok("credentials.found", f"the bearer token is in {present[0]}{_unused(present[1:])}")
         return _malformed(environ[present[0]], present[0], "token") or found
     for pair in KEY_VARIABLES:
-        if reason := half_a_pair(pair, environ):
+        if reason := missing_half(pair, environ):
             return _error("credentials.half", reason, _TAKE_THE_PAIR)
         if pair[0] in present:
             found = _ok("credentials.found", f"the API key and secret are in {_listed(pair)}{_unused(present[2:])}")
@@ -248,7 +248,7 @@ def _malformed(text: str, name: str, kind: str) -> Finding | None:  # noqa: PLR0
         return _error(f"{kind}.line-break", f"{name} holds a line break", "Take the line break away")
     if any(map(str.isspace, text)):
         return _error(f"{kind}.space", f"{name} holds a space", "Take the space away; nothing else may stand there")
-    if not visible(text):
+    if not is_visible_ascii(text):
         return _error(f"{kind}.not-ascii", f"{name} holds a character that no credential has", take)
     return None
 
@@ -553,7 +553,7 @@ def _limited(error: RateLimitedError, call: _Call) -> Finding:
         said = "too many bearer tokens were asked for with this API key and secret"
         what_to_do = f"Keep one AppOnlyAuth for all clients, or give the bearer token itself. {_later(error)}"
         return _error("key.too-many-exchanges", said, what_to_do)
-    if not error.window_spent:
+    if not error.window_exhausted:
         said = "calls are left in the app's window, but another limit was met (429)"
         return _error("api.other-limit", said, _later(error))
     by_whom = "nothing was sent" if error.status is None else "the API said 429"

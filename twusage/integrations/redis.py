@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 from attrs import define, field, frozen
 
 from twusage.clock import Clock, SystemClock, Wait
-from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, RateLimitedError
+from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, RateLimitedError, TransportError
 from twusage.limiter import LocalRateLimiter, Slot
 from twusage.models import RateLimit
 from twusage.window import LIMIT, PERIOD
@@ -879,6 +879,11 @@ class _RedisSlot:
         self._unknown = False
         if self._local is not None:
             self._local[0].refund()
+
+    def fail(self, error: TransportError) -> None:
+        self._unknown = False
+        if self._local is not None:
+            self._local[0].fail(error)
 
 
 def _client(url_or_client: object) -> Any:

@@ -1,32 +1,34 @@
 """Requests and responses of the API. No I/O, no clock."""
 
-from twusage.protocol.messages import QUOTES, Headers, Request, Response, visible
-from twusage.protocol.redaction import without_credentials
+from twusage.protocol.messages import QUOTES, Headers, Request, Response, is_visible_ascii
+from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import (
     DEFAULT_BASE_URL,
     authorize,
     check_base_url,
-    quoted,
+    short_repr,
     token_request,
     usage_request,
 )
-from twusage.protocol.responses import read_date, read_rate_limit, read_token, read_usage
+from twusage.protocol.responses import Reading, read_date, read_rate_limit, read_response, read_token, read_usage
 
 __all__ = [
     "DEFAULT_BASE_URL",
     "QUOTES",
     "Headers",
+    "Reading",
     "Request",
     "Response",
     "authorize",
     "check_base_url",
-    "quoted",
+    "is_visible_ascii",
     "read_date",
     "read_rate_limit",
+    "read_response",
     "read_token",
     "read_usage",
+    "redact_credentials",
+    "short_repr",
     "token_request",
     "usage_request",
-    "visible",
-    "without_credentials",
 ]

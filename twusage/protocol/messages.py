@@ -7,21 +7,21 @@ from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["QUOTES", "Headers", "Request", "Response", "as_headers", "visible"]
+__all__ = ["QUOTES", "Headers", "Request", "Response", "as_headers", "is_visible_ascii"]
 
-# What no token begins or ends with, though a header could carry it.
+# Valid in a header, but not at either end of a token.
 QUOTES = "\"'`"
 
 
-def visible(text: str) -> bool:
-    """Whether it is of visible ASCII alone: what a header or a URL can carry, without a space."""
+def is_visible_ascii(text: str) -> bool:
+    """True if ``text`` is visible ASCII without spaces, as a header value or a URL must be."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
 class Headers(Mapping[str, str]):
-    """HTTP headers: frozen, kept in lower case, found in any case, and shown without their values: some are secret.
+    """HTTP headers: frozen, lower-cased, found in any case; the repr shows no values, because some are secret.
 
-    A header that comes twice is one with two values (RFC 9110, 5.3), so that nobody takes the first for all.
+    A repeated header becomes one with its values joined by a comma (RFC 9110, 5.3).
     """
 
     __slots__ = ("_values",)
@@ -35,8 +35,8 @@ class Headers(Mapping[str, str]):
                 key = name.lower()
                 self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
 
-    def with_one_more(self, name: str, value: str) -> Headers:
-        """The same, and this one in the place of any of that name."""
+    def replacing(self, name: str, value: str) -> Headers:
+        """Return a copy in which this header replaces any of that name."""
         more = Headers()
         more._values = {**self._values, name.lower(): value}
         return more
@@ -51,8 +51,8 @@ class Headers(Mapping[str, str]):
         """The value, or the default."""
         return self._values.get(name.lower(), default)
 
-    def texts(self, *names: str) -> Iterator[str | None]:
-        """The values of these names, given in lower case; ``None`` for one that there is not."""
+    def get_many(self, *names: str) -> Iterator[str | None]:
+        """Return the values of these lower-case names; ``None`` for a missing one."""
         return map(self._values.get, names)
 
     def items(self) -> ItemsView[str, str]:

@@ -11,67 +11,72 @@ from urllib.parse import quote, unquote
 
 from twusage.protocol.messages import Request
 
-__all__ = ["without_credentials"]
+__all__ = ["redact_credentials"]
 
-# So many letters of a secret, from its first on, are an echo of it.
-_SHOWN = 8
+# Shortest prefix of a secret that counts as a leak.
+_MIN_LEAK_CHARS = 8
 
 
-def without_credentials(body: bytes, request: Request | None) -> bytes:
-    """What an answer said, with the request's own credentials taken out where it echoes them, in whatever spelling."""
+def redact_credentials(body: bytes, request: Request | None) -> bytes:
+    """Return ``body`` with the request's credentials redacted, in every encoding that a server may echo."""
     scheme, _, sent = (request.headers.get("authorization", "") if request else "").partition(" ")
-    start = sent[:_SHOWN]
+    start = sent[:_MIN_LEAK_CHARS]
     if scheme == "Bearer" and start.isalnum() and start.encode() not in body and b"\\" not in body:
-        return body  # However it is spelled, it begins so.
-    # A secret that is very short is a test's, and may well be a word of the document.
-    spellings = {spelling.encode() for part in _parts(scheme, sent) for spelling in _spellings(part)}
+        return body  # Every encoding starts with these characters.
+    spellings = {spelling.encode() for part in _secret_parts(scheme, sent) for spelling in _encodings_of(part)}
     instead = f"[{scheme} credentials]".encode()
-    body = _replaced(body, spellings, instead)
+    body = _redact(body, spellings, instead)
     if not spellings or b"\\" not in body:
         return body
-    # JSON may spell any letter as an escape. Only where that hides an echo is the document written anew.
-    plain = _unescaped(body)
-    cleaned = _replaced(plain, spellings, instead)
+    # JSON may escape any character. The document is rewritten only if an escape hides an echo.
+    plain = _decode_escapes(body)
+    cleaned = _redact(plain, spellings, instead)
     return body if cleaned == plain else cleaned
 
 
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
-def _spellings(secret: str) -> Iterator[str]:
-    # Its end alone as well: its first letters may be taken for those of an escape before it.
-    for part in (secret, secret[_SHOWN:]) if len(secret) >= 3 * _SHOWN else (secret,) * (len(secret) >= _SHOWN):
+def _encodings_of(secret: str) -> Iterator[str]:
+    # The end alone, too: an escape before it may absorb its first characters.
+    for part in (
+        (secret, secret[_MIN_LEAK_CHARS:])
+        if len(secret) >= 3 * _MIN_LEAK_CHARS
+        else (secret,) * (len(secret) >= _MIN_LEAK_CHARS)
+    ):
         plain = unquote(part)
         yield from (part, plain, quote(part, safe=""))
-        yield plain.replace("/", r"\/")  # as scripts in a page have it
+        yield plain.replace("/", r"\/")  # as in a page's scripts
         yield _ESCAPE.sub(lambda escape: escape[0].lower(), part)
 
 
-def _parts(scheme: str, sent: str) -> list[str]:
+def _secret_parts(scheme: str, sent: str) -> list[str]:
     """A token, or the API key and secret that make up Basic credentials, besides the whole of them."""
     try:
         pair = b64decode(sent, validate=True).decode() if scheme == "Basic" else ""
-    except (binascii.Error, UnicodeDecodeError):  # not of our making
+    except (binascii.Error, UnicodeDecodeError):  # not built by token_request
         pair = ""
     halves = pair.split(":")
     return [sent, *halves, *map(unquote, halves)]
 
 
-def _replaced(body: bytes, spellings: set[bytes], instead: bytes) -> bytes:
-    for spelling in sorted(spellings, key=len, reverse=True):  # the longest first: one may be a part of another
+def _redact(body: bytes, spellings: set[bytes], instead: bytes) -> bytes:
+    for spelling in sorted(spellings, key=len, reverse=True):  # longest first: one may contain another
         body = body.replace(spelling, instead)
-        if spelling[:_SHOWN] in body:  # An answer may break off within its echo.
-            shown = next((end for end in range(len(spelling), _SHOWN - 1, -1) if body.endswith(spelling[:end])), 0)
+        if spelling[:_MIN_LEAK_CHARS] in body:  # The body may be cut within its echo.
+            shown = next(
+                (end for end in range(len(spelling), _MIN_LEAK_CHARS - 1, -1) if body.endswith(spelling[:end])), 0
+            )
             body = body[: len(body) - shown] + instead * bool(shown)
     return body
 
 
-def _unescaped(body: bytes) -> bytes:
+def _decode_escapes(body: bytes) -> bytes:
     try:
         return json.dumps(json.loads(body), ensure_ascii=False).encode(errors="replace")
     except (ValueError, RecursionError):
-        # Escapes for a token's letters, in what is no JSON; perhaps because it breaks off, within an escape even.
-        return _LETTER.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or b"", body)
+        # Not JSON, possibly because it is cut, even within an escape.
+        return _JSON_ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or b"", body)
 
 
-_LETTER = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|(/)|(?:u[0-9a-fA-F]{0,3})?\Z)")
+_JSON_ESCAPE = re.compile(rb"\\(?:u00([0-7][0-9a-fA-F])|(/)|(?:u[0-9a-fA-F]{0,3})?\Z)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import reprlib
 from base64 import b64encode
 from collections.abc import Iterable
@@ -11,9 +12,17 @@ from urllib.parse import quote, urlsplit
 from twusage._version import __version__
 from twusage.errors import ConfigurationError, InvalidRequestError
 from twusage.models import UsageField
-from twusage.protocol.messages import Headers, Request, as_headers, visible
+from twusage.protocol.messages import Headers, Request, as_headers, is_visible_ascii
 
-__all__ = ["DEFAULT_BASE_URL", "TOKEN_PATH", "authorize", "check_base_url", "quoted", "token_request", "usage_request"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "TOKEN_PATH",
+    "authorize",
+    "check_base_url",
+    "short_repr",
+    "token_request",
+    "usage_request",
+]
 
 DEFAULT_BASE_URL = "https://api.twitter.com"
 USAGE_PATH = "/2/usage/tweets"
@@ -23,18 +32,21 @@ _DAILY = (UsageField.DAILY_CLIENT_APP_USAGE, UsageField.DAILY_PROJECT_USAGE)
 
 
 def usage_request(
-    *, days: int | None = None, fields: Iterable[UsageField | str] | None = None, base_url: str = DEFAULT_BASE_URL
+    *,
+    days: int | None = None,
+    fields: Iterable[UsageField | str] | None = None,
+    base_url: str = DEFAULT_BASE_URL,
 ) -> Request:
     """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
 
     Args:
-        days: how many days of daily usage, 1 to 90; the API gives 7 when it is left out.
-        fields: what to ask for beyond the summary; without it, ``days`` asks for both daily fields, because ``days``
-            alone changes nothing in the answer.
+        days: number of days of daily usage, 1 to 90 (the API's default: 7).
+        fields: what to request beyond the summary (default with ``days``: both daily fields, because ``days`` alone
+            does not change the response).
         base_url: as ``check_base_url`` returned it.
 
     Raises:
-        InvalidRequestError: quotes the value that is wrong.
+        InvalidRequestError: quotes the invalid value.
     """
     query = []
     if days is not None:
@@ -51,8 +63,8 @@ def _usage_request(base_url: str, query: str) -> Request:
     return Request("GET", f"{url}?{query}" if query else url, _FIXED_HEADERS)
 
 
-def quoted(value: object) -> str:
-    """A value as an error shows it: short, whatever it is."""
+def short_repr(value: object) -> str:
+    """Return a truncated repr for error messages; never raises."""
     try:
         return reprlib.repr(value)
     except Exception:  # noqa: BLE001 - an int of more digits than Python writes; a repr that fails
@@ -60,30 +72,36 @@ def quoted(value: object) -> str:
 
 
 def _checked_days(days: object) -> int:
-    # A bool is an int to Python, but nobody means days=True.
-    if type(days) is not int:
-        raise InvalidRequestError(f"days must be an int between 1 and 90, got {quoted(days)}")
-    if not 1 <= days <= 90:
-        raise InvalidRequestError(f"days must be between 1 and 90, got {quoted(days)}")
-    return days
+    # A bool is an int to Python, but nobody means days=True. ``index`` accepts the whole numbers of other libraries.
+    try:
+        number = operator.index(days)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or type(days).__name__ in {"bool", "bool_"}:
+        raise InvalidRequestError(f"days must be an int between 1 and 90, got {short_repr(days)}")
+    if not 1 <= number <= 90:
+        raise InvalidRequestError(f"days must be between 1 and 90, got {short_repr(days)}")
+    return number
 
 
 def _checked_fields(fields: object) -> tuple[UsageField, ...]:
-    if isinstance(fields, str) or not isinstance(fields, Iterable):
-        raise InvalidRequestError(f"fields must be a list of UsageField, got {quoted(fields)}")
+    if isinstance(fields, str):
+        fields = (fields,)
+    if not isinstance(fields, Iterable):
+        raise InvalidRequestError(f"fields must be a list of UsageField, got {short_repr(fields)}")
     wanted = set()
     for name in fields:
         try:
             wanted.add(UsageField(name))
         except ValueError:
             known = ", ".join(UsageField)
-            raise InvalidRequestError(f"fields must be among {known}; got {quoted(name)}") from None
+            raise InvalidRequestError(f"fields must be among {known}; got {short_repr(name)}") from None
     return tuple(name for name in UsageField if name in wanted)
 
 
 def authorize(request: Request, token: str) -> Request:
     """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
-    headers = as_headers(request.headers).with_one_more("authorization", f"Bearer {token}")
+    headers = as_headers(request.headers).replacing("authorization", f"Bearer {token}")
     return Request(request.method, request.url, headers, request.body)
 
 
@@ -104,7 +122,7 @@ def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE
 
 def check_base_url(base_url: object, *, name: str = "base_url") -> str:
     """The base URL without a trailing slash. ``name`` is what an error calls it: that of a variable, which is not
-    quoted, for somebody may have put a token there.
+    short_repr, for somebody may have put a token there.
 
     Raises:
         ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
@@ -114,7 +132,7 @@ def check_base_url(base_url: object, *, name: str = "base_url") -> str:
         raise ConfigurationError(f"{name} must be a str, got {type(base_url).__name__}")
     if "@" in base_url:  # Not quoted: what stands before it is a password.
         raise ConfigurationError(f"{name} must not hold a user name or a password; give the token to the client")
-    shown = f", got {quoted(base_url)}" if name == "base_url" else ""
+    shown = f", got {short_repr(base_url)}" if name == "base_url" else ""
     scheme, host = _scheme_and_host(base_url)
     if host and max(map(len, host.split("."))) > _LONGEST_LABEL:
         raise ConfigurationError(f"{name} has no host but something longer: a token?")
@@ -130,7 +148,7 @@ _LONGEST_LABEL = 63
 
 
 def _scheme_and_host(url: str) -> tuple[str, str | None]:
-    if "?" in url or "#" in url or not visible(url):
+    if "?" in url or "#" in url or not is_visible_ascii(url):
         return "", None
     try:
         parts = urlsplit(url)

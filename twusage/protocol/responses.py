@@ -12,6 +12,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from attrs import define
+
 from twusage import json_reader
 from twusage.errors import (
     ApiError,
@@ -30,69 +32,99 @@ from twusage.errors import (
 )
 from twusage.models import EPOCH, Problem, RateLimit, Usage
 from twusage.plain import plain_usage, utc_day
-from twusage.protocol.messages import QUOTES, Request, Response, as_headers, visible
-from twusage.protocol.redaction import without_credentials
+from twusage.protocol.messages import QUOTES, Request, Response, as_headers, is_visible_ascii
+from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import TOKEN_PATH
 
-__all__ = ["read_date", "read_rate_limit", "read_token", "read_usage"]
+__all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_token", "read_usage"]
 
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 
 
-def read_rate_limit(response: Response) -> RateLimit | None:
-    """The app's window at this endpoint, from the ``x-rate-limit-*`` headers.
+@define
+class Reading:
+    """What one response means, read once: the window it reports, the server's time, and the error, if it is one."""
 
-    ``None`` unless all three are plain digits: a number that is not plainly one would be a guess. ``None`` too for a
-    capped month: seen live, its headers are those of the endpoints that read posts (39,999 calls left).
+    response: Response
+    request: Request | None
+    fetched_at: dt.datetime | None
+    rate_limit: RateLimit | None
+    """This endpoint's window, or ``None`` if the response does not report it."""
+    server_time: float | None
+    """The ``Date`` header, in epoch seconds."""
+    error: TwUsageError | None
+
+    def usage(self) -> Usage:
+        """Return the decoded usage, or raise the error that the response means."""
+        if self.error is not None:
+            raise self.error
+        body = redact_credentials(self.response.body, self.request)
+        if not body:
+            raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
+        fetched_at = self.fetched_at or EPOCH
+        usage = plain_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
+        if usage is None:
+            document = json_reader.decode_document(body)
+            if document.get("data") is None and document.get("errors"):
+                raise _error_from_response(self.response, self.request, self.fetched_at)
+            from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
+
+            usage = usage_from(document, rate_limit=self.rate_limit, fetched_at=fetched_at)
+        return usage
+
+
+def read_response(
+    response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None
+) -> Reading:
+    """Read status, problem, rate limit and date of a response, each once. See ``read_usage`` for the arguments.
+
+    A ``QuotaError`` reports no window, because captures show it with the headers of another one (40,000 calls).
     """
-    if response.status == 429:
-        kind = _kind(response.status, json_reader.decode_problem(response.body))
-        if issubclass(kind, QuotaError):
-            return None
-    return _headers_rate_limit(response.headers)
+    date = read_date(response)
+    server_time = None if date is None else date.timestamp()
+    if response.status == HTTPStatus.OK:
+        rate_limit = _headers_rate_limit(response.headers)
+        return Reading(response, request, fetched_at, rate_limit, server_time, None)
+    error = _error_from_response(response, request, fetched_at)
+    rate_limit = None if isinstance(error, QuotaError) else _headers_rate_limit(response.headers)
+    return Reading(response, request, fetched_at, rate_limit, server_time, error)
+
+
+def read_rate_limit(response: Response) -> RateLimit | None:
+    """Return the app's window at this endpoint, from the ``x-rate-limit-*`` headers.
+
+    ``None`` unless all three are plain digits, and ``None`` for a ``QuotaError``: see ``read_response``.
+    """
+    return read_response(response).rate_limit
 
 
 def _headers_rate_limit(headers: Mapping[str, str]) -> RateLimit | None:
-    values = as_headers(headers).texts("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
+    values = as_headers(headers).get_many("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
     return _rate_limit(*values)
 
 
 def read_date(response: Response) -> dt.datetime | None:
-    """The server's own clock, from the ``Date`` header: whole seconds, UTC."""
+    """Return the server's time from the ``Date`` header: whole seconds, UTC."""
     return _http_date(response.headers.get("date"))
 
 
 def read_usage(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> Usage:
-    """The usage, or the error that the response means.
+    """Return the usage, or raise the error that the response means.
 
     Args:
-        response: what the transport brought back.
-        request: what was sent. Whatever of its credentials an answer echoes is taken out of all that is read here;
-            only an error's ``headers`` and ``body`` hold what came.
-        fetched_at: when the answer came: ``Usage.fetched_at``, and the start of ``Retry-After`` where there is no date.
+        response: what the transport returned.
+        request: what was sent. Its credentials are redacted from everything that is read here; only an error's
+            ``headers`` and ``body`` hold the raw response.
+        fetched_at: when the response arrived: ``Usage.fetched_at``, and the start of ``Retry-After`` without a date.
 
     Raises:
         ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
-        RateLimitedError: the 15-minute window is spent.
-        DecodeError: a 200 whose body is not what the API json_reader.
-        ProtocolError: a redirect, an answer without a body, a status that HTTP does not have.
+        RateLimitedError: no calls are left in the 15-minute window.
+        DecodeError: the body of a 200 does not match the documented schema.
+        ProtocolError: a redirect, a 200 without a body, an invalid status.
     """
-    if response.status != 200:
-        raise _refusal(response, request, fetched_at)
-    body = without_credentials(response.body, request)
-    if not body:
-        raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
-    rate_limit, fetched_at = _headers_rate_limit(response.headers), fetched_at or EPOCH
-    usage = plain_usage(body, rate_limit=rate_limit, fetched_at=fetched_at)
-    if usage is None:
-        document = json_reader.decode_document(body)
-        if document.get("data") is None and document.get("errors"):
-            raise _refusal(response, request, fetched_at)
-        from twusage.codec import usage_from  # here, because cattrs takes 20 ms to load, and is mostly not needed
-
-        usage = usage_from(document, rate_limit=rate_limit, fetched_at=fetched_at)
-    return usage
+    return read_response(response, request=request, fetched_at=fetched_at).usage()
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
@@ -106,11 +138,11 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
         ProtocolError: as in ``read_usage``.
     """
     if response.status != HTTPStatus.OK:
-        raise _refusal(response, request, fetched_at, minting=True)
+        raise _error_from_response(response, request, fetched_at, is_token_request=True)
     token = _token_in(response.body)
     if token is None:
         raise DecodeError(
-            f"$.access_token: the answer to POST {TOKEN_PATH} holds no bearer token",
+            f"$.access_token: the response to POST {TOKEN_PATH} contains no bearer token",
             path="$.access_token",
             retry_once=True,
         )
@@ -126,26 +158,26 @@ def _token_in(body: bytes) -> str | None:
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
     quoted_itself = token[:1] in QUOTES or token[-1:] in QUOTES  # The empty text is in it, too.
-    return None if quoted_itself or not visible(token) else token
+    return None if quoted_itself or not is_visible_ascii(token) else token
 
 
-def _refusal(
-    response: Response, request: Request | None, now: dt.datetime | None, *, minting: bool = False
+def _error_from_response(
+    response: Response, request: Request | None, now: dt.datetime | None, *, is_token_request: bool = False
 ) -> TwUsageError:
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
         return ProtocolError(
-            f"the server answered with a redirect ({status}), which this API never does; it was not followed. "
+            f"unexpected redirect (status {status}); it was not followed, because this API never redirects. "
             "Check base_url"
         )
     if not (status == HTTPStatus.OK or 400 <= status < 600):
-        return ProtocolError(f"the server answered with status {status}, which means nothing here", retry_once=True)
-    # A large one is no problem document, and to look through it takes time.
+        return ProtocolError(f"unexpected status {status}", retry_once=True)
+    # A large body is not a problem document, and searching it takes time.
     large = len(response.body) > json_reader.MOST_PROBLEM
-    problem = json_reader.decode_problem(b"" if large else without_credentials(response.body, request))
+    problem = json_reader.decode_problem(b"" if large else redact_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
-    kind = _kind(status, problem)
-    if minting and kind in {BadRequestError, ForbiddenError}:  # Wrong keys are a 403 there.
+    kind = _error_class(status, problem)
+    if is_token_request and kind in {BadRequestError, ForbiddenError}:  # The token endpoint returns 403 for wrong keys.
         kind = AuthenticationError
     request_id = response.headers.get("x-transaction-id")
     answer: dict[str, Any] = {
@@ -161,25 +193,25 @@ def _refusal(
         answer["reset_date"] = day = utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
-        answer["window_spent"] = spent = not minting and _window_spent(response, problem)
-        answer |= _retry(response, now, rate_limit if spent or minting else None)
+        answer["window_exhausted"] = spent = not is_token_request and _is_window_exhausted(response, problem)
+        answer |= _retry_hints(response, now, rate_limit if spent or is_token_request else None)
     elif kind is ServerError:
-        answer |= _retry(response, now, None)
-    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_spent", True) else _ANOTHER_LIMIT
-    if minting:
-        answer["rate_limit"] = None  # that of the tokens
-        what_to_do = _MINTING.get(kind, what_to_do)
-    return kind(_sentence(status, problem, what_to_do, answer.get("retry_at")), **answer)
+        answer |= _retry_hints(response, now, None)
+    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_exhausted", True) else _OTHER_LIMIT_ADVICE
+    if is_token_request:
+        answer["rate_limit"] = None  # the token endpoint's
+        what_to_do = _TOKEN_ADVICE.get(kind, what_to_do)
+    return kind(_message(status, problem, what_to_do, answer.get("retry_at")), **answer)
 
 
-def _window_spent(response: Response, problem: Problem) -> bool:
-    """A 429 that leaves calls in the window is about something else, unless it names the window."""
+def _is_window_exhausted(response: Response, problem: Problem) -> bool:
+    """True unless the 429 leaves calls in the window and does not name it."""
     remaining = _digits(response.headers.get("x-rate-limit-remaining"))
-    return not remaining or RateLimitedError in (_BY_TYPE.get(_segment(problem)), _BY_CODE.get(_code(problem)))
+    return not remaining or RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
 
 
-def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
-    """When to come back: the larger of the window's reset and ``Retry-After``, by the server's own clock."""
+def _retry_hints(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
+    """Return when to retry: the larger of the window's reset and ``Retry-After``, by the server's clock."""
     now = read_date(response) or now
     asked = response.headers.get("retry-after")
     date = _http_date(asked)
@@ -191,14 +223,14 @@ def _retry(response: Response, now: dt.datetime | None, rate_limit: RateLimit | 
     if (seconds := _digits(asked)) is not None:
         waits.append(seconds)
     wait = max(waits, default=None)
-    if wait is not None and wait > _DAY:  # No limit of this API lasts that long. After one window we shall know.
+    if wait is not None and wait > _DAY:  # Implausible (over a day): wait one window and check again.
         wait = _WINDOW
     if now is None or wait is None:
-        return {"retry_at": _instant(max(instants, default=None)), "retry_after": wait}
-    return {"retry_at": _instant(now.timestamp() + wait), "retry_after": max(0.0, wait)}
+        return {"retry_at": _datetime_or_none(max(instants, default=None)), "retry_after": wait}
+    return {"retry_at": _datetime_or_none(now.timestamp() + wait), "retry_after": max(0.0, wait)}
 
 
-def _instant(seconds: float | None) -> dt.datetime | None:
+def _datetime_or_none(seconds: float | None) -> dt.datetime | None:
     try:
         return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
     except (ValueError, OverflowError, OSError):  # past the year 9999
@@ -232,18 +264,18 @@ _BY_STATUS: dict[int, type[ApiError | RateLimitedError]] = {
 }
 
 
-def _kind(status: int, problem: Problem) -> type[ApiError | RateLimitedError]:
+def _error_class(status: int, problem: Problem) -> type[ApiError | RateLimitedError]:
     title = (problem.title or "").replace(" ", "").lower()
     return (
         _BY_TITLE.get(title)
-        or _BY_TYPE.get(_segment(problem))
+        or _BY_TYPE.get(_type_slug(problem))
         or _BY_CODE.get(_code(problem))
         or _BY_STATUS.get(status)
         or (ServerError if status >= 500 else ApiError)
     )
 
 
-def _segment(problem: Problem) -> str:
+def _type_slug(problem: Problem) -> str:
     return (problem.type or "").rstrip("/").rpartition("/")[2].lower()
 
 
@@ -253,50 +285,50 @@ def _code(problem: Problem) -> int | None:
 
 
 _WHAT_TO_DO: dict[type[TwUsageError], str] = {
-    BadRequestError: "The API refuses a parameter of the request; problem.extra['errors'] says which",
+    BadRequestError: "The API rejects a parameter of the request; problem.extra['errors'] names it",
     AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
     ForbiddenError: "This endpoint takes the app-only bearer token of an app that is attached to a project",
-    CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; retrying is useless",
+    CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; a retry fails until then",
     SpendCapReachedError: "Raise the spending limit in the developer console, or wait for the next billing cycle",
-    UsageCapExceededError: "The project's monthly cap of reads is used up; retrying is useless until it resets",
-    RateLimitedError: "The app's 15-minute window is spent",
-    ServerError: "The API is in trouble; try again later",
-    ApiError: "The API does not give the usage; check base_url",
+    UsageCapExceededError: "The project's monthly cap of reads is used up; a retry fails until it resets",
+    RateLimitedError: "No calls are left in the app's 15-minute window",
+    ServerError: "The API is unavailable; retry later",
+    ApiError: "The API did not return the usage; check base_url",
 }
 
-# The same, where a token was asked for.
-_MINTING: dict[type[TwUsageError], str] = {
+# The same for a token request.
+_TOKEN_ADVICE: dict[type[TwUsageError], str] = {
     AuthenticationError: "Use the app's API key and secret (consumer keys) from the developer portal, not its OAuth 2 "
-    "client id and secret; where they are right, tokens were asked for too often",
-    RateLimitedError: "Too many tokens were asked for; keep one AppOnlyAuth for all clients of the app, or give the "
+    "client id and secret. If they are right, tokens were requested too often",
+    RateLimitedError: "Too many tokens were requested; share one AppOnlyAuth among all clients of the app, or use the "
     "bearer token itself",
-    ApiError: "The API gives no token; check base_url",
+    ApiError: "The API did not return a token; check base_url",
 }
-_ANOTHER_LIMIT = "Calls are left in the app's 15-minute window: some other limit was met. Try again in half a minute"
+_OTHER_LIMIT_ADVICE = "The app's 15-minute window has calls left: this is another limit. Try again in 30 seconds"
 
 
-def _sentence(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
+def _message(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
     said = ": ".join(dict.fromkeys(json_reader.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
     when = f" (not before {retry_at:%Y-%m-%d %H:%M:%S} UTC)" if retry_at else ""
-    return f"{status} {said.rstrip('.') or _phrase(status)}. {what_to_do}{when}."
+    return f"{status} {said.rstrip('.') or _reason_phrase(status)}. {what_to_do}{when}."
 
 
-def _phrase(status: int) -> str:
+def _reason_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "without a known meaning"
+        return "Unknown Status"
 
 
 def _clean(text: str, request: Request | None) -> str:
-    # A header that is no UTF-8 comes with its bytes smuggled in as half characters: these become question marks.
-    return json_reader.excerpt(without_credentials(text.encode(errors="replace"), request).decode())[1:-1]
+    # aiohttp decodes non-UTF-8 header bytes with surrogateescape; replace them with "?".
+    return json_reader.excerpt(redact_credentials(text.encode(errors="replace"), request).decode())[1:-1]
 
 
-@lru_cache(maxsize=64)  # Each answer's are read twice: for the window, and for who asked.
+@lru_cache(maxsize=64)  # Responses within a second repeat the same values.
 def _rate_limit(*texts: str | None) -> RateLimit | None:
     limit, remaining, reset = map(_digits, texts)
-    reset_at = _instant(reset)
+    reset_at = _datetime_or_none(reset)
     if limit is None or remaining is None or reset_at is None:
         return None
     return RateLimit(limit, remaining, reset_at)
@@ -306,7 +338,7 @@ def _digits(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
-@lru_cache(maxsize=64)  # A date is the same for a whole second, and slow to read.
+@lru_cache(maxsize=64)  # Slow to parse, and the same for a whole second.
 def _http_date(text: str | None) -> dt.datetime | None:
     try:
         date = parsedate_to_datetime(text or "")

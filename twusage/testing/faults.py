@@ -18,6 +18,8 @@ from twusage.protocol import Response
 
 __all__ = ["Breakage", "Fault", "problem"]
 
+# Captures of quota errors carry the headers of another window than this endpoint's.
+_OTHER_WINDOW = {"x-rate-limit-limit": "40000", "x-rate-limit-remaining": "39999"}
 _PROBLEMS = "https://api.twitter.com/2/problems/"
 
 
@@ -117,7 +119,7 @@ class Fault:
                 "detail": "Usage cap exceeded: Monthly product cap",
                 "type": f"{_PROBLEMS}usage-capped",
             },
-            {"x-rate-limit-limit": "40000", "x-rate-limit-remaining": "39999"},
+            _OTHER_WINDOW,
         )
 
     @classmethod
@@ -133,6 +135,7 @@ class Fault:
                 "request.",
                 "type": f"{_PROBLEMS}credits",
             },
+            _OTHER_WINDOW,
         )
 
     @classmethod
@@ -149,6 +152,7 @@ class Fault:
                 "account_id": 1,
                 "type": f"{_PROBLEMS}credits",
             },
+            _OTHER_WINDOW,
         )
 
     @classmethod

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from twusage import errors
 from twusage.errors import DecodeError, TransportError
 from twusage.json_reader import decode_document
-from twusage.protocol import Request, Response, without_credentials
+from twusage.protocol import Request, Response, redact_credentials
 from twusage.transport import Transport
 
 __all__ = ["RecordingTransport", "ReplayTransport"]
@@ -121,8 +121,8 @@ def _key(request: Request) -> str:
 def _written(request: Request, response: Response) -> dict[str, object]:
     headers = {name: value for name, value in response.headers.items() if _KEPT_HEADERS.fullmatch(name)}
     # As text once more, so that an echo of the credentials is found in whatever field it stands.
-    cleaned = json.loads(without_credentials(json.dumps(headers).encode(), request))
-    body = without_credentials(response.body, request)
+    cleaned = json.loads(redact_credentials(json.dumps(headers).encode(), request))
+    body = redact_credentials(response.body, request)
     return {"status": response.status, "headers": cleaned} | _written_body(body)
 
 
