@@ -741,7 +741,15 @@ class TestTooMuch:
             assert len((await transport.send(server.request(), timeout=AT_ONCE)).body) == 2**20
         assert max(sizes) == 2**16
 
-    @pytest.mark.parametrize("encode", [answer, lambda body: zipped(gzip.compress(body))], ids=["plain", "gzip"])
+    @pytest.mark.parametrize(
+        "encode",
+        [
+            answer,
+            lambda body: zipped(gzip.compress(body)),
+            lambda body: CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
+        ],
+        ids=["plain", "gzip", "chunk"],
+    )
     async def test_max_body_is_the_callers(self, serve: Serve, encode: Callable[[bytes], bytes]) -> None:
         """Just as much as max_body is fine, a byte more is not, compressed or plain."""
         transport = AiohttpTransport(max_body=1000)
