@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ from twusage import (
     TwUsageError,
     UsageClient,
 )
-from twusage.auth import TokenProvider, as_secret, auth_from_env
+from twusage.auth import TokenEndpoint, TokenProvider, as_auth, as_secret, auth_from_env
 from twusage.retry import retry_budgets_for_running_loop
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
@@ -197,12 +197,9 @@ class HandMade:
         return TOKEN
 
 
-async def no_mint(_: Secret, __: Secret) -> Secret:
-    raise AssertionError("nobody has to ask for a token here")
-
-
 def credentials(auth: object) -> TokenProvider:
-    return TokenProvider(auth, no_mint)
+    """The tokens of a client whose transport must not be used."""
+    return TokenProvider(as_auth(auth), cast(TokenEndpoint, None))
 
 
 class TestCredentials:

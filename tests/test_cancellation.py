@@ -22,6 +22,7 @@ from twusage import (
     Usage,
     UsageClient,
 )
+from twusage.auth import TokenEndpoint
 from twusage.cache import _SingleFlight
 from twusage.clock import Clock
 from twusage.limiter import _LocalSlot
@@ -527,7 +528,7 @@ def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
-    mint = UsageClient._fetch_token
+    mint = TokenEndpoint.fetch_token
 
     async def confusing(self: Any, *given: Any) -> Any:
         try:
@@ -535,7 +536,7 @@ def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
         except asyncio.CancelledError:
             raise ClientClosedError("somebody was cancelled") from None
 
-    patch.setattr(UsageClient, "_fetch_token", confusing)
+    patch.setattr(TokenEndpoint, "fetch_token", confusing)
 
 
 async def sweep_all(scenario: Scenario) -> None:

@@ -218,6 +218,12 @@ class TestTable:
         assert lines[0].startswith("  1   30,000  100.0%  ██")
         assert lines[1].rstrip() == "  2  unknown"
 
+    def test_an_app_without_rows(self) -> None:
+        """An app of which the API sent no rows, and said so, has read 0 posts, not an unknown number."""
+        apps = (ClientAppUsage("1", series("2024-06-06", 30_000), 1), ClientAppUsage("2", DailySeries(), 0))
+        lines = page(Usage(daily_client_app_usage=apps), by_app=True)[-2:]
+        assert lines[1].rstrip() == "  2       0    0.0%"
+
     def test_zero_reads(self) -> None:
         """Zero is a number: shown as 0, without a bar and without a share of nothing."""
         apps = (ClientAppUsage("1", series("2024-06-06", 0)),)

@@ -37,6 +37,7 @@ from twusage import (
     Wait,
 )
 from twusage.cache import _CACHE_SIZE
+from twusage.monitor import cycle_of
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 
@@ -367,7 +368,7 @@ def test_a_timeout_without_sense_is_refused(timeout: Any) -> None:
     {
         "transport": "send and aclose",
         "limiter": "slot",
-        "retry": "run",
+        "retry": "retries",
         "clock": "time and monotonic and sleep",
     }.items(),
 )
@@ -814,7 +815,7 @@ async def test_a_client_that_closes_in_the_step_of_a_call_opens_nothing() -> Non
     await client.aclose()
     with pytest.raises(ClientClosedError):
         await call
-    assert client._transport is None
+    assert client._transport._session is None  # type: ignore[attr-defined]
 
 
 async def test_an_error_of_somebody_elses_is_shared_as_it_is(api: FakeApi) -> None:
@@ -864,7 +865,7 @@ async def test_a_transport_of_the_callers_stays_open(api: FakeApi) -> None:
 
 
 async def test_a_transport_of_its_own_is_closed(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
-    """Without transport= it opens an AiohttpTransport at the first call, and closes it."""
+    """Without transport= the client makes an AiohttpTransport, and closes it."""
     closed = []
     close = AiohttpTransport.aclose
 
@@ -878,9 +879,6 @@ async def test_a_transport_of_its_own_is_closed(monkeypatch: pytest.MonkeyPatch,
         with pytest.raises(ConnectError):
             await client.get_usage()
     assert len(closed) == 1
-    async with UsageClient("AAAA"):
-        pass
-    assert len(closed) == 1, "what was never opened needs no closing"
 
 
 # -- The environment ---------------------------------------------------------------------------------------------------
@@ -961,14 +959,6 @@ def test_without_a_loop(api: FakeApi) -> None:
             call().send(None)
 
 
-async def test_nothing_is_opened_behind_the_closing() -> None:
-    """A call that goes on in the very step of the closing opens no connections, which nobody would close."""
-    client = UsageClient("token")
-    await client.aclose()
-    with pytest.raises(ClientClosedError, match="during this call"):
-        client._get_transport()
-
-
 @pytest.mark.parametrize(
     "fault", [Fault.credits_depleted(), Fault.spend_cap_reached(), Fault.usage_capped()], ids=lambda fault: fault.name
 )
@@ -1007,3 +997,16 @@ async def test_an_outage_ends_for_all_that_wait(api: FakeApi, clock: VirtualCloc
         outcomes = await asyncio.gather(*(client.get_usage() for _ in range(50)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ConnectError}
     assert clock.monotonic() <= 200.0
+
+
+async def test_a_used_up_cap_has_a_date(client: UsageClient, api: FakeApi) -> None:
+    """``retry_at`` is the reset of the cycle, once a response has reported ``cap_reset_day``."""
+    api.fail(Fault.usage_capped(), times=1)
+    with pytest.raises(UsageCapExceededError) as first:
+        await client.get_usage()
+    usage = await client.get_usage()
+    api.fail(Fault.usage_capped(), times=1)
+    with pytest.raises(UsageCapExceededError) as later:
+        await client.get_usage()
+    assert first.value.retry_at is None
+    assert later.value.retry_at == cycle_of(usage).resets_at  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 import string
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage, plain
-from twusage.codec import decode_usage, usage_from
+from twusage import ClientAppUsage, DailySeries, DecodeError, Problem, ProjectUsage, RateLimit, Usage, json_reader
+from twusage.codec import decode_usage
 from twusage.json_reader import decode_document, decode_problem, excerpt, problem_from
+from twusage.protocol import authorize, usage_request
+from twusage.testing import FakeApi
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
@@ -51,14 +54,27 @@ UNCOUNTED = evolve(
 )
 
 
-@pytest.fixture(params=["json", "msgspec"], autouse=True, scope="module")
-def reader(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All that is here holds with either reader of JSON."""
-    if request.param not in plain._readers():
+BAD_COUNTS = [" 12 ", "12 ", "1_000", "٣", "1.0", "1e3", "+1", "-1", "", "0x10", "²", "1,000", "12\n", "9" * 101]
+BAD_COUNT_VALUES = [*BAD_COUNTS, 12.7, 7.0, 1e3, True, False, [], {}, ["1"], -1, 10**100]
+BAD_DATES = [
+    *("2023-W44-3", "2023-02-30", "2023-11-01T00:00:00", "2023-11-01 00:00:00Z", "20231101", "2023-11-1", "", "now"),
+    *("2023-11-01T00:00:00.000z", "2023-11-01T", "2023-11-01Z", " 2023-11-01", "2023-11-01\n", "٢٠٢٣-11-01"),
+    *("2023-11-01T25:00:00Z", "2023-11-01T00:00:00+99:00", "2023-305", "0000-01-01", "2023-13-01", "-2023-11-01"),
+    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-14:00", "2023-11-01T00:00:00.Z", "2023-11-01T00:00:00+1"),
+    *(1698796800, 20231101, 0.5, True, [], {}, ["2023-11-01"]),
+]
+
+FAST_PARSER = json_reader._parser
+PARSERS = {"json": json_reader._parse_with_json, "installed": json_reader._parser()}
+
+
+@pytest.fixture(params=PARSERS, autouse=True, scope="module")
+def parser(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All tests of this file hold with either JSON parser."""
+    if request.param == "installed" and PARSERS["json"] is PARSERS["installed"]:
         pytest.skip("msgspec is not installed: the extra speed")
     with pytest.MonkeyPatch.context() as patch:
-        reader = plain._readers()[request.param]
-        patch.setattr(plain, "_reader", lambda: reader)
+        patch.setattr(json_reader, "_parser", lambda: PARSERS[request.param])
         yield
 
 
@@ -236,6 +252,7 @@ class TestLeaves:
             ("2023-11-01T00:00:00Z", NOVEMBER_1),
             ("2023-11-01T00:00Z", NOVEMBER_1),
             ("2023-11-01T23:59:59.999999999Z", NOVEMBER_1),
+            ("2023-11-01T23:59:60.99999999999999Z", NOVEMBER_1),
             ("2023-11-01T00:00:00+00:00", NOVEMBER_1),
             ("2023-11-01T00:30:00+01:00", dt.date(2023, 10, 31)),
             ("2023-11-01T23:30:00-0100", NOVEMBER_2),
@@ -266,6 +283,21 @@ class TestLeaves:
     def test_reset_days(self, value: object, day: int) -> None:
         """The reset day is a day of the month, as a number or as text."""
         assert decoded(cap_reset_day=value).cap_reset_day == day
+
+    @pytest.mark.parametrize(
+        "value",
+        [0, 32, 306, 2**31, "0", "32", "x", "", -1, *BAD_COUNTS[:8], True, 12.7, 5.0, 10**100, [], {}],
+        ids=ascii,
+    )
+    def test_reset_days_of_no_month(self, value: object) -> None:
+        """Any other reset day is unknown, and kept as it came: the vendor's schema counts days left, without bounds."""
+        usage = decode_usage(encoded({"data": live()["data"] | {"cap_reset_day": value}}))
+        assert usage == evolve(EXPECTED, cap_reset_day=None, extra={"cap_reset_day": value})
+
+    def test_a_reset_day_beside_the_data(self) -> None:
+        """A field of that name beside the data is kept under another path."""
+        usage = decode_usage(b'{"data": {"cap_reset_day": 32}, "cap_reset_day": 5}')
+        assert usage == Usage(extra={"cap_reset_day": 32, "$.cap_reset_day": 5})
 
     @pytest.mark.parametrize("value", [PROJECT_ID, int(PROJECT_ID)])
     def test_ids_exceed_every_integer(self, value: object) -> None:
@@ -365,23 +397,72 @@ class TestBesideTheData:
             RateLimit(50, 49, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
             dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
         )
-        assert usage_from(live(), rate_limit=rate_limit, fetched_at=now) == evolve(
+        assert decode_usage(fixture("usage_live"), rate_limit=rate_limit, fetched_at=now) == evolve(
             EXPECTED, rate_limit=rate_limit, fetched_at=now
         )
         assert decode_usage(fixture("usage_live")).fetched_at == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
+# -- Columns: rows as the live API sends them, and one oddity among them -----------------------------------------------
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        "counts",
+        [
+            ["0", "407", "7"],
+            [0, 407, 7],
+            ["0", 407, "7"],
+            ["0", None, "7"],
+            [None, 407, 7],
+            ["007", "407", "7"],
+            ["9" * 100, "7", "0"],
+            [10**100 - 1, 7, 0],
+        ],
+        ids=ascii,
+    )
+    def test_counts(self, counts: list[Any]) -> None:
+        """Strings, numbers, unknown ones and any mixture are the same counts."""
+        days = [dt.date(2024, 1, day) for day in (1, 2, 3)]
+        rows = [{"date": f"{day}", "usage": count} for day, count in zip(days, counts, strict=True)]
+        expected = DailySeries(tuple(days), tuple(None if count is None else int(count) for count in counts))
+        assert decoded(daily_project_usage={"usage": rows}).daily_project_usage == ProjectUsage(usage=expected)
+
+    @pytest.mark.parametrize("value", BAD_COUNT_VALUES, ids=ascii)
+    @pytest.mark.parametrize("good", ["5", 5], ids=ascii)
+    def test_one_bad_count_among_good_ones(self, good: object, value: object) -> None:
+        """One value that is not a count is refused, with its path."""
+        counts = [good, good, value, good]
+        rows = [{"date": f"2024-01-0{day}", "usage": count} for day, count in enumerate(counts, 1)]
+        error = refused(encoded({"data": {"daily_client_app_usage": [{}, {"usage": rows}]}}))
+        assert error.path == "$.data.daily_client_app_usage[1].usage[2].usage"
+        assert error.excerpt == excerpt(value)
+
+    @pytest.mark.parametrize("field", [{"x": 1}, {"x": "1"}, {"x": None}])
+    def test_an_unknown_field_among_the_rows(self, field: dict[str, object]) -> None:
+        """A row with a third field is a row, and the field is kept; also where another row lacks its count."""
+        rows: list[dict[str, object]] = [{"date": "2024-01-01", "usage": "1"}, {"date": "2024-01-02"} | field]
+        usage = decoded(daily_project_usage={"usage": rows})
+        days = (dt.date(2024, 1, 1), dt.date(2024, 1, 2))
+        assert usage.daily_project_usage == ProjectUsage(usage=DailySeries(days, (1, None)))
+        assert usage.extra == {f"daily_project_usage.usage[1].{name}": value for name, value in field.items()}
+
+    def test_apps_share_their_days(self) -> None:
+        """Ten apps with the same days keep them once, which makes a row small."""
+        api = FakeApi(apps=2)
+        usage = decode_usage(api.handle(authorize(usage_request(days=30), api.apps[0].token)).body)
+        assert usage.daily_project_usage is not None
+        first, *others = (app.usage.dates for app in usage.daily_client_app_usage)
+        assert all(dates is first for dates in others)
+        assert usage.daily_project_usage.usage.dates is first
+
+    def test_a_space_around(self) -> None:
+        """White space around a document is not part of it."""
+        assert decode_usage(b" " + fixture("usage_live") + b"\r\n") == EXPECTED
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
-BAD_COUNTS = [" 12 ", "12 ", "1_000", "٣", "1.0", "1e3", "+1", "-1", "", "0x10", "²", "1,000", "12\n", "9" * 101]
-BAD_COUNT_VALUES = [*BAD_COUNTS, 12.7, 7.0, 1e3, True, False, [], {}, ["1"], -1, 10**100]
-BAD_DATES = [
-    *("2023-W44-3", "2023-02-30", "2023-11-01T00:00:00", "2023-11-01 00:00:00Z", "20231101", "2023-11-1", "", "now"),
-    *("2023-11-01T00:00:00.000z", "2023-11-01T", "2023-11-01Z", " 2023-11-01", "2023-11-01\n", "٢٠٢٣-11-01"),
-    *("2023-11-01T25:00:00Z", "2023-11-01T00:00:00+99:00", "2023-305", "0000-01-01", "2023-13-01", "-2023-11-01"),
-    *("0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-14:00", "2023-11-01T00:00:00.Z", "2023-11-01T00:00:00+1"),
-    *(1698796800, 20231101, 0.5, True, [], {}, ["2023-11-01"]),
-]
 Place = Callable[[object], dict[str, object]]
 COUNT_PLACES: dict[str, Place] = {
     "project_cap": lambda value: {"project_cap": value},
@@ -445,13 +526,6 @@ class TestRefusedLeaves:
         error = refused(encoded({"data": {"daily_project_usage": mixed}}))
         assert error.path == "$.data.daily_project_usage[1].usage"
         assert "expected a list, got 7" in str(error)
-
-    @pytest.mark.parametrize("value", [0, 32, 99, "0", "32", -1, *BAD_COUNTS[:8], True, 5.0, [], {}], ids=ascii)
-    def test_reset_days(self, value: object) -> None:
-        """A reset day that no month has is refused: the schema that counts days left is wrong."""
-        error = refused(encoded({"data": {"cap_reset_day": value}}))
-        assert error.path == "$.data.cap_reset_day"
-        assert error.excerpt == excerpt(value)
 
     @pytest.mark.parametrize("value", BAD_DATES, ids=ascii)
     @pytest.mark.parametrize("path", DATE_PLACES)
@@ -593,7 +667,7 @@ class TestRefusedShapes:
         assert error.path == "$.data.daily_client_app_usage[1].usage[1].date"
         assert error.excerpt == '"2023-W44-3"'
 
-    @pytest.mark.parametrize("flaw", [b"true", b"NaN", b'"1_000"', b'{"k": 1, "k": 2}', b'"\\ud800"'])
+    @pytest.mark.parametrize("flaw", [b"true", b"NaN", b'"1_000"', b'"\\ud800"'])
     def test_stands_alone(self, flaw: bytes) -> None:
         """What a person reads is the error alone, not a private one or cattrs' above it."""
         error = refused(b'{"data": {"project_cap": ' + flaw + b"}}")
@@ -612,13 +686,6 @@ class TestRefusedJson:
             (b'{"data": {"project_cap": 1e999}}', "$.data.project_cap"),
             (b'{"data": {"unknown": [0, -1e999]}}', "$.data.unknown[1]"),
             (b'{"data": {"unknown": {"deep": [NaN]}}}', "$.data.unknown.deep[0]"),
-            (b'{"data": {"project_cap": "1", "project_cap": "2"}}', "$.data"),
-            (b'{"data": {}, "data": {}}', "$"),
-            (
-                b'{"data": {"daily_client_app_usage": [{}, {"usage": [], "usage": []}]}}',
-                "$.data.daily_client_app_usage[1]",
-            ),
-            (b'{"data": {"x": {"a": 1, "\\u0061": 1}}}', "$.data.x"),
             (rb'{"data": {"project_id": "\ud800"}}', "$.data.project_id"),
             (rb'{"data": {"unknown": ["\udfff x"]}}', "$.data.unknown[0]"),
             (rb'{"errors": [{"detail": "\ud83d"}], "data": {}}', "$.errors[0].detail"),
@@ -630,11 +697,31 @@ class TestRefusedJson:
         ids=lambda value: ascii(value)[:50],
     )
     def test_what_json_must_not_say(self, body: bytes, path: str) -> None:
-        """NaN, infinities, duplicate keys, half characters and endless numbers are refused where they stand."""
+        """NaN, infinities, half characters and endless numbers are refused where they stand."""
         error = refused(body)
         assert error.path == path
         assert error.excerpt
         assert not error.retryable
+
+    @pytest.mark.parametrize(
+        ("body", "usage"),
+        [
+            (b'{"data": {"project_cap": "1", "project_cap": "2"}}', Usage(project_cap=2)),
+            (rb'{"data": {"project_cap": "1", "project\u005fcap": "2"}}', Usage(project_cap=2)),
+            (b'{"data": {"project_cap": "1"}, "data": {}}', Usage()),
+            (b'{"data": {"x": {"a": 1, "a": 2}}}', Usage(extra={"x": {"a": 2}})),
+            (b'{"data": {"project_cap": NaN, "project_cap": 5}}', Usage(project_cap=5)),
+        ],
+    )
+    def test_a_key_twice(self, body: bytes, usage: Usage) -> None:
+        """Of a key that comes twice the last one counts, as in every JSON parser."""
+        assert decode_usage(body) == usage
+
+    def test_more_values_than_any_response_has(self) -> None:
+        """A few kilobytes can inflate to millions of values, which would block the event loop for seconds."""
+        body = b'{"data":{"daily_client_app_usage":[' + b"{}," * 400_001 + b"{}]}}"
+        assert "more values than any answer" in str(refused(body))
+        assert decode_usage(b" " * 500_000 + fixture("usage_live")) == EXPECTED
 
     def test_a_key_that_is_half_a_character(self) -> None:
         """Half a character in a key is refused, and the path that holds it is escaped."""
@@ -663,6 +750,16 @@ class TestRefusedJson:
         assert "nested deeper" in str(error)
         assert error.excerpt
         assert not error.retryable
+
+    @pytest.mark.parametrize("field", ["data", "errors", "unknown"])
+    def test_a_hundred_levels(self, field: str) -> None:
+        """Depth that would be kept is refused sooner: a usage can be pickled, copied and shown on every stack."""
+        deep: object = None
+        for _ in range(150):
+            deep = [deep]
+        document = {"data": {"unknown": deep}} if field == "data" else {"data": {}, field: deep}
+        assert "nested deeper" in str(refused(encoded(document)))
+        assert decode_problem(encoded(document)) == Problem()
 
     @pytest.mark.parametrize(
         "body",
@@ -711,14 +808,14 @@ class TestRefusedJson:
         assert (error.path, error.retryable, error.retry_once) == ("$", True, True)
         assert error.excerpt
 
-    @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b'{"k": 1, "k": 2}', b"9" * 5000], ids=lambda flaw: flaw[:16])
+    @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
     @pytest.mark.parametrize("rest", [b"", b",", b"}} trailing", b', "x": tru', b', "x": {"a"'], ids=ascii)
     def test_a_flaw_before_the_cut(self, flaw: bytes, rest: bytes) -> None:
         """A body that is cut after something else was found wrong in it is a DecodeError like any cut body."""
         error = refused(b'{"data": {"flaw": ' + flaw + rest)
         assert (error.retryable, error.retry_once) == (True, True)
 
-    @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b'{"k": 1, "k": 2}', b"9" * 5000], ids=lambda flaw: flaw[:16])
+    @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
     def test_a_flaw_before_the_depth(self, flaw: bytes) -> None:
         """Depth after something else was found wrong is a DecodeError, too, and no RecursionError."""
         error = refused(b'{"data": {"flaw": ' + flaw + b', "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}")
@@ -1062,6 +1159,12 @@ def test_a_document_is_a_plain_dict() -> None:
     """A decoded document is what json gives, no more."""
     assert decode_document(b'{"a": [1, 1.5, "x", null, true]}') == {"a": [1, 1.5, "x", None, True]}
     assert math.isclose(decode_document(b'{"a": 1e308}')["a"], 1e308)  # type: ignore[arg-type]
+
+
+def test_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra ``speed`` is optional: without it json parses."""
+    monkeypatch.setitem(sys.modules, "msgspec.json", None)
+    assert FAST_PARSER.__wrapped__() is json_reader._parse_with_json
 
 
 def test_a_large_body_is_no_problem_document() -> None:

@@ -57,6 +57,25 @@ def attempts(
     return attempt, log
 
 
+async def run(
+    policy: RetryPolicy,
+    attempt: Callable[[CallBudget], Awaitable[str]],
+    clock: VirtualClock,
+    *,
+    on_wait: Callable[[Wait], None] | None = None,
+) -> str:
+    """Make a call as the client does: the first attempt by itself, then the policy's retries."""
+    budget, began = CallBudget(policy.max_wait), clock.monotonic()
+    try:
+        result = await attempt(budget)
+    except TwUsageError as error:
+        async for retry in await policy.retries(error, budget, clock, since=began, on_wait=on_wait):
+            with retry:
+                result = await attempt(budget)
+    budget.record_success()
+    return result
+
+
 @pytest.fixture
 def clock() -> VirtualClock:
     return VirtualClock()
@@ -72,7 +91,7 @@ def most_patient_dice(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_call_that_succeeds_is_made_once(clock: VirtualClock) -> None:
     """No failure, no second attempt, no waiting."""
     attempt, log = attempts("done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert len(log) == 1
     assert clock.monotonic() == 0.0
 
@@ -86,7 +105,7 @@ async def test_what_may_pass_is_tried_four_times(error: TwUsageError, clock: Vir
     """At most 4 attempts, with 0.5, 1 and 2 s between them at the longest; then the last error itself."""
     attempt, log = attempts(error, error, error, error, "never")
     with pytest.raises(type(error)) as caught:
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert caught.value is error
     assert len(log) == 4
     assert clock.monotonic() == 0.5 + 1.0 + 2.0
@@ -96,14 +115,14 @@ async def test_the_wait_grows_to_twenty_seconds(clock: VirtualClock) -> None:
     """Doubling stops at 20 s."""
     attempt, _ = attempts(*[CONNECT] * 9)
     with pytest.raises(ConnectError):
-        await RetryPolicy(max_attempts=9).run(attempt, clock)
+        await run(RetryPolicy(max_attempts=9), attempt, clock)
     assert clock.monotonic() == 0.5 + 1 + 2 + 4 + 8 + 16 + 20 + 20
 
 
 async def test_a_recovery_gives_the_result(clock: VirtualClock) -> None:
     """Two failures and a success are a success."""
     attempt, log = attempts(CONNECT, ServerError("500", status=500), "done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert len(log) == 3
 
 
@@ -125,7 +144,7 @@ async def test_what_another_try_cannot_mend_is_raised_at_once(error: TwUsageErro
     """One attempt, no waiting, the error itself."""
     attempt, log = attempts(error, "never")
     with pytest.raises(type(error)) as caught:
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert caught.value is error
     assert len(log) == 1
     assert clock.monotonic() == 0.0
@@ -135,7 +154,7 @@ async def test_it_stops_where_a_retry_ends_in_something_final(clock: VirtualCloc
     """A retry that meets a capped month raises that, with attempts left."""
     attempt, log = attempts(CONNECT, UsageCapExceededError("capped", status=429), "never")
     with pytest.raises(UsageCapExceededError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert len(log) == 2
 
 
@@ -143,7 +162,7 @@ async def test_a_garbled_answer_is_tried_once_more(clock: VirtualClock) -> None:
     """A second garbled answer is enough."""
     attempt, log = attempts(GARBLED, GARBLED, "never")
     with pytest.raises(DecodeError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert len(log) == 2
 
 
@@ -151,7 +170,7 @@ async def test_garbled_answers_are_counted_among_other_failures(clock: VirtualCl
     """An outage between two garbled answers does not give the second another chance."""
     attempt, log = attempts(GARBLED, CONNECT, GARBLED, "never")
     with pytest.raises(DecodeError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert len(log) == 3
 
 
@@ -163,7 +182,7 @@ async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTok
     before = budget.tokens_x10
     attempt, log = attempts(error, error, "never", bucket=budget)
     with pytest.raises(AuthenticationError):
-        await RetryPolicy(max_wait=0.0).run(attempt, clock)
+        await run(RetryPolicy(max_wait=0.0), attempt, clock)
     assert len(log) == 2
     assert clock.monotonic() == 0.0
     assert budget.tokens_x10 == before
@@ -174,14 +193,14 @@ async def test_an_exception_of_somebody_elses_passes(clock: VirtualClock) -> Non
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
-            await RetryPolicy().run(attempt, clock)
+            await run(RetryPolicy(), attempt, clock)
 
 
 async def test_a_cancellation_passes(clock: VirtualClock) -> None:
     """CancelledError is never swallowed, not even while it waits between two attempts."""
     attempt, log = attempts(CONNECT, "never")
     manual = VirtualClock(auto=False)
-    call = asyncio.create_task(RetryPolicy().run(attempt, manual))
+    call = asyncio.create_task(run(RetryPolicy(), attempt, manual))
     await manual.advance(0.1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -201,14 +220,14 @@ async def test_a_cancellation_inside_an_attempt_passes(clock: VirtualClock) -> N
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert begun == 2
 
 
 async def test_a_window_that_is_spent_is_left_to_the_limiter(clock: VirtualClock) -> None:
     """The next attempt begins at once: it is its place in the window that it waits for."""
     attempt, _ = attempts(RateLimitedError("429", status=429, retry_after=900.0), "done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 0.0
 
 
@@ -217,7 +236,7 @@ async def test_a_window_that_opens_too_late_is_not_waited_for(clock: VirtualCloc
     error = RateLimitedError("429", status=429, retry_after=100.0)
     attempt, _ = attempts(error, "never")
     with pytest.raises(RateLimitedError) as caught:
-        await RetryPolicy(max_wait=99.0).run(attempt, clock)
+        await run(RetryPolicy(max_wait=99.0), attempt, clock)
     assert caught.value is error
     assert clock.monotonic() == 0.0
 
@@ -228,7 +247,7 @@ async def test_the_limiter_is_asked_before_anybody_sleeps(asked: float | None, c
     refusal = RateLimitedError("our own limiter refuses")
     attempt, log = attempts(RateLimitedError("429", status=429, retry_after=asked), refusal, "never")
     with pytest.raises(RateLimitedError) as caught:
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert caught.value is refusal
     assert len(log) == 2
     assert clock.monotonic() == 0.0
@@ -238,7 +257,7 @@ async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None
     """A server whose clock is wrong: a second, and the backoff on top, each time."""
     attempt, log = attempts(*[RateLimitedError("429", status=429, retry_after=0.0)] * 4)
     with pytest.raises(RateLimitedError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert len(log) == 4
     assert clock.monotonic() == 1.5 + 2.0 + 3.0
 
@@ -246,10 +265,10 @@ async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None
 async def test_a_429_that_is_not_the_windows_is_sat_out(clock: VirtualClock) -> None:
     """With calls left in the window, another limit was met: 15 to 30 s, or what the server asks for."""
     attempt, _ = attempts(FOREIGN, "done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 30.0
     attempt, _ = attempts(RateLimitedError("429", status=429, window_exhausted=False, retry_after=77.0), "done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 30.0 + 77.0
 
 
@@ -257,7 +276,7 @@ async def test_a_429_that_is_not_the_windows_is_met_ever_more_slowly(clock: Virt
     """The random part doubles, up to ten minutes."""
     attempt, _ = attempts(*[FOREIGN] * 9)
     with pytest.raises(RateLimitedError):
-        await RetryPolicy(max_attempts=9, max_wait=math.inf).run(attempt, clock)
+        await run(RetryPolicy(max_attempts=9, max_wait=math.inf), attempt, clock)
     assert clock.monotonic() == 8 * 15 + 15 + 30 + 60 + 120 + 240 + 480 + 600 + 600
 
 
@@ -268,14 +287,14 @@ async def test_a_429_that_is_not_the_windows_waits_fifteen_seconds_at_least(
     monkeypatch.setattr(random, "uniform", lambda low, _: low)
     monkeypatch.setattr(random, "random", lambda: 0.0)
     attempt, _ = attempts(FOREIGN, "done")
-    await RetryPolicy().run(attempt, clock)
+    await run(RetryPolicy(), attempt, clock)
     assert clock.monotonic() == 15.0
 
 
 async def test_a_server_that_says_when_is_obeyed(clock: VirtualClock) -> None:
     """Retry-After of a 503 is the least that is waited."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), "done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 45.0
 
 
@@ -283,7 +302,7 @@ async def test_a_server_that_asks_for_too_much_is_not_waited_for(clock: VirtualC
     """A wait that would exceed max_wait is not begun."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), "never")
     with pytest.raises(ServerError):
-        await RetryPolicy(max_wait=44.9).run(attempt, clock)
+        await run(RetryPolicy(max_wait=44.9), attempt, clock)
     assert clock.monotonic() == 0.0
 
 
@@ -291,16 +310,16 @@ async def test_what_may_just_be_waited_is_waited(clock: VirtualClock) -> None:
     """max_wait itself is not too long."""
     for error in (ServerError("503", status=503, retry_after=45.0), CONNECT):
         attempt, _ = attempts(error, "done")
-        assert await RetryPolicy(max_wait=45 if error is not CONNECT else 0.5).run(attempt, clock) == "done"
+        assert await run(RetryPolicy(max_wait=45 if error is not CONNECT else 0.5), attempt, clock) == "done"
     attempt, _ = attempts(RateLimitedError("429", status=429), "done")
-    assert await RetryPolicy(max_wait=0).run(attempt, clock) == "done", "the limiter knows, and it had nothing against"
+    assert await run(RetryPolicy(max_wait=0), attempt, clock) == "done", "the limiter knows, and it had nothing against"
 
 
 async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
     """Waits add up: with 1.6 s in all, the third wait, of 2 s, is not begun."""
     attempt, log = attempts(*[CONNECT] * 4)
     with pytest.raises(ConnectError):
-        await RetryPolicy(max_wait=1.6).run(attempt, clock)
+        await run(RetryPolicy(max_wait=1.6), attempt, clock)
     assert len(log) == 3
     assert clock.monotonic() == 1.5
 
@@ -316,7 +335,7 @@ async def test_an_attempt_is_told_how_long_it_may_wait(clock: VirtualClock) -> N
             raise CONNECT
         return "done"
 
-    await RetryPolicy(max_wait=60.0).run(attempt, clock)
+    await run(RetryPolicy(max_wait=60.0), attempt, clock)
     assert told == [60.0, 49.5]
 
 
@@ -324,7 +343,7 @@ async def test_none_makes_one_attempt(clock: VirtualClock) -> None:
     """RetryPolicy.none(): one attempt, no waiting, the error itself."""
     attempt, log = attempts(CONNECT, "never")
     with pytest.raises(ConnectError):
-        await RetryPolicy.none().run(attempt, clock)
+        await run(RetryPolicy.none(), attempt, clock)
     assert len(log) == 1
     assert clock.monotonic() == 0.0
     assert RetryPolicy.none() == RetryPolicy(max_attempts=1, max_wait=0.0)
@@ -334,7 +353,7 @@ async def test_no_waiting_is_no_retry(clock: VirtualClock) -> None:
     """max_wait=0 raises at once, however many attempts are left."""
     attempt, log = attempts(CONNECT, "never")
     with pytest.raises(ConnectError):
-        await RetryPolicy(max_wait=0).run(attempt, clock)
+        await run(RetryPolicy(max_wait=0), attempt, clock)
     assert len(log) == 1
 
 
@@ -344,7 +363,7 @@ async def test_concurrent_calls_do_not_mix(clock: VirtualClock) -> None:
 
     async def call(name: int) -> str:
         attempt, _ = attempts(*[CONNECT] * (name % 4), f"done {name}")
-        return await policy.run(attempt, clock)
+        return await run(policy, attempt, clock)
 
     assert await asyncio.gather(*map(call, range(40))) == [f"done {name}" for name in range(40)]
 
@@ -379,7 +398,7 @@ async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
     for _ in range(6):
         attempt, log = attempts(*[CONNECT] * 4, bucket=budget)
         with pytest.raises(ConnectError):
-            await RetryPolicy().run(attempt, clock)
+            await run(RetryPolicy(), attempt, clock)
         made.append(len(log))
     assert made == [4, 4, 4, 2, 1, 1]
 
@@ -388,16 +407,16 @@ async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
     """First attempts and retries alike: nine of the one and one of the other, and there is a retry again."""
     budget = RetryTokenBucket(tokens_x10=10)
     attempt, log = attempts(CONNECT, "done", bucket=budget)
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     for _ in range(8):
         attempt, _ = attempts("done", bucket=budget)
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert budget == RetryTokenBucket(tokens_x10=9)
     attempt, _ = attempts("done", bucket=budget)
-    await RetryPolicy().run(attempt, clock)
+    await run(RetryPolicy(), attempt, clock)
     attempt, log = attempts(CONNECT, CONNECT, "never", bucket=budget)
     with pytest.raises(ConnectError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
     assert len(log) == 2
 
 
@@ -406,10 +425,10 @@ async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
     budget = RetryTokenBucket(tokens_x10=0)
     for past in (WINDOW, RateLimitedError("429", status=429, retry_after=0.0)):
         attempt, _ = attempts(past, "done", bucket=budget)
-        assert await RetryPolicy().run(attempt, clock) == "done"
+        assert await run(RetryPolicy(), attempt, clock) == "done"
     attempt, _ = attempts(FOREIGN, "never", bucket=budget)
     with pytest.raises(RateLimitedError):
-        await RetryPolicy().run(attempt, clock)
+        await run(RetryPolicy(), attempt, clock)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +441,7 @@ async def test_a_retry_that_is_not_made_costs_nothing(policy: RetryPolicy, clock
     budget = RetryTokenBucket()
     attempt, log = attempts(*[CONNECT] * 4, bucket=budget)
     with pytest.raises(ConnectError):
-        await policy.run(attempt, clock)
+        await run(policy, attempt, clock)
     assert len(log) == 2
     assert budget == RetryTokenBucket(tokens_x10=90)
 
@@ -447,7 +466,7 @@ async def test_a_wait_between_two_attempts_is_told(clock: VirtualClock) -> None:
     """How long, until when, and why: before it begins. The window's waits are the limiter's to tell."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), WINDOW, CONNECT, "done")
     told: list[tuple[float, Wait]] = []
-    await RetryPolicy().run(attempt, clock, on_wait=lambda wait: told.append((clock.monotonic(), wait)))
+    await run(RetryPolicy(), attempt, clock, on_wait=lambda wait: told.append((clock.monotonic(), wait)))
     noon = VirtualClock().now()
     assert told == [
         (0.0, Wait(45.0, noon + timedelta(seconds=45), "the last attempt failed (ServerError)")),
@@ -463,7 +482,7 @@ async def test_a_hook_that_raises_ends_its_call(clock: VirtualClock) -> None:
 
     attempt, log = attempts(ServerError("503", status=503), "never")
     with pytest.raises(ConnectError):
-        await RetryPolicy().run(attempt, clock, on_wait=hook)
+        await run(RetryPolicy(), attempt, clock, on_wait=hook)
     assert len(log) == 1
     assert clock.monotonic() == 0.0
 
@@ -475,11 +494,11 @@ async def test_a_stop_of_ones_own(clock: VirtualClock) -> None:
     """It ends what the policy would go on with, and the error is the last attempt's. It cannot prolong anything."""
     attempt, log = attempts(*[CONNECT] * 4)
     with pytest.raises(ConnectError):
-        await RetryPolicy(stop=tenacity.stop_after_attempt(2)).run(attempt, clock)
+        await run(RetryPolicy(stop=tenacity.stop_after_attempt(2)), attempt, clock)
     assert len(log) == 2
     attempt, log = attempts(*[CONNECT] * 4)
     with pytest.raises(ConnectError):
-        await RetryPolicy(stop=tenacity.stop_never).run(attempt, clock)
+        await run(RetryPolicy(stop=tenacity.stop_never), attempt, clock)
     assert len(log) == 4
 
 
@@ -507,7 +526,7 @@ async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: i
         raise CONNECT
 
     with pytest.raises(ConnectError):
-        await RetryPolicy(stop=stop).run(attempt, clock)
+        await run(RetryPolicy(stop=stop), attempt, clock)
     assert tried == tries
 
 
@@ -527,7 +546,7 @@ async def test_a_wait_of_ones_own(wait: Callable[..., float], waited: float, clo
     """In the place of the random backoff."""
     attempt, log = attempts(*[CONNECT] * 4)
     with pytest.raises(ConnectError):
-        await RetryPolicy(wait=wait).run(attempt, clock)
+        await run(RetryPolicy(wait=wait), attempt, clock)
     assert len(log) == 4
     assert clock.monotonic() == waited
 
@@ -536,7 +555,7 @@ async def test_a_wait_of_ones_own_does_not_overrule_the_server(clock: VirtualClo
     """Retry-After, the window, 15 s for a limit of which nothing is known: these are waited all the same."""
     failures = (ServerError("503", status=503, retry_after=45.0), WINDOW, FOREIGN)
     attempt, _ = attempts(*failures, "done")
-    await RetryPolicy(wait=tenacity.wait_fixed(2)).run(attempt, clock)
+    await run(RetryPolicy(wait=tenacity.wait_fixed(2)), attempt, clock)
     assert clock.monotonic() == 45.0 + 0.0 + 17.0
 
 
@@ -544,7 +563,7 @@ async def test_a_wait_of_ones_own_is_bounded(clock: VirtualClock) -> None:
     """max_wait holds for it too."""
     attempt, log = attempts(CONNECT, "never")
     with pytest.raises(ConnectError):
-        await RetryPolicy(wait=tenacity.wait_fixed(61), max_wait=60).run(attempt, clock)
+        await run(RetryPolicy(wait=tenacity.wait_fixed(61), max_wait=60), attempt, clock)
     assert len(log) == 1
 
 
@@ -570,7 +589,7 @@ async def test_a_retry_of_ones_own(retry: Callable[..., bool], tries: int, clock
     """In the place of error.retryable; an async one is awaited."""
     attempt, log = attempts(CONNECT, CONNECT, ServerError("500", status=500), GARBLED, "never")
     with pytest.raises(TwUsageError):
-        await RetryPolicy(retry=retry).run(attempt, clock)
+        await run(RetryPolicy(retry=retry), attempt, clock)
     assert len(log) == tries
 
 
@@ -578,7 +597,7 @@ async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: Vi
     """An Auth of the user's own may bring another token for a 401; a garbled answer may be tried more than once."""
     attempt, _ = attempts(AuthenticationError("401", status=401), GARBLED, GARBLED, "done")
     policy = RetryPolicy(retry=tenacity.retry_if_exception_type((AuthenticationError, DecodeError)))
-    assert await policy.run(attempt, clock) == "done"
+    assert await run(policy, attempt, clock) == "done"
 
 
 @pytest.mark.parametrize(
@@ -599,7 +618,7 @@ async def test_some_things_are_final_whatever_a_piece_says(
     """Quota errors, our own refusals, cancellations, what is not ours: no retry= of the user's is asked of them."""
     attempt, log = attempts(*before, final, "never")
     with pytest.raises(type(final)) as caught:
-        await RetryPolicy(retry=tenacity.retry_if_exception(lambda _: True)).run(attempt, clock)
+        await run(RetryPolicy(retry=tenacity.retry_if_exception(lambda _: True)), attempt, clock)
     assert caught.value is final
     assert log == [*before, final]
 
@@ -608,7 +627,7 @@ async def test_a_result_is_a_result_whatever_a_piece_says(clock: VirtualClock) -
     """retry= is asked of errors: a good answer is never thrown away."""
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, "done", "never")
-        assert await RetryPolicy(retry=tenacity.retry_always).run(attempt, clock) == "done"
+        assert await run(RetryPolicy(retry=tenacity.retry_always), attempt, clock) == "done"
 
 
 async def test_a_piece_that_raises_is_heard(clock: VirtualClock) -> None:
@@ -616,7 +635,7 @@ async def test_a_piece_that_raises_is_heard(clock: VirtualClock) -> None:
     for policy in (RetryPolicy(stop=lambda _: 1 / 0 > 0), RetryPolicy(wait=lambda _: 1 / 0)):
         attempt, _ = attempts(CONNECT, "never")
         with pytest.raises(ZeroDivisionError):
-            await policy.run(attempt, clock)
+            await run(policy, attempt, clock)
 
 
 def test_a_policy_is_a_value() -> None:
@@ -632,10 +651,10 @@ async def test_a_call_that_succeeds_does_not_load_tenacity(
     """Only a failure is worth its price."""
     monkeypatch.setitem(sys.modules, "tenacity", None)
     attempt, _ = attempts("done")
-    assert await RetryPolicy().run(attempt, clock) == "done"
+    assert await run(RetryPolicy(), attempt, clock) == "done"
     attempt, _ = attempts(CONNECT)
     with pytest.raises(ConnectError):
-        await RetryPolicy.none().run(attempt, clock)
+        await run(RetryPolicy.none(), attempt, clock)
 
 
 # -- Policies without sense --------------------------------------------------------------------------------------------

@@ -1,19 +1,34 @@
-"""TokenProvider: what a token is, and where it comes from. Nothing here ever shows one, and nothing here sends one."""
+"""Secret, and where bearer tokens come from: Auth, BearerToken, AppOnlyAuth. Nothing here shows a secret."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import datetime as dt
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
-from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
-from twusage.protocol import QUOTES, is_visible_ascii
+from attrs import frozen
 
-__all__ = ["AppOnlyAuth", "Auth", "BearerToken", "Secret", "TokenProvider", "as_secret", "auth_from_env"]
+from twusage.clock import Clock
+from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
+from twusage.protocol import QUOTES, is_visible_ascii, read_token, token_request
+from twusage.transport import Transport
+
+__all__ = [
+    "AppOnlyAuth",
+    "Auth",
+    "BearerToken",
+    "Secret",
+    "TokenEndpoint",
+    "TokenProvider",
+    "as_auth",
+    "as_secret",
+    "auth_from_env",
+]
 
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
 # Where there is none of these: an API key, and the secret that goes with it.
@@ -126,33 +141,55 @@ class BearerToken:
         del token  # Keeps it out of tracebacks.
         raise refusal
 
+    @property
+    def secret(self) -> Secret:
+        """The token."""
+        return self._secret
+
     async def token(self) -> Secret:
-        """The token that was given."""
+        """Return the token."""
         return self._secret
 
     def __repr__(self) -> str:
-        return "BearerToken(Secret(…))"  # whatever it holds, and even if it is but half made
+        return "BearerToken(Secret(…))"  # Works on a half-initialized object, too.
 
 
-# What exchanges an API key and its secret for a token.
+# Exchanges an API key and its secret for a token.
 FetchToken = Callable[[Secret, Secret], Awaitable[Secret]]
+
+
+@frozen
+class TokenEndpoint:
+    """``POST /oauth2/token`` over a transport. It does not count in the window of the usage endpoint."""
+
+    transport: Transport
+    clock: Clock
+    base_url: str
+    timeout: float
+
+    async def fetch_token(self, api_key: Secret, api_secret: Secret) -> Secret:
+        """Return the bearer token of this API key and secret."""
+        request = token_request(api_key.reveal(), api_secret.reveal(), base_url=self.base_url)
+        response = await self.transport.send(request, timeout=self.timeout)
+        now = dt.datetime.fromtimestamp(self.clock.time(), dt.UTC)
+        return Secret(read_token(response, request=request, fetched_at=now))
 
 
 class AppOnlyAuth:
     """An app's API key and secret, which the developer portal also calls consumer keys. They are not the OAuth 2 client
     id and secret.
 
-    The first call of a client exchanges them for the app's bearer token (``POST /oauth2/token``), which has no end and
-    is kept. After a 401 it is exchanged anew, once for all the calls that wait for it. Nothing is ever invalidated.
-    Clients may share one of these, and with it the token; they share the app's window, too.
+    The first call of a client exchanges them for the app's bearer token (``POST /oauth2/token``), which does not expire
+    and is cached. After a 401 it is fetched again, once for all waiting calls. twusage never invalidates a token.
+    Clients may share an AppOnlyAuth, and with it the token and the app's window.
 
     Raises:
         ConfigurationError: the key or the secret is empty or malformed. Neither is quoted.
     """
 
     def __init__(self, api_key: str | Secret, api_secret: str | Secret) -> None:
-        self._outcome: Secret | TwUsageError | None = None  # of the newest exchange
-        self._generation = 0  # how many have ended
+        self._outcome: Secret | TwUsageError | None = None  # of the latest exchange
+        self._generation = 0  # number of finished exchanges
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         try:
             self._key = as_secret(api_key, name="API key")
@@ -167,44 +204,44 @@ class AppOnlyAuth:
 
     @property
     def _key_pair(self) -> tuple[Secret, Secret]:
-        """The API key, and its secret."""
+        """The API key and its secret."""
         return self._key, self._secret
 
     @property
     def _cached_token(self) -> Secret | None:
-        """The token, once it was fetched."""
+        """The token, once fetched."""
         return self._outcome if isinstance(self._outcome, Secret) else None
 
     async def token(self, fetch_token: FetchToken | None = None, *, refused: Secret | None = None) -> Secret:
-        """The token that is kept; where there is none, or it is the one that the API refused, another.
+        """Return the cached token, or fetch one if there is none or the API rejected it.
 
-        A client brings ``fetch_token``, which sends: without it, and without a token, this is a ``ConfigurationError``.
+        A client passes ``fetch_token``. Without it, and without a cached token, this raises ``ConfigurationError``.
         """
-        kept = self._cached_token  # read once: a client in another thread may be at it, too
-        # Not ``!=``: an exchange that has ended since gave a Secret of its own, and where that is the same token again
-        # it need not be asked for once more.
-        if kept is not None and kept is not refused:
-            return kept
+        cached = self._cached_token  # Read once: a client in another thread may replace it.
+        # Not ``!=``: an exchange that ended since made another Secret. If it holds the same token, a second exchange
+        # would return that one again.
+        if cached is not None and cached is not refused:
+            return cached
         if fetch_token is None:
             raise ConfigurationError("there is no token yet: give this AppOnlyAuth to a UsageClient, which fetches one")
-        exchanges = self._generation
+        generation = self._generation
         loop = asyncio.get_running_loop()
         async with self._locks.setdefault(loop, asyncio.Lock()):
             # Single flight: waiters share the result of the exchange they waited for, including a failure; otherwise
             # 100 waiters would each repeat the failing request. A cancelled exchange has no result: the next waiter
             # starts a new one.
-            if self._generation == exchanges:
+            if self._generation == generation:
                 try:
                     self._outcome = await fetch_token(self._key, self._secret)
                 except (ClientClosedError, ConfigurationError):
-                    raise  # These are about one client, and no outcome for the others.
+                    raise  # Caused by this client: not a result for the others.
                 except TwUsageError as error:
                     self._outcome = copy.copy(error)
                 self._generation += 1
-                self._locks.pop(loop, None)  # One that was waited for would keep its loop alive for ever.
+                self._locks.pop(loop, None)  # A lock that had waiters keeps its loop alive.
             outcome = self._outcome
         if isinstance(outcome, TwUsageError):
-            raise copy.copy(outcome)  # a copy each, because each adds its own traceback
+            raise copy.copy(outcome)  # A copy each: every raise adds a traceback.
         assert outcome is not None
         return outcome
 
@@ -216,28 +253,16 @@ class AppOnlyAuth:
 
 
 class TokenProvider:
-    """An ``Auth``, as a client asks it.
+    """The tokens of one client: a fixed one, those of an ``Auth``, or those that an ``AppOnlyAuth`` fetches."""
 
-    Raises:
-        ConfigurationError: it is neither a bearer token as a ``str`` nor an ``Auth``.
-    """
-
-    def __init__(self, auth: object, fetch_token: FetchToken) -> None:
-        self._fetch_token = fetch_token
-        try:
-            self._static_token = as_secret(auth) if isinstance(auth, str) else None
-            self._auth = _as_auth(auth) if self._static_token is None else BearerToken(self._static_token)
-        except ConfigurationError as error:
-            refusal = error.with_traceback(None)
-        else:
-            self._app_only = self._auth if isinstance(self._auth, AppOnlyAuth) else None
-            return
-        del auth  # Keeps it out of tracebacks.
-        raise refusal
+    def __init__(self, auth: Auth, endpoint: TokenEndpoint) -> None:
+        self._auth, self._endpoint = auth, endpoint
+        self._static_token = auth.secret if type(auth) is BearerToken else None
+        self._app_only = auth if isinstance(auth, AppOnlyAuth) else None
 
     @property
     def auth(self) -> Auth:
-        """The ``Auth`` of the client; for a ``str``, a ``BearerToken``."""
+        """The ``Auth`` of the client."""
         return self._auth
 
     async def secrets(self) -> tuple[Secret, ...]:
@@ -246,10 +271,10 @@ class TokenProvider:
 
     async def token(self, *, refused: Secret | None = None) -> Secret:
         """Return the token to use now. ``refused`` is one that the API rejected."""
-        if self._static_token is not None:  # A token given as ``str`` cannot be refreshed.
+        if self._static_token is not None:  # A fixed token cannot be refreshed.
             return self._static_token
         if self._app_only is not None:
-            return await self._app_only.token(self._fetch_token, refused=refused)
+            return await self._app_only.token(self._endpoint.fetch_token, refused=refused)
         return as_secret(await self._auth.token())
 
     def current(self, token: Secret) -> Secret:
@@ -262,10 +287,18 @@ class TokenProvider:
         return None if self._app_only is None else self._app_only.app
 
 
-def _as_auth(auth: object) -> Auth:
+def as_auth(auth: object) -> Auth:
+    """Return ``auth``, or the ``BearerToken`` of a ``str``. Raises ``ConfigurationError`` if it is neither."""
+    if isinstance(auth, str):
+        try:
+            return BearerToken(auth)
+        except ConfigurationError as error:
+            rejection = error.with_traceback(None)
+        del auth  # Keeps it out of tracebacks.
+        raise rejection
     if callable(getattr(auth, "token", None)) and not isinstance(auth, type):
-        return auth  # type: ignore[return-value]  # as far as can be seen before it is asked
-    # Not quoted: bytes may well be a token.
+        return auth  # type: ignore[return-value]  # The protocol cannot be checked further.
+    # Not quoted: bytes may be a token.
     raise ConfigurationError(f"auth must be a bearer token (str) or an Auth, got {type(auth).__name__}")
 
 

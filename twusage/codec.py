@@ -1,8 +1,8 @@
-"""Documents to models: one private cattrs converter, and the envelopes of the same numbers. No I/O, no clock, no HTTP.
+"""Response bodies to models: the one private cattrs converter, and the shapes of the same numbers. No I/O, no clock.
 
-Strict about numbers, for the reason that ``json_reader`` gives. Why so tolerant elsewhere: the live API, its older and
-its newer documents disagree about the envelope (numbers for strings, lists for objects), and an added field must not
-stop anybody's bot.
+Strict about numbers, for the reason that ``json_reader`` gives. Tolerant about the envelope, because the live API and
+the vendor's documents disagree about it (numbers for strings, lists for objects), and an added field must not stop a
+bot.
 
 ===========================  =======================================================================================
 what cattrs does             why it is not enough here
@@ -13,151 +13,247 @@ what cattrs does             why it is not enough here
 lists                        iterate over the letters of a string and the keys of an object
 ===========================  =======================================================================================
 
-An answer that is just what the live API sends does not come here: ``plain`` reads it, several times faster. What that
-one does not take is decided here. The converter runs without detailed validation, which is twice as fast; when it
-refuses, a second one with the same hooks and detailed validation runs once more, only to name the path.
+Two configurations of the same converter:
+
+===========  =========================================================================================================
+exact        refuses unknown fields and does not name a path; twice as fast. It structures what the live API sends
+tolerant     structures what the exact one refuses: it keeps unknown fields, and its errors name the path. It decides
+===========  =========================================================================================================
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeGuard
+from functools import lru_cache
+from operator import itemgetter, lt
+from typing import Any, TypeAlias, TypeGuard
 
 from attrs import evolve, fields_dict, frozen
 from cattrs import BaseValidationError, Converter, IterableValidationError, IterableValidationNote
+from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
 from twusage.errors import DecodeError
 from twusage.json_reader import (
+    MAX_DIGITS,
     MISSING,
     TOO_DEEP,
-    Flaw,
+    Violation,
+    as_list,
     decode_document,
     decode_error,
     excerpt,
-    listed,
+    parse_digits,
     problem_from,
     too_deep,
 )
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, DailyUsage, ProjectUsage, RateLimit, Usage
-from twusage.plain import MOST_DIGITS, NOT_PLAIN, plain_series, plain_usage, utc_day
 
-__all__ = ["decode_usage", "usage_from"]
+__all__ = ["decode_usage", "utc_day"]
 
 
-def decode_usage(body: bytes) -> Usage:
-    """The whole decoding: one answer's body to its values. ``fetched_at`` stays 1970, for there is no clock here.
+def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH) -> Usage:
+    """Return the usage that the body of a 200 holds.
 
-    Raises ``DecodeError``, and nothing else, for whatever bytes.
+    ``rate_limit`` and ``fetched_at`` become fields of the usage: this module reads no headers and no clock.
+
+    Raises ``DecodeError``, and nothing else, whatever the bytes.
     """
-    usage = plain_usage(body)
-    return usage_from(decode_document(body)) if usage is None else usage
+    document = decode_document(body)
+    usage = _decode_exactly(document)
+    if usage is None:
+        usage = _decode_tolerantly(document)
+    if rate_limit is None and fetched_at is EPOCH:
+        return usage
+    return evolve(usage, rate_limit=rate_limit, fetched_at=fetched_at)
 
 
-def usage_from(
-    document: Mapping[str, object], *, rate_limit: RateLimit | None = None, fetched_at: dt.datetime = EPOCH
-) -> Usage:
-    """A decoded document to its values. Raises ``DecodeError`` with the path of what is wrong."""
+def _decode_exactly(document: dict[str, object]) -> Usage | None:
+    if len(document) != 1:
+        return None
+    try:
+        return _EXACT(document["data"], Usage)
+    except (BaseValidationError, ForbiddenExtraKeysError, LookupError, ValueError):
+        return None
+
+
+def _decode_tolerantly(document: dict[str, Any]) -> Usage:
     data = document.get("data")
-    path, flaw = "$.data", MISSING
+    path, violation = "$.data", MISSING
     usage: Usage | None = None
     if data is not None:
         try:
-            usage = _structured(data)
-        except (Flaw, BaseValidationError) as error:
-            path, flaw = _first_leaf(error)
-    if usage is None:
-        raise decode_error(path, flaw)  # Outside the except: what a person reads is this error alone.
-    errors, extra = listed(document.get("errors")), dict(_unknown_fields(document))
+            usage = _TOLERANT(data, Usage)
+        except (Violation, BaseValidationError) as error:
+            path, violation = _first_leaf(error)
+    if data is None or usage is None:
+        raise decode_error(path, violation)  # Outside the except, so that the traceback shows this error alone.
+    errors, extra = as_list(document.get("errors")), dict(_extra_fields(document, data))
+    if usage.cap_reset_day is None and data.get("cap_reset_day") is not None:
+        extra["cap_reset_day"] = data["cap_reset_day"]
     if too_deep([errors, extra]):
         raise DecodeError(TOO_DEEP)
-    return evolve(
-        usage, errors=tuple(map(problem_from, errors)), rate_limit=rate_limit, fetched_at=fetched_at, extra=extra
-    )
+    return evolve(usage, errors=tuple(map(problem_from, errors)), extra=extra)
 
 
-# -- Leaves: what a count, an id and a day may look like ---------------------------------------------------------------
+def _first_leaf(error: BaseException) -> tuple[str, Violation]:
+    path = "$.data"
+    while isinstance(error, BaseValidationError):
+        error = error.exceptions[0]
+        for note in getattr(error, "__notes__", ()):
+            path += f"[{note.index}]" if isinstance(note, IterableValidationNote) else f".{note.name}"
+    return path, error if isinstance(error, Violation) else MISSING  # a KeyError
 
 
-def _count(value: object, _: object = None) -> int:
+# -- Leaves: counts, ids and days --------------------------------------------------------------------------------------
+
+_COUNT_LIMIT = 10**MAX_DIGITS
+
+
+def _count(value: object, _: object = None) -> int | None:
     # type(), because True is an int to isinstance. isascii(), because isdigit() takes the digits of every script.
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
-        return int(value)
-    if type(value) is int and 0 <= value < 10**MOST_DIGITS:
+    if type(value) is str:
+        if value.isdigit() and value.isascii() and len(value) <= MAX_DIGITS:
+            return int(value)
+    elif value is None or (type(value) is int and 0 <= value < _COUNT_LIMIT):
         return value
-    raise Flaw("a count (digits only)", value)
+    raise Violation("a count (digits only)", value)
 
 
-def _day_of_month(value: object, _: object = None) -> int | None:
-    if value is None:
-        return None
+def _reset_day(value: object, _: object = None) -> int | None:
     day = _count(value)
-    if 1 <= day <= 31:
+    if day is None or 1 <= day <= 31:
         return day
-    raise Flaw("a day of the month (1 to 31)", value)
+    raise Violation("a day of the month (1 to 31)", value)
 
 
-def _identifier(value: object, _: object = None) -> str:
-    # Older documents write ids as numbers.
-    if type(value) is str or type(value) is int:
+def _reset_day_or_none(value: object, _: object = None) -> int | None:
+    # The vendor's OpenAPI description calls it "number of days left" and sets no bounds.
+    try:
+        return _reset_day(value)
+    except Violation:
+        return None
+
+
+def _identifier(value: object, _: object = None) -> str | None:
+    if type(value) is str or value is None:
+        return value
+    if type(value) is int:  # Older documents write ids as numbers.
         return str(value)
-    raise Flaw("an id", value)
+    raise Violation("an id", value)
 
 
 def _day(value: object, _: object = None) -> dt.date:
     if type(value) is str and (day := utc_day(value)):
         return day
-    raise Flaw("a date (YYYY-MM-DD, or with a time and a zone)", value)
+    raise Violation("a date (YYYY-MM-DD, or with a time and a zone)", value)
 
 
-# -- Shapes: the envelopes that the same numbers come in ---------------------------------------------------------------
+@lru_cache(maxsize=1024)  # Every response repeats the same days.
+def utc_day(text: str) -> dt.date | None:
+    """Return the UTC day of a date, or of a time with a zone; ``None`` for any other text."""
+    match = _DAY.fullmatch(text)
+    if match is None:
+        return None
+    day, minute, zone = match.groups()
+    try:
+        # Without the seconds: they do not change the day, and RFC 3339 has a 60th and fractions of any length.
+        return dt.datetime.fromisoformat(day + minute + zone).astimezone(dt.UTC).date() if zone else _date(day)
+    except (ValueError, OverflowError):  # 2023-02-30; a zone that leads out of the calendar
+        return None
+
+
+_date = dt.date.fromisoformat
+_DAY = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:(T[0-9]{2}:[0-9]{2})(?::(?:[0-5][0-9]|60)(?:\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
+)
+
+
+# -- Columns: daily rows -----------------------------------------------------------------------------------------------
+
+# Of rows that are not as the live API sends them.
+_IRREGULAR = (LookupError, TypeError, ValueError)
+
+
+def _read_columns(rows: list[dict[str, Any]]) -> DailySeries:
+    """Return the series of rows that ascend and each have a date and a count. Raises one of ``_IRREGULAR``."""
+    values = list(map(_get_usage, rows))
+    if not values:
+        return _NO_DAYS
+    if type(values[0]) is str:
+        counts = parse_digits(values)
+    elif set(map(type, values)) == {int} and min(values) >= 0:
+        counts = tuple(values)
+    else:  # unknown counts among them
+        return _series_from(_read_days(tuple(map(_get_date, rows))), tuple(map(_count, values)))
+    if sum(counts) >= _COUNT_LIMIT:  # Faster than max(), and at least as strict.
+        raise ValueError(values)
+    return _series_from(_read_days(tuple(map(_get_date, rows))), counts)
+
+
+_get_date, _get_usage = itemgetter("date"), itemgetter("usage")  # Without a frame for each list.
+_series_from = DailySeries._from_columns  # noqa: SLF001 - made for this module
+_NO_DAYS = DailySeries()
+
+
+@lru_cache(maxsize=8)  # All apps have the same days, and share one tuple of them.
+def _read_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
+    days = tuple(map(_day, texts))
+    if all(map(lt, days, days[1:])):
+        return days
+    raise ValueError(texts)
+
+
+# -- Shapes: the envelopes of the same numbers -------------------------------------------------------------------------
 
 
 @frozen
-class _AppReads:
+class _AppCount:
     app_id: str | None = None
     tweets_consumed: int | None = None
 
 
 @frozen
-class _DayOfApps:
+class _DayWithApps:
     """A row of the list that the vendor's documents show for ``daily_project_usage`` since 2026-01."""
 
     date: dt.date
-    usage: tuple[_AppReads, ...] = ()
+    usage: tuple[_AppCount, ...] = ()
 
 
 def _lists_days(value: object) -> TypeGuard[list[Any]]:
-    """Whether a list under ``daily_project_usage`` holds days, not projects."""
+    """Return whether a list under ``daily_project_usage`` holds days, not projects."""
     return type(value) is list and any(type(item) is dict and "date" in item for item in value)
 
 
 def _lists_apps(days: list[Any]) -> bool:
-    """Whether those days hold apps, not plain counts."""
+    """Return whether those days hold apps, not plain counts."""
     return any(type(day) is dict and type(day.get("usage")) is list for day in days)
 
 
-def _series(days: list[DailyUsage]) -> DailySeries:
+def _series_of(days: list[DailyUsage]) -> DailySeries:
     counts: dict[dt.date, int | None] = {}
     for index, day in enumerate(days):
-        _put(counts, day.date, day.usage, f"[{index}].usage")
-    return _columns(counts)
+        _add_count(counts, day.date, day.usage, f"[{index}].usage")
+    return _sorted_series(counts)
 
 
-def _columns(counts: Mapping[dt.date, int | None]) -> DailySeries:
+def _sorted_series(counts: Mapping[dt.date, int | None]) -> DailySeries:
     dates = tuple(sorted(counts))
     return DailySeries(dates, tuple(map(counts.__getitem__, dates)))
 
 
-def _put(counts: dict[dt.date, int | None], day: dt.date, count: int | None, where: str) -> None:
-    """The same day twice is one day; two different counts for it are a contradiction."""
+def _add_count(counts: dict[dt.date, int | None], day: dt.date, count: int | None, where: str) -> None:
+    """Add a row. The same day twice is one day; two different counts for it are a contradiction."""
     known = counts.get(day)
     if known is None:
         counts[day] = count
     elif count is not None and count != known:
-        raise Flaw(f"the count of {day} to be {known}, as before", count, where)
+        raise Violation(f"the count of {day} to be {known}, as before", count, where)
 
 
 def _one_project(projects: list[ProjectUsage]) -> ProjectUsage | None:
@@ -166,23 +262,25 @@ def _one_project(projects: list[ProjectUsage]) -> ProjectUsage | None:
     first, counts = projects[0], dict[dt.date, int | None]()
     for index, project in enumerate(projects):
         if project.project_id != first.project_id:
-            raise Flaw(f"project {excerpt(first.project_id)}, as before", project.project_id, f"[{index}].project_id")
+            raise Violation(
+                f"project {excerpt(first.project_id)}, as before", project.project_id, f"[{index}].project_id"
+            )
         for day in project.usage:
-            _put(counts, day.date, day.usage, f"[{index}].usage")
-    return ProjectUsage(first.project_id, _columns(counts))
+            _add_count(counts, day.date, day.usage, f"[{index}].usage")
+    return ProjectUsage(first.project_id, _sorted_series(counts))
 
 
-def _apps_of_days(days: list[_DayOfApps]) -> tuple[ClientAppUsage, ...]:
+def _apps_of_days(days: list[_DayWithApps]) -> tuple[ClientAppUsage, ...]:
     apps: dict[str | None, dict[dt.date, int | None]] = {}
     for index, day in enumerate(days):
         for position, app in enumerate(day.usage):
             counts = apps.setdefault(app.app_id, {})
-            _put(counts, day.date, app.tweets_consumed, f"[{index}].usage[{position}].tweets_consumed")
-    return tuple(ClientAppUsage(app_id, _columns(counts)) for app_id, counts in apps.items())
+            _add_count(counts, day.date, app.tweets_consumed, f"[{index}].usage[{position}].tweets_consumed")
+    return tuple(ClientAppUsage(app_id, _sorted_series(counts)) for app_id, counts in apps.items())
 
 
-def _project_of_days(days: list[_DayOfApps]) -> ProjectUsage:
-    # A day whose apps are not all known, or not named at all, has no known sum.
+def _project_of_days(days: list[_DayWithApps]) -> ProjectUsage:
+    # A day without apps, or with an app whose count is unknown, has no known sum.
     sums: dict[dt.date, int | None] = dict.fromkeys(day.date for day in days)
     of_day: dict[dt.date, list[int | None]] = {}
     for app in _apps_of_days(days):
@@ -190,168 +288,154 @@ def _project_of_days(days: list[_DayOfApps]) -> ProjectUsage:
             of_day.setdefault(row.date, []).append(row.usage)
     for date, counts in of_day.items():
         sums[date] = None if None in counts else sum(count for count in counts if count is not None)
-    return ProjectUsage(usage=_columns(sums))
+    return ProjectUsage(usage=_sorted_series(sums))
 
 
-class _Shapes:
+_Structure: TypeAlias = Callable[[Any, Any], Any]
+
+
+class _Hooks:
     """The hooks for everything that is more than a leaf."""
 
-    def __init__(self, converter: Converter) -> None:
-        self._structure = converter.structure
-        self._hook = converter.get_structure_hook
-        self.whole: Callable[[Mapping[str, Any], Any], Usage]
+    def __init__(self, converter: Converter, *, exact: bool) -> None:
+        self._hook_for = converter.get_structure_hook
+        self._exact = exact
+        self.structure_usage: _Structure
 
-    def rows(self, value: object, item: type) -> list[Any]:
-        """As cattrs structures a list; but it ends with the first item that is wrong, instead of telling of each."""
+    def rows(self, value: object, cls: type) -> list[Any]:
+        """Structure a list as cattrs does, but stop at the first error instead of collecting all of them."""
         if value is None:
             return []
         if type(value) is not list:
-            raise Flaw("a list", value)
+            raise Violation("a list", value)
         structured: list[Any] = []
-        structure = self._hook(item)
+        structure = self._hook_for(cls)
         for index, one in enumerate(value):
             try:
-                structured.append(structure(one, item))
-            except (Flaw, BaseValidationError) as error:
-                error.add_note(IterableValidationNote("", index, item))
+                structured.append(structure(one, cls))
+            except (Violation, BaseValidationError) as error:
+                error.add_note(IterableValidationNote("", index, cls))
                 raise IterableValidationError("", [error], list) from None
         return structured
 
-    def items(self, value: object, cls: Any) -> tuple[Any, ...]:
-        return tuple(self.rows(value, cls.__args__[0]))
+    def items(self, value: object, tuple_type: Any) -> tuple[Any, ...]:
+        return tuple(self.rows(value, tuple_type.__args__[0]))
 
-    def series(self, value: object, _: object = None) -> DailySeries:
+    def series(self, value: Any, _: object = None) -> DailySeries:
         try:
-            return plain_series(value)
-        except NOT_PLAIN:
-            return _series(self.rows(value, DailyUsage))
+            # With a date and a count in each row, two fields a row are those two and no others.
+            if type(value) is list and not (self._exact and sum(map(len, value)) != 2 * len(value)):
+                return _read_columns(value)
+        except _IRREGULAR:
+            pass
+        return _series_of(self.rows(value, DailyUsage))
 
     def project(self, value: object, _: object) -> ProjectUsage | None:
         if type(value) is not list:
-            return None if value is None else self._structure(value, ProjectUsage)
+            return None if value is None else self._hook_for(ProjectUsage)(value, ProjectUsage)
         if not _lists_days(value):
             return _one_project(self.rows(value, ProjectUsage))
         if not _lists_apps(value):
             return ProjectUsage(usage=self.series(value))
-        return _project_of_days(self.rows(value, _DayOfApps))
+        return _project_of_days(self.rows(value, _DayWithApps))
 
     def usage(self, value: object, _: object) -> Usage:
         if type(value) is not dict:
-            raise Flaw("an object", value)
-        usage = self.whole(value, Usage)
+            raise Violation("an object", value)
+        usage: Usage = self.structure_usage(value, Usage)
         days = value.get("daily_project_usage")
         if not _lists_days(days):
             return usage
-        # Those days name no project, but tell of the apps as well.
+        # Those days do not name the project, but they name its apps.
         project = evolve(usage.daily_project_usage or ProjectUsage(), project_id=usage.project_id)
         apps = usage.daily_client_app_usage
         if not apps and _lists_apps(days):
-            apps = _apps_of_days(self.rows(days, _DayOfApps))
+            apps = _apps_of_days(self.rows(days, _DayWithApps))
         return evolve(usage, daily_project_usage=project, daily_client_app_usage=apps)
 
 
-def _objects_only(converter: Converter, cls: type[Any], *, detailed: bool) -> None:
-    structure = make_dict_structure_fn(cls, converter, _cattrs_detailed_validation=detailed)
-
-    def hook(value: object, _: object) -> object:
-        if type(value) is dict:
-            return structure(value, cls)
-        raise Flaw("an object", value)
-
-    converter.register_structure_hook(cls, hook)
+# -- The converter -----------------------------------------------------------------------------------------------------
 
 
-def _converter(*, detailed: bool) -> Converter:
-    converter = Converter(detailed_validation=detailed)
-    shapes = _Shapes(converter)
-    converter.register_structure_hook(int, _count)
-    converter.register_structure_hook(str, _identifier)
+def _structure_usage(*, exact: bool) -> Callable[[object, type[Usage]], Usage]:
+    converter = Converter(detailed_validation=not exact, forbid_extra_keys=exact)
+    hooks = _Hooks(converter, exact=exact)
+    converter.register_structure_hook_func(lambda cls: cls == (int | None), _count)
+    converter.register_structure_hook_func(lambda cls: cls == (str | None), _identifier)
     converter.register_structure_hook(dt.date, _day)
-    converter.register_structure_hook(DailySeries, shapes.series)
-    converter.register_structure_hook_func(lambda cls: cls in _TUPLES, shapes.items)
-    converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), shapes.project)
-    for cls in (DailyUsage, ProjectUsage, ClientAppUsage, _AppReads, _DayOfApps):
-        _objects_only(converter, cls, detailed=detailed)
-    shapes.whole = make_dict_structure_fn(
+    converter.register_structure_hook(DailySeries, hooks.series)
+    converter.register_structure_hook_func(lambda cls: cls in _TUPLES, hooks.items)
+    converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), hooks.project)
+    for cls in (DailyUsage, ProjectUsage, ClientAppUsage, _AppCount, _DayWithApps):
+        converter.register_structure_hook(cls, _objects_only(make_dict_structure_fn(cls, converter)))
+    hooks.structure_usage = make_dict_structure_fn(
         Usage,
         converter,
-        _cattrs_detailed_validation=detailed,
-        cap_reset_day=override(struct_hook=_day_of_month),
-        # Told by the envelope and by the headers, not by the data.
+        cap_reset_day=override(struct_hook=_reset_day if exact else _reset_day_or_none),
+        # From the envelope and from the headers, not from the data.
         errors=override(omit=True),
         rate_limit=override(omit=True),
         fetched_at=override(omit=True),
         extra=override(omit=True),
     )
-    converter.register_structure_hook(Usage, shapes.usage)
-    return converter
+    return hooks.usage
 
 
-_TUPLES = (tuple[ClientAppUsage, ...], tuple[_AppReads, ...])
-_QUICK = _converter(detailed=False)
-_DETAILED = _converter(detailed=True)
+def _objects_only(structure: _Structure) -> _Structure:
+    def hook(value: object, cls: Any) -> object:
+        if type(value) is dict:
+            return structure(value, cls)
+        raise Violation("an object", value)
+
+    return hook
 
 
-def _structured(data: object) -> Usage:
-    usage: Usage
-    try:
-        usage = _QUICK.structure(data, Usage)
-    except (BaseValidationError, LookupError, ValueError):
-        usage = _DETAILED.structure(data, Usage)  # Once more, to say where it is wrong.
-    return usage
+_TUPLES = (tuple[ClientAppUsage, ...], tuple[_AppCount, ...])
+_EXACT = _structure_usage(exact=True)
+_TOLERANT = _structure_usage(exact=False)
 
 
-def _first_leaf(error: BaseException) -> tuple[str, Flaw]:
-    path = "$.data"
-    while isinstance(error, BaseValidationError):
-        error = error.exceptions[0]
-        for note in getattr(error, "__notes__", ()):
-            path += f"[{note.index}]" if isinstance(note, IterableValidationNote) else f".{note.name}"
-    return path, error if isinstance(error, Flaw) else MISSING  # a KeyError
+# -- Unknown fields: kept at every level -------------------------------------------------------------------------------
+
+_KNOWN_ENVELOPE_FIELDS = {"data", "errors"}
+_KNOWN_DATA_FIELDS = fields_dict(Usage).keys() - {"errors", "rate_limit", "fetched_at", "extra"}
+_KNOWN_PROJECT_FIELDS = fields_dict(ProjectUsage).keys()
+_KNOWN_APP_FIELDS = fields_dict(ClientAppUsage).keys()
+_KNOWN_ROW_FIELDS = fields_dict(DailyUsage).keys()
+_KNOWN_APP_COUNT_FIELDS = fields_dict(_AppCount).keys()
 
 
-# -- Unknown fields: kept, wherever they are ---------------------------------------------------------------------------
-
-_ENVELOPE = {"data", "errors"}
-_IN_DATA = fields_dict(Usage).keys() - {"errors", "rate_limit", "fetched_at", "extra"}
-_IN_PROJECT = fields_dict(ProjectUsage).keys()
-_IN_APP = fields_dict(ClientAppUsage).keys()
-_IN_DAY = fields_dict(DailyUsage).keys()
-_IN_READS = fields_dict(_AppReads).keys()
-
-
-def _unknown_fields(document: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Each unknown field with its path below ``data``. Runs on what the converter has accepted."""
-    data = document["data"]
+def _extra_fields(document: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield each unknown field with its path below ``data``, of a document that the converter has accepted."""
     for name in document:
-        if name not in _ENVELOPE:
+        if name not in _KNOWN_ENVELOPE_FIELDS:
             yield (f"$.{name}" if name in data else name), document[name]
-    yield from _beyond(data, _IN_DATA)
+    yield from _extra_in(data, _KNOWN_DATA_FIELDS)
     project, apps = data.get("daily_project_usage"), data.get("daily_client_app_usage") or ()
-    owners = [(f"daily_client_app_usage[{index}]", app, _IN_APP) for index, app in enumerate(apps)]
+    owners = [(f"daily_client_app_usage[{index}]", app, _KNOWN_APP_FIELDS) for index, app in enumerate(apps)]
     if _lists_days(project):
-        yield from _beyond_days(project, "daily_project_usage")
+        yield from _extra_in_rows(project, "daily_project_usage")
     elif type(project) is list:
-        owners += [(f"daily_project_usage[{index}]", item, _IN_PROJECT) for index, item in enumerate(project)]
+        owners += [(f"daily_project_usage[{index}]", one, _KNOWN_PROJECT_FIELDS) for index, one in enumerate(project)]
     elif project is not None:
-        owners.append(("daily_project_usage", project, _IN_PROJECT))
+        owners.append(("daily_project_usage", project, _KNOWN_PROJECT_FIELDS))
     for path, owner, known in owners:
         if not owner.keys() <= known:
-            yield from _beyond(owner, known, f"{path}.")
-        if days := owner.get("usage"):
-            yield from _beyond_days(days, f"{path}.usage")
+            yield from _extra_in(owner, known, f"{path}.")
+        if rows := owner.get("usage"):
+            yield from _extra_in_rows(rows, f"{path}.usage")
 
 
-def _beyond_days(days: Iterable[Mapping[str, Any]], path: str) -> Iterator[tuple[str, object]]:
-    for index, day in enumerate(days):
-        if not day.keys() <= _IN_DAY:
-            yield from _beyond(day, _IN_DAY, f"{path}[{index}].")
-        if type(reads := day.get("usage")) is list:
-            for position, app in enumerate(reads):
-                yield from _beyond(app, _IN_READS, f"{path}[{index}].usage[{position}].")
+def _extra_in_rows(rows: Iterable[Mapping[str, Any]], path: str) -> Iterator[tuple[str, object]]:
+    for index, row in enumerate(rows):
+        if not row.keys() <= _KNOWN_ROW_FIELDS:
+            yield from _extra_in(row, _KNOWN_ROW_FIELDS, f"{path}[{index}].")
+        if type(counts := row.get("usage")) is list:
+            for position, count in enumerate(counts):
+                yield from _extra_in(count, _KNOWN_APP_COUNT_FIELDS, f"{path}[{index}].usage[{position}].")
 
 
-def _beyond(value: Mapping[str, object], known: AbstractSet[str], path: str = "") -> Iterator[tuple[str, object]]:
+def _extra_in(value: Mapping[str, object], known: AbstractSet[str], path: str = "") -> Iterator[tuple[str, object]]:
     for name in value:
         if name not in known:
             yield path + name, value[name]

@@ -197,6 +197,8 @@ class _ResponseError(TwUsageError):
     """The ``x-transaction-id`` header: what the vendor's support asks for."""
     retry_after: float | None = None
     """Seconds from the answer to ``retry_at``, reckoned by the server's clock alone. ``None`` where that is unknown."""
+    from_edge: bool = False
+    """True if a firewall, proxy or CDN sent the response (a page, or plain text), not the API."""
 
     def __init__(
         self,
@@ -210,6 +212,7 @@ class _ResponseError(TwUsageError):
         request_id: str | None = None,
         retry_at: dt.datetime | None = None,
         retry_after: float | None = None,
+        from_edge: bool = False,
     ) -> None:
         super().__init__(message, retry_at=retry_at)
         self.status = status
@@ -219,6 +222,7 @@ class _ResponseError(TwUsageError):
         self.rate_limit = rate_limit
         self.request_id = request_id
         self.retry_after = retry_after
+        self.from_edge = from_edge
 
 
 class RateLimitedError(_ResponseError):
@@ -262,7 +266,9 @@ class QuotaError(ApiError):
 
 
 class UsageCapExceededError(QuotaError):
-    """The project's monthly cap of reads is used up, until its ``cap_reset_day``."""
+    """The project's monthly cap of reads is used up. ``retry_at`` is the reset of the billing cycle, if an earlier
+    response of the client reported ``cap_reset_day``.
+    """
 
 
 class CreditsDepletedError(QuotaError):

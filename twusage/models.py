@@ -113,6 +113,14 @@ class DailySeries(Sequence[DailyUsage]):
     counts: tuple[int | None, ...] = field(default=(), validator=_check_columns)
     """Posts read on each of ``dates``; ``None`` where the API named the day but not its count."""
 
+    @classmethod
+    def _from_columns(cls, dates: tuple[dt.date, ...], counts: tuple[int | None, ...]) -> DailySeries:
+        """Return a series of columns that the decoder has checked already."""
+        series = _new(cls)
+        _set_dates(series, dates)
+        _set_counts(series, counts)
+        return series
+
     @property
     def total(self) -> int:
         """The sum of the counts that are known."""
@@ -142,14 +150,6 @@ class DailySeries(Sequence[DailyUsage]):
     def to_list(self) -> list[dict[str, object]]:
         """Plain JSON types, in the wire's own shape."""
         return [{"date": day.isoformat(), "usage": count} for day, count in zip(self.dates, self.counts, strict=True)]
-
-
-def unchecked_series(dates: tuple[dt.date, ...], counts: tuple[int | None, ...]) -> DailySeries:
-    """A series whose columns are known to be right: the decoder's, which makes many out of the same days."""
-    series = _new(DailySeries)
-    _set_dates(series, dates)
-    _set_counts(series, counts)
-    return series
 
 
 _new = object.__new__
@@ -189,7 +189,10 @@ class Usage:
     project_usage: int | None = None
     """Posts that the project has read in the current billing cycle."""
     cap_reset_day: int | None = None
-    """The day of the month, 1 to 31, on which a new cycle begins and the count returns to zero."""
+    """The day of the month, 1 to 31, on which a new cycle begins and the count returns to zero.
+
+    ``None`` too if the API sent anything else: the raw value is then in ``extra["cap_reset_day"]``.
+    """
     daily_project_usage: ProjectUsage | None = None
     """The project's days, where ``UsageField.DAILY_PROJECT_USAGE`` was asked for (``days=`` alone asks)."""
     daily_client_app_usage: tuple[ClientAppUsage, ...] = ()

@@ -6,8 +6,9 @@ import asyncio
 import datetime as dt
 import inspect
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from attrs import Attribute, define, field, frozen
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 __all__ = ["CallBudget", "RetryPolicy", "RetryTokenBucket", "retry_budgets_for_running_loop"]
-
-T = TypeVar("T")
 
 
 @define
@@ -134,39 +133,63 @@ class RetryPolicy:
         """One attempt, no waiting."""
         return cls(max_attempts=1, max_wait=0.0)
 
-    async def run(
+    async def retries(
         self,
-        attempt: Callable[[CallBudget], Awaitable[T]],
+        first_failure: TwUsageError,
+        budget: CallBudget,
         clock: Clock,
         *,
+        since: float,
         on_wait: Callable[[Wait], None] | None = None,
-    ) -> T:
-        """Run ``attempt`` until it succeeds or the policy stops; raise what the last attempt raised.
+    ) -> AsyncIterator[AbstractContextManager[Any]]:
+        """Return the retries of one call whose first attempt failed, to iterate: each after its wait.
+
+        ::
+
+            async for retry in await policy.retries(error, budget, clock, since=began):
+                with retry:
+                    usage = await attempt()
+
+        The iteration raises the latest error when this policy stops, and ends after an attempt that succeeded.
 
         Args:
-            attempt: one attempt. It gets the call's remaining budget, charges its own waits to it, and sets the app's
-                retry tokens.
+            first_failure: what the first attempt raised.
+            budget: what the call may still spend.
             clock: measures the waits.
+            since: when the call began, by ``clock.monotonic()``.
             on_wait: called when a wait between two attempts begins.
         """
-        budget, since = CallBudget(self.max_wait), clock.monotonic()
-        try:
-            result = await attempt(
-                budget
-            )  # Without tenacity: AsyncRetrying adds 15 to 30 µs, as much as the rest of the call.
-        except TwUsageError as error:
-            if self.max_attempts == 1:
-                raise
-            first = error
-        else:
-            budget.record_success()
-            return result
-        return await _RetryLoop(self, first, budget, clock, since, on_wait).run(attempt)
+        if self.max_attempts == 1:
+            raise first_failure
+        # Imported here: a program whose calls succeed never loads tenacity.
+        from tenacity import AsyncRetrying
+
+        loop = _RetryLoop(self, first_failure, budget, clock, since, on_wait)
+        retrying = AsyncRetrying(
+            retry=loop.should_retry, stop=loop.should_stop, wait=loop.wait, sleep=loop.sleep, reraise=True
+        )
+        retries = aiter(retrying)
+        attempt = await anext(retries)  # Replay the first failure, so that tenacity counts it as attempt 1.
+        attempt.retry_state.set_exception((type(first_failure), first_failure, first_failure.__traceback__))
+        return _Started(retries)
+
+
+@frozen
+class _Started:
+    """An iteration that goes on: ``async for`` would start AsyncRetrying again."""
+
+    retries: AsyncIterator[AbstractContextManager[Any]]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AbstractContextManager[Any]:
+        return await anext(self.retries)
 
 
 @define(eq=False)
 class _RetryLoop:
-    """The retries of one call, after its first attempt failed. Not shared between calls."""
+    """Tenacity's callables for the retries of one call. Not shared between calls."""
 
     policy: RetryPolicy
     error: TwUsageError
@@ -177,26 +200,9 @@ class _RetryLoop:
     on_wait: Callable[[Wait], None] | None
     retry_once_count: int = 0
 
-    async def run(self, attempt: Callable[[CallBudget], Awaitable[T]]) -> T:
-        # Imported here: a program whose calls succeed never loads tenacity.
-        from tenacity import AsyncRetrying
-
-        first_failure = [self.error]
-
-        async def next_attempt() -> T:
-            if first_failure:  # Replay the first failure, so that tenacity counts it as attempt 1.
-                raise first_failure.pop()
-            result = await attempt(self.budget)
-            self.budget.record_success()
-            return result
-
-        return await AsyncRetrying(
-            retry=self._should_retry, stop=self._should_stop, wait=self._wait, sleep=self._sleep, reraise=True
-        )(next_attempt)
-
     # Tenacity calls these three after each attempt, in this order.
 
-    async def _should_retry(self, state: RetryCallState) -> bool:
+    async def should_retry(self, state: RetryCallState) -> bool:
         # Tenacity's own times come from the system clock and leave out the first attempt: stop_after_delay would count
         # real seconds, from a later start.
         state.start_time, state.outcome_timestamp = self.since, self.clock.monotonic()
@@ -210,7 +216,7 @@ class _RetryLoop:
             return await verdict if inspect.isawaitable(verdict) else verdict
         return error.retryable and not (error.retry_once and self.retry_once_count > 1)
 
-    def _wait(self, state: RetryCallState) -> float:
+    def wait(self, state: RetryCallState) -> float:
         from tenacity.wait import wait_random_exponential
 
         asked = self._server_retry_after
@@ -226,7 +232,7 @@ class _RetryLoop:
         backoff = self.policy.wait or wait_random_exponential(multiplier=base, max=40 * base)
         return max(asked or 0.0, least + backoff(state))
 
-    def _should_stop(self, state: RetryCallState) -> bool:
+    def should_stop(self, state: RetryCallState) -> bool:
         if state.attempt_number >= self.policy.max_attempts or (self.policy.stop and self.policy.stop(state)):
             return True
         if max(state.upcoming_sleep, self._server_retry_after or 0.0) > self.budget.wait_left:
@@ -247,7 +253,7 @@ class _RetryLoop:
         """Seconds that the server requests to wait: 0 if its instant is past, ``None`` without one."""
         return getattr(self.error, "retry_after", None)
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.budget.charge_wait(seconds)
         if seconds and self.on_wait is not None:
             until = dt.datetime.fromtimestamp(self.clock.time() + seconds, dt.UTC)

@@ -208,7 +208,9 @@ def pacing() -> Figures:
             slot.observe(seen, clock.time())
 
     async def paced() -> None:
-        await policy.run(attempt, clock)
+        budget = CallBudget(policy.max_wait)
+        await attempt(budget)
+        budget.record_success()
 
     with asyncio.Runner() as runner:
         figures = compare(_awaited(runner, paced), _awaited(runner, nothing))

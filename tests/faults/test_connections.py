@@ -461,7 +461,7 @@ class TestElsewhere:
             runner.run(client.get_usage())
 
             def child() -> int:
-                for call in (client.get_usage, client._transport.aclose):  # type: ignore[union-attr]
+                for call in (client.get_usage, client._transport.aclose):
                     try:
                         asyncio.new_event_loop().run_until_complete(call())
                     except ConfigurationError:

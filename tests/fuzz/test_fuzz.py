@@ -53,12 +53,12 @@ def test_a_failure_can_be_run_again() -> None:
 # -- Seeded bugs: each is found, and by the oracle that is there for it ------------------------------------------------
 
 
-def lax_count(value: Any, _: object = None) -> int:
+def lax_count(value: Any, _: object = None) -> int | None:
     """Count as cattrs does by itself: it takes 1_000."""
     try:
-        return abs(int(value))
+        return None if value is None else abs(int(value))
     except (TypeError, OverflowError) as error:
-        raise json_reader.Flaw("a count", value) from error
+        raise json_reader.Violation("a count", value) from error
 
 
 def clumsy(value: Any) -> str:
@@ -105,8 +105,8 @@ def test_a_seeded_bug_is_found(
     """The harness that never complained would prove nothing."""
     monkeypatch.setattr(module, name, bug)
     # The converters keep the hooks that they were made with.
-    monkeypatch.setattr(codec, "_QUICK", codec._converter(detailed=False))
-    monkeypatch.setattr(codec, "_DETAILED", codec._converter(detailed=True))
+    monkeypatch.setattr(codec, "_EXACT", codec._structure_usage(exact=True))
+    monkeypatch.setattr(codec, "_TOLERANT", codec._structure_usage(exact=False))
     assert any(why.startswith(oracle) for block in range(20) for why in failures(block))
 
 

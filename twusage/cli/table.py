@@ -170,7 +170,7 @@ def _apps(apps: tuple[ClientAppUsage, ...], paper: _Paper) -> Text:
     if not apps:
         return _block(title, [Text("  The answer names no client app.")])
     whole = sum(app.usage.total for app in apps)
-    figures = max(len(_total(app.usage)) for app in apps)
+    figures = max(len(_total_of_app(app)) for app in apps)
     lines = _lines([_app(app, whole, figures) for app in apps], paper)
     if any(_partial(app.usage) for app in apps):
         lines.append(_PARTIAL)
@@ -178,7 +178,7 @@ def _apps(apps: tuple[ClientAppUsage, ...], paper: _Paper) -> Text:
 
 
 def _app(app: ClientAppUsage, whole: int, figures: int) -> _Row:
-    total = _total(app.usage)
+    total = _total_of_app(app)
     if total == _UNKNOWN or not whole:
         return _Row(_identifier(app.client_app_id), f"{total:>{figures}}{'':>8}")
     share = app.usage.total / whole
@@ -209,6 +209,11 @@ def _identifier(text: str | None) -> str:
 
 def _partial(series: DailySeries) -> bool:
     return bool(series) and None in series.counts and any(count is not None for count in series.counts)
+
+
+def _total_of_app(app: ClientAppUsage) -> str:
+    # No rows, and the API says that there are none: no reads, not an unknown number.
+    return "0" if app.usage_result_count == 0 and not app.usage else _total(app.usage)
 
 
 def _total(series: DailySeries) -> str:
