@@ -34,7 +34,7 @@ from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budge
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
-    from twusage.diagnostics.explain import Checkup
+    from twusage.diagnostics.report import CheckReport
 
 __all__ = ["UsageClient"]
 
@@ -181,7 +181,7 @@ class UsageClient:
             self._cache.get_or_call(request.url, _checked_age(max_age), partial(self._call, request))
         )
 
-    async def check(self) -> Checkup:
+    async def check(self) -> CheckReport:
         """Check the credentials and the connection to the API; return what is wrong and what to do.
 
         It uses at most one call of the window, does not wait for a window, and does not retry. An error response, an
@@ -262,14 +262,14 @@ class UsageClient:
             reading.error.retry_at = BillingCycle.of(self._cap_reset_day, now).resets_at
         return reading.usage()
 
-    async def _check(self) -> Checkup:
-        from twusage.diagnostics.check import examine  # Imported here: few programs call check().
+    async def _check(self) -> CheckReport:
+        from twusage.diagnostics.check import run_check  # Imported here: few programs call check().
 
         async def ask(auth: Auth, transport: Transport) -> Usage:
             request = protocol.usage_request(base_url=self._base_url)
             return await self._attempt(request, CallBudget(0.0), self._provider(auth, transport), transport)
 
-        return await examine(
+        return await run_check(
             self._credentials,
             ask,
             transport=self._transport,

@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 
-from twusage.cli.exit_codes import complain, printable
+from twusage.cli.exit_codes import print_error, printable
 from twusage.clock import Wait
 
 __all__ = ["Countdown"]
@@ -35,7 +35,7 @@ class Countdown:
         if sys.stderr is not None and sys.stderr.isatty():
             self._tick(wait, asyncio.get_running_loop().time() + wait.seconds)
         else:
-            complain(f"waiting {wait.seconds:.0f} s, until {wait.until:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")
+            print_error(f"waiting {wait.seconds:.0f} s, until {wait.until:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")
 
     def clear(self) -> None:
         """Take the line away, if there is one."""

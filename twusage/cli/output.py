@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.text import Text
 
-from twusage.cli.exit_codes import let_go
+from twusage.cli.exit_codes import discard_stdout
 
 __all__ = ["page", "write"]
 
@@ -33,6 +33,6 @@ def write(text: str) -> None:
             sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
     except OSError as error:
-        let_go()
+        discard_stdout()
         # Of a broken pipe, this makes a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None

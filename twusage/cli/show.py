@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from twusage.cli.countdown import Countdown
-from twusage.cli.exit_codes import complain, printable, refer_to_doctor
-from twusage.cli.options import access_options, asked, credentials
+from twusage.cli.exit_codes import print_error, printable, suggest_doctor
+from twusage.cli.options import access_options, credentials, run_with_client
 from twusage.cli.output import page, write
 from twusage.cli.table import usage_text
 from twusage.errors import TwUsageError
@@ -85,7 +85,7 @@ def show(
     countdown = Countdown()
     try:
         keywords: dict[str, Any] = _demo() if demo else credentials(token_file)
-        usage = asked(
+        usage = run_with_client(
             lambda client: client.get_usage(days=days),
             proxy=proxy,
             timeout=timeout,
@@ -95,12 +95,12 @@ def show(
         )
     except TwUsageError as error:
         if not demo:
-            refer_to_doctor(error)
+            suggest_doctor(error)
         raise
     finally:
         countdown.clear()
     for problem in usage.errors[:_MOST_WARNINGS]:
-        complain(f"warning: the API says: {_told(problem)}")
+        print_error(f"warning: the API says: {_told(problem)}")
     if as_json:
         # ASCII only, which is as good for any reader, and is safe in any encoding and on any terminal.
         write(json.dumps(usage.to_dict(), indent=2) + "\n")
