@@ -35,7 +35,13 @@ from sybil.parsers.myst import CodeBlockParser, SkipParser
 
 from twusage.testing import FakeApi, FakeServer, VirtualClock
 
-_TOKENS = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+_TOKENS = (
+    "X_BEARER_TOKEN",
+    "X_BEARER_TOKEN_FILE",
+    "TWITTER_BEARER_TOKEN",
+    "TWITTER_BEARER_TOKEN_FILE",
+    "BEARER_TOKEN",
+)
 _KEYS = ("X_API_KEY", "X_API_SECRET", "TWITTER_API_KEY", "TWITTER_API_SECRET")
 
 

@@ -31,6 +31,7 @@ from click.testing import CliRunner, Result
 
 import twusage as sdk
 from twusage import __main__ as entry
+from twusage.auth import TOKEN_VARIABLES
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, printable, run_to_exit_code
@@ -42,7 +43,7 @@ from twusage.protocol import Request, Response
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "cli.md"
 TOKEN = "AAAAAAAAAAAAAAAAAAAAAMLheAAAAAAA0%2BuSeid%2BULvsea4JtiGRiSDSJSI%3DEUifiRBkKG5E2XzMDjRfl76ZC9Ub0wnz4XsNiRVBChT"
-VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN", "TWUSAGE_BASE_URL")
+VARIABLES = (*TOKEN_VARIABLES, "TWUSAGE_BASE_URL")
 
 DOCUMENT = {
     "data": {
@@ -453,7 +454,7 @@ class TestRequest:
 
     def test_the_older_variables(self, wire: Wire) -> None:
         """TWITTER_BEARER_TOKEN and BEARER_TOKEN do, where X_BEARER_TOKEN is not set."""
-        for name in VARIABLES[1:3]:
+        for name in ("TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
             wire.says(DOCUMENT)
             assert run("show", X_BEARER_TOKEN=None, **{name: f"of-{name}"}).exit_code == 0
         assert [request.headers["authorization"] for request in wire.requests] == [
@@ -553,6 +554,17 @@ class TestToken:
         assert result.exit_code == 3
         assert "No such file or directory" in sentence(result)
 
+    def test_a_file_that_a_variable_names(self, wire: Wire, tmp_path: Path) -> None:
+        """A container's secret is read by the rules of --token-file; the path is not shown."""
+        file = tmp_path / "token"
+        file.write_text(f"{TOKEN}\n")
+        wire.says(DOCUMENT)
+        assert run("show", X_BEARER_TOKEN=None, TWITTER_BEARER_TOKEN_FILE=str(file)).exit_code == 0
+        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+        result = run("show", X_BEARER_TOKEN=None, X_BEARER_TOKEN_FILE=TOKEN)
+        assert result.exit_code == 3
+        assert "the file that X_BEARER_TOKEN_FILE names cannot be read: No such file" in sentence(result)
+
     def test_a_directory(self, wire: Wire, tmp_path: Path) -> None:
         """What cannot be read is one sentence, too."""
         result = run("show", "--token-file", str(tmp_path))
@@ -566,7 +578,7 @@ class TestToken:
             raise RuntimeError("Was not able to determine binary stream for sys.stdin.")
 
         monkeypatch.setattr(click, "open_file", closed)
-        assert "stdin is closed" in sentence(run("show", "--token-file", "-"))
+        assert "stdin cannot be read: it is closed" in sentence(run("show", "--token-file", "-"))
 
     @pytest.mark.parametrize(
         "arguments", [("show", TOKEN), (TOKEN,), ("show", "--days", TOKEN), ("show", f"--{TOKEN}")]

@@ -126,7 +126,8 @@ class UsageClient:
     def from_env(cls, **keywords: Any) -> Self:
         """Return a client with the credentials of the environment.
 
-        The token is the first that is set of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` and ``BEARER_TOKEN``. Without
+        The token is the first that is set of ``X_BEARER_TOKEN``, ``X_BEARER_TOKEN_FILE``, ``TWITTER_BEARER_TOKEN``,
+        ``TWITTER_BEARER_TOKEN_FILE`` and ``BEARER_TOKEN``; a ``_FILE`` is the path of a file with the token. Without
         one, the API key and secret are read from ``X_API_KEY`` and ``X_API_SECRET``, or ``TWITTER_API_KEY`` and
         ``TWITTER_API_SECRET``. ``TWUSAGE_BASE_URL`` is read, too. Takes the keywords of the constructor, which override
         the environment: with ``auth=`` no credentials are read.

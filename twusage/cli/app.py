@@ -13,6 +13,7 @@ from twusage._version import __version__
 from twusage.cli.doctor import doctor
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
 from twusage.cli.fake import fake
+from twusage.cli.options import trust_env_option
 from twusage.cli.show import show
 
 __all__ = ["twusage"]
@@ -50,13 +51,15 @@ show.epilog = doctor.epilog = _EPILOG
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
+@trust_env_option
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
     """How much of the X/Twitter API your project has used of its monthly cap.
 
     The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET.
+    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET. X_BEARER_TOKEN_FILE and
+    TWITTER_BEARER_TOKEN_FILE are paths of files with the token.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
