@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -1206,6 +1207,12 @@ def url(server: socket.socket) -> str:
     return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+def with_silent_name_server(command: list[str]) -> list[str]:
+    """The command, with look-ups that never end; each writes a question mark on stdout."""
+    silent = "import os, socket, threading; socket.getaddrinfo = lambda *_, **__: os.write(1, b'?') and STOP.wait()"
+    return [*command[:-1], f"{silent}; STOP = threading.Event(); {command[-1]}"]
+
+
 class TestProcess:
     def test_over_a_socket(self) -> None:
         """The whole way: a token from stdin, a request on the wire, CSV on stdout."""
@@ -1255,6 +1262,36 @@ class TestProcess:
                 connection.recv(65536)
                 process.send_signal(signal.SIGINT)
                 assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == 130
+
+    @pytest.mark.parametrize("name", ["show", "doctor"])
+    def test_a_name_server_that_does_not_answer(self, name: str, interruptible: list[str]) -> None:
+        """The command ends with its timeout: neither the look-up nor a second try holds it."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [*with_silent_name_server(interruptible), name, "--timeout", "0.5"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 7
+        assert b"no connection within 0.25 s" in b" ".join((done.stdout + done.stderr).split())
+        assert time.monotonic() - began < 20  # Most of it is the start of a Python on a busy machine.
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+    def test_ctrl_c_during_a_look_up(self, interruptible: list[str]) -> None:
+        """SIGINT while the name server does not answer: 130 immediately."""
+        process = subprocess.Popen(
+            [*with_silent_name_server(interruptible), "show", "--timeout", "600"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"?"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (b"", b"")
         assert process.returncode == 130
 
     @pytest.mark.skipif(sys.platform == "win32", reason="ptys and signals")

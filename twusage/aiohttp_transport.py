@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import ssl as ssl_module
 import sys
+import threading
 import zlib
-from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import lru_cache
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
@@ -292,7 +295,7 @@ _AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeErr
 
 class _Connector(aiohttp.TCPConnector):
     def __init__(self) -> None:
-        super().__init__(limit=0)
+        super().__init__(limit=0, resolver=_Resolver())
         self._seen: WeakSet[Any] = WeakSet()
 
     async def connect(
@@ -318,6 +321,47 @@ class _Connector(aiohttp.TCPConnector):
         if getattr(transport, "max_size", 0) > _SOCKET_READ_SIZE:  # a new connection without TLS
             transport.max_size = _SOCKET_READ_SIZE
         return connection
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up with the system's resolver, in a daemon thread for each look-up.
+
+    aiohttp uses asyncio's executor, for whose threads ``asyncio.run`` and the end of the interpreter wait: with a dead
+    name server, neither a timeout nor Ctrl-C ended the program (test_cli: test_a_name_server_that_does_not_answer).
+    c-ares (aiodns) needs no thread, but ignores nsswitch.conf, mDNS and the split DNS of a VPN.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[ResolveResult]] = loop.create_future()
+
+        def look_up() -> None:
+            try:
+                settle = partial(found.set_result, _look_up(host, port, family))
+            except Exception as error:  # noqa: BLE001 - passed on
+                settle = partial(found.set_exception, error)
+            with suppress(RuntimeError):  # The loop was closed in the meantime.
+                loop.call_soon_threadsafe(lambda: found.done() or settle())
+
+        threading.Thread(target=look_up, name="twusage look-up", daemon=True).start()
+        return await found
+
+    async def close(self) -> None:
+        """Leave running look-ups behind."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    # On Windows without a network, AI_ADDRCONFIG finds no localhost.
+    flags = 0 if sys.platform == "win32" else socket.AI_ADDRCONFIG
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    results = []
+    for kind, _, proto, _, address in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags):
+        # A link-local address keeps its scope: fe80::1%eth0.
+        numbers, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+        results.append(ResolveResult(hostname=host, host=numbers, port=port, family=kind, proto=proto, flags=numeric))
+    return results
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -8,17 +8,29 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.client import UsageClient
-from twusage.errors import ConfigurationError
+from twusage.errors import ConfigurationError, ConnectError, RequestTimeoutError
+from twusage.retry import RetryPolicy
 from twusage.token_file import Flaw, read_token_file
 
-__all__ = ["access_options", "credentials", "place_of", "read_token", "run_with_client", "trust_env_option"]
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = [
+    "access_options",
+    "credentials",
+    "place_of",
+    "read_token",
+    "retry_policy",
+    "run_with_client",
+    "trust_env_option",
+]
 
 T = TypeVar("T")
 _TRUST_ENV = "twusage.trust_env"
@@ -90,6 +102,16 @@ def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str |
             return await call(await opened.enter_async_context(UsageClient.from_env(**keywords)))
 
     return asyncio.run(run())
+
+
+def retry_policy(max_wait: float) -> RetryPolicy:
+    """Return the retries of a command. A request that took its whole timeout is not repeated: a person waits."""
+    return RetryPolicy(max_wait=max_wait, stop=_has_timed_out)
+
+
+def _has_timed_out(state: RetryCallState) -> bool:
+    error = state.outcome and state.outcome.exception()
+    return isinstance(error, RequestTimeoutError) or (isinstance(error, ConnectError) and error.reason == "timeout")
 
 
 def credentials(token_file: str | None) -> dict[str, str]:

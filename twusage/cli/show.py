@@ -11,13 +11,12 @@ import click
 
 from twusage.cli.countdown import Countdown
 from twusage.cli.exit_codes import print_error, printable, suggest_doctor
-from twusage.cli.options import access_options, credentials, run_with_client
+from twusage.cli.options import access_options, credentials, retry_policy, run_with_client
 from twusage.cli.output import page, write
 from twusage.cli.table import usage_text
 from twusage.errors import TwUsageError
 from twusage.models import Problem, Usage
 from twusage.protocol import DEFAULT_BASE_URL, usage_request
-from twusage.retry import RetryPolicy
 
 __all__ = ["show"]
 
@@ -89,7 +88,7 @@ def show(
             lambda client: client.get_usage(days=days),
             proxy=proxy,
             timeout=timeout,
-            retry=RetryPolicy(max_wait=max_wait),
+            retry=retry_policy(max_wait),
             on_wait=countdown,
             **keywords,
         )
