@@ -39,6 +39,7 @@ from twusage.errors import (
     TransportError,
     TwUsageError,
 )
+from twusage.event_loop import LoopBinding, running_task
 from twusage.protocol import Headers, Request, Response
 
 __all__ = ["AiohttpTransport"]
@@ -63,7 +64,7 @@ _SOCKET_REASONS: dict[int | None, ConnectReason] = {
     errno.ENETUNREACH: "unreachable",
 }
 _SESSION_CLOSED = "the connections were closed during this call"
-_OTHER_LOOP = "AiohttpTransport is bound to another event loop; make a UsageClient on each loop, in each process"
+_OTHER_LOOP = "the given aiohttp session is bound to another event loop; create one per loop and process"
 
 
 class AiohttpTransport:
@@ -104,7 +105,7 @@ class AiohttpTransport:
         self._semaphore: AbstractAsyncContextManager[None] = nullcontext()
         self._trust_env = trust_env and proxy is None
         self._max_body = max_body
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._binding = LoopBinding("AiohttpTransport", only_first=session is not None)
         self._closed = False
         # Without the key "proxy", the default of the caller's session applies; None would mean no proxy.
         self._options: dict[str, Any] = {
@@ -157,9 +158,9 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close the session, if it is the transport's own. Nothing can be sent afterwards."""
         session = self._session if self._owns_session else None
-        if session is not None and self._loop not in {None, _running_loop()} and not self._loop.is_closed():
+        if session is not None and not self._binding.is_free:
             # A forked process would end the TLS connections of its parent (faults: test_after_a_fork).
-            raise ConfigurationError(_OTHER_LOOP)
+            self._binding.bind()
         self._closed = True
         if session is not None:
             self._session = None
@@ -222,16 +223,11 @@ class AiohttpTransport:
     async def _get_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this transport is closed; make a new one")
-        loop, previous = _running_loop(), None
-        if loop is None or self._loop is not loop:
-            reopens = self._owns_session and self._loop is not None and self._loop.is_closed()
-            if loop is None or not (self._loop is None or reopens):
-                raise ConfigurationError(_OTHER_LOOP)
-            self._loop = loop
-            if self._owns_session:
-                # One asyncio.run() for each event, as on AWS Lambda (TestSessions: test_the_next_loop_is_served).
-                previous, self._session = self._session, None
-                self._semaphore = asyncio.Semaphore(self._limit)
+        previous = None
+        if self._binding.bind() and self._owns_session:
+            previous, self._session = self._session, None
+            self._semaphore = asyncio.Semaphore(self._limit)
+        running_task()  # asyncio.timeout() raises a RuntimeError without one.
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=_Connector(), cookie_jar=aiohttp.DummyCookieJar())
         if self._session.closed:
@@ -253,13 +249,6 @@ def _client_timeout(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
 @lru_cache(maxsize=64)  # A program sends the same request again and again.
 def _url(text: str) -> URL:
     return URL(text, encoded=True)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # A process that was forked during a call has none (faults: test_forked_within_a_call).
-        return None
 
 
 def _check_proxy(proxy: Any, name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from twusage.clock import Clock
-from twusage.errors import ConnectError, ProtocolError, RequestTimeoutError
+from twusage.errors import ClientClosedError, ConnectError, ProtocolError, RequestTimeoutError
+from twusage.event_loop import LoopBinding
 from twusage.protocol import Request, Response
 from twusage.testing.api import FakeApi
 from twusage.testing.faults import Breakage
@@ -12,7 +13,7 @@ __all__ = ["FakeTransport"]
 
 
 class FakeTransport:
-    """Carries requests to a ``FakeApi``.
+    """Carries requests to a ``FakeApi``. Like ``AiohttpTransport``, it serves one event loop at a time.
 
     Args:
         api: who answers.
@@ -25,9 +26,14 @@ class FakeTransport:
         if clock is not None:
             api.clock = clock
         self._latency = latency
+        self._binding = LoopBinding("FakeTransport")
+        self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        """One request to the fake. See ``Transport.send``."""
+        """Send one request to the fake. See ``Transport.send``."""
+        if self._closed:
+            raise ClientClosedError("this transport is closed; make a new one")
+        self._binding.bind()
         outcome = self._api.exchange(request)
         delay = self._latency + outcome.delay
         if outcome.breakage is Breakage.CONNECT:
@@ -44,4 +50,5 @@ class FakeTransport:
         return outcome.response
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Close the transport. As with ``AiohttpTransport``, nothing can be sent afterwards."""
+        self._closed = True
