@@ -10,7 +10,10 @@ from twusage.errors import ConfigurationError
 
 __all__ = ["LoopBinding", "running_loop", "running_task"]
 
-_NO_LOOP = "twusage needs asyncio, and no asyncio event loop is running here; under trio it cannot be used"
+_NO_LOOP = (
+    "twusage needs asyncio, and no asyncio event loop is running here. Trio is not supported; after a fork, run a loop "
+    "with a new client in each process"
+)
 _NO_TASK = (
     "twusage needs a running asyncio task, and nest_asyncio provides none on Python 3.14. A notebook can do "
     "without it: await the call in a cell"
