@@ -224,7 +224,7 @@ class TestCredentials:
 
     def test_client_refuses_malformed_text(self) -> None:
         """The client refuses a malformed token in its constructor, long before a request."""
-        with pytest.raises(ConfigurationError, match="holds a space"):
+        with pytest.raises(ConfigurationError, match="contains a space"):
             UsageClient("Bearer canary")
 
     def test_client_takes_a_hand_made_auth(self) -> None:
@@ -362,7 +362,7 @@ class TestAppOnlyAuth:
 
     async def test_needs_a_client_at_first(self, keys: AppOnlyAuth) -> None:
         """Alone it cannot send; with a token it needs nobody."""
-        with pytest.raises(ConfigurationError, match="give this AppOnlyAuth to a UsageClient"):
+        with pytest.raises(ConfigurationError, match="pass it to a UsageClient"):
             await keys.token()
         assert await keys.token(FetchToken("T1")) == await keys.token()
 
@@ -862,7 +862,7 @@ class TestFromEnvironment:
         for each in pair:
             monkeypatch.setenv(each, "canary")
         monkeypatch.setenv(name, "canary canary")
-        with pytest.raises(ConfigurationError, match=f"^{name}: the value holds a space") as caught:
+        with pytest.raises(ConfigurationError, match=f"^{name}: the value contains a space") as caught:
             auth_from_env()
         assert "canary" not in frames_of(caught.value)
 

@@ -852,7 +852,7 @@ class TestCheck:
     async def test_an_auth_of_the_users(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
         """One that gives no token, or raises anything, is told of. Of what is not ours the type alone is told."""
         for gives, kind, said in (
-            ("two words", ConfigurationError, "the token holds a space"),
+            ("two words", ConfigurationError, "the token contains a space"),
             (ConnectError("no vault"), ConnectError, "no vault"),
             (FileNotFoundError(2, "secret"), ConfigurationError, "it raised FileNotFoundError"),
             (ClientClosedError("no vault"), ClientClosedError, "no vault"),

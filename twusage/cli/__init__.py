@@ -1,14 +1,14 @@
-"""The ``twusage`` command. Thin: everything it shows comes from below.
+"""The ``twusage`` command.
 
-=============  =========================================================================================================
-``app``        the group of commands; click's own complaints in one sentence
-``show``       ``twusage show``: its options, one call, and where the answer goes
-``doctor``     ``twusage doctor``: a check-up, and how it is shown
-``fake``       ``twusage fake``: the fake API on a port of this machine
-``table``      a ``Usage`` as the text that a person reads
-``access``     the way to the API, for both: the token in a file, the proxy, the client
-``output``     what is written on stdout
-``countdown``  what is shown while the call waits
-``exits``      exit codes and the sentences on stderr; it loads neither click nor rich, for they may be missing
-=============  =========================================================================================================
+==============  ========================================================================================================
+``app``         the command group; click's error messages in one sentence
+``show``        ``twusage show``: its options, one call, and its output
+``doctor``      ``twusage doctor``: checks credentials and connection, and prints the findings
+``fake``        ``twusage fake``: serves the fake API on a local port
+``table``       a ``Usage`` as text for people
+``options``     shared options, and the client that they configure
+``output``      writes to stdout
+``countdown``   shown on stderr while a call waits
+``exit_codes``  exit codes and error messages; imports neither click nor rich, which may be missing
+==============  ========================================================================================================
 """

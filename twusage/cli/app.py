@@ -1,4 +1,4 @@
-"""The group of the commands: exit codes, and error messages of click."""
+"""The command group: exit codes, and click's error messages."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from twusage.cli.show import show
 
 __all__ = ["twusage"]
 
-# Whoever types a token where none belongs has it quoted back at them, and from there it goes into the log of a CI.
+# click quotes an invalid argument, which may be a token by mistake. It must not get into the log of a CI job.
 _MAYBE_A_TOKEN = re.compile(r"[^\s'\"()]{20,}")
 
 
 class _Commands(click.Group):
-    """A group whose every end is an exit code of the table, with at most one sentence on stderr."""
+    """A command group that always exits with a code of the table, and prints at most one sentence on stderr."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         try:
@@ -40,9 +40,9 @@ class _Commands(click.Group):
 
 
 def _one_sentence(error: click.ClickException) -> str:
-    said = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
+    message = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{said} (see '{context.command_path} --help')" if context else said
+    return f"{message} (see '{context.command_path} --help')" if context else message
 
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
@@ -53,10 +53,10 @@ show.epilog = doctor.epilog = _EPILOG
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
-    """How much of the X/Twitter API your project has used of its monthly cap.
+    """How much of its monthly cap of the X/Twitter API your project has used.
 
-    The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET.
+    The app-only bearer token is read from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
+    first that is set; otherwise an API key and its secret: X_API_KEY and X_API_SECRET.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
