@@ -311,7 +311,7 @@ class _Connector(aiohttp.TCPConnector):
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # After the request the same exceptions mean that it may have been counted (faults: "proxy says nothing").
+            # After the request the same exceptions mean that it may have been counted (faults: "proxy sends nothing").
             raise _ProxyDisconnected(type(error).__name__) from None
         self._seen.add(protocol)
         transport: Any = connection.transport

@@ -9,7 +9,7 @@ An unknown window gets one probe                 The server may have lowered its
 Calls of the last window do not block a probe    A hanging call would keep all others out of a window that is open.
 The smaller ``remaining`` counts                 Responses arrive out of order.
 An older reset is ignored                        That response describes a window that is over.
-Only a 429 of the running window closes it       A late 429 was sent in the last window and says nothing about this one.
+Only a 429 of the running window closes it       A late 429 is about the last window, not about this one.
 A window opens one second after its reset        The reset comes in whole seconds; starting early costs a second 429.
 Near its reset a window is probed                A response is written between the sending of its call and its arrival.
                                                  Until the next window surely opens, one call at a time finds out, until

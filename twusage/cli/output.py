@@ -1,4 +1,4 @@
-"""What a command writes on stdout, whatever that is: a terminal, a pipe, a file, or closed."""
+"""Write to stdout, which may be a terminal, a pipe, a file, or closed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["page", "write"]
 
 
 def page(text: Callable[[int, bool], Text]) -> str:
-    """A text, made for so many columns and, if that is true, for ASCII only, as what is written on this stdout."""
+    """Render ``text(width, ascii_only)`` for this stdout."""
     screen = Console()
-    paper = io.StringIO()  # not stdout itself, on which rich has its own way with a broken pipe
-    # Soft: what does not fit is wrapped by the terminal. A number that is cut short would lie.
+    paper = io.StringIO()  # not stdout, because rich handles a broken pipe in its own way
+    # Soft: the terminal wraps long lines. A truncated number would be misleading.
     content = text(screen.width, screen.options.ascii_only)
     Console(file=paper, force_terminal=screen.is_terminal).print(content, soft_wrap=True)
     return paper.getvalue()
 
 
 def write(text: str) -> None:
-    """Write it, with escapes for what the encoding lacks."""
-    # Not click.echo: it would write UTF-8 where ASCII is asked for, and judge the colours once more.
+    """Write the text, with escapes for characters that the encoding does not have."""
+    # Not click.echo, which would write UTF-8 to an ASCII stdout, and decide about colours again.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         if sys.stdout is not None:  # closed with >&-
@@ -34,5 +34,5 @@ def write(text: str) -> None:
             sys.stdout.flush()
     except OSError as error:
         discard_stdout()
-        # Of a broken pipe, this makes a BrokenPipeError again.
+        # For a broken pipe this creates a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
