@@ -701,8 +701,8 @@ class TestCheck:
             (Fault.status(429, headers={"x-rate-limit-remaining": "7"}), "api.other-limit", "another limit"),
             (Fault.timeout(), "network.timeout", "in time"),
             (Fault.connect_error(), "network.refused", "no connection"),
-            (Fault.disconnected(), "network.broken", "before the answer began"),
-            (Fault.reset(), "network.broken", "cut short"),
+            (Fault.disconnected(), "network.broken", "before the response began"),
+            (Fault.reset(), "network.broken", "truncated"),
         ],
     )
     async def test_each_trouble(

@@ -88,8 +88,8 @@ class _Pace:
 def forecast(usage: Usage, *, now: dt.datetime | None = None) -> Forecast:
     """The usage at the end of the billing cycle, from the project's days.
 
-    Pass the result of ``get_usage(days=90)``; fewer days give a wider range. Full days since the first known one count, and days
-    that the API omits are zeros. Today's reads are in ``used``, and the rest of today is forecast.
+    Pass the result of ``get_usage(days=90)``; fewer days give a wider range. Full days since the first known one count,
+    and days that the API omits are zeros. Today's reads are in ``used``, and the rest of today is forecast.
 
     Args:
         usage: a response with the project's days.
