@@ -163,7 +163,7 @@ _JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_reject_constant)
 
 
 def _parse_with_json(body: bytes | str) -> Any:
-    return _JSON.decode(body if type(body) is str else str(body, "utf-8"))
+    return _JSON.decode(body if isinstance(body, str) else str(body, "utf-8"))
 
 
 @cache  # Not at import time: importing msgspec takes 20 ms.
