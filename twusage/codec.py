@@ -189,10 +189,10 @@ def _read_columns(rows: list[dict[str, Any]]) -> DailySeries:
     elif set(map(type, values)) == {int} and min(values) >= 0:
         counts = tuple(values)
     else:  # unknown counts among them
-        return _series_from(_read_days(tuple(map(_get_date, rows))), tuple(map(_count, values)))
+        return _series_from(_read_days(list(map(_get_date, rows))), tuple(map(_count, values)))
     if sum(counts) >= _COUNT_LIMIT:  # Faster than max(), and at least as strict.
         raise ValueError(values)
-    return _series_from(_read_days(tuple(map(_get_date, rows))), counts)
+    return _series_from(_read_days(list(map(_get_date, rows))), counts)
 
 
 _get_date, _get_usage = itemgetter("date"), itemgetter("usage")  # Without a frame for each list.
@@ -200,8 +200,21 @@ _series_from = DailySeries._from_columns  # noqa: SLF001 - made for this module
 _NO_DAYS = DailySeries()
 
 
-@lru_cache(maxsize=8)  # All apps have the same days, and share one tuple of them.
-def _read_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
+def _read_days(texts: list[str]) -> tuple[dt.date, ...]:
+    """Return the days of a column. All apps have the same ones, and share one tuple of them."""
+    global _latest_days  # noqa: PLW0603 - replaced as one value: each thread reads a column and its own days
+    known, days = _latest_days
+    if texts != known:  # Faster than hashing the column.
+        days = _parse_days(tuple(texts))
+        _latest_days = texts, days
+    return days
+
+
+_latest_days: tuple[list[str], tuple[dt.date, ...]] = ([], ())
+
+
+@lru_cache(maxsize=8)
+def _parse_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
     days = tuple(map(_day, texts))
     if all(map(lt, days, days[1:])):
         return days
