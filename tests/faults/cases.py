@@ -683,7 +683,7 @@ def model_cases() -> Iterator[Case]:
     for value in (0, 32, 99, "0", "32", -1, 1.5, True, "ten", []):
         # It is then unknown: the number of the day does not touch the counts.
         document = json.dumps({"data": {"cap_reset_day": value}})
-        yield told("model", f"cap_reset_day: {value!r}", None, "", document.encode())
+        yield told("model", f"cap_reset_day: {value!r}", None, "never", document.encode())
     dates: list[object] = [
         "2023-W44-3",
         "2023-02-30",
@@ -730,7 +730,7 @@ def model_cases() -> Iterator[Case]:
         "nothing asked for": {"data": {}},
     }
     for name, whole in good.items():
-        yield told("model", name, None, "", json.dumps(whole).encode())
+        yield told("model", name, None, "never", json.dumps(whole).encode())
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ class History:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     def _check_process(self) -> None:
-        # Threads do not survive a fork: a call would wait for ever.
+        # Threads do not survive a fork: a call would wait forever.
         if os.getpid() != self._process:
             raise ConfigurationError("this history was opened before a fork; make one in each process")
 
