@@ -11,6 +11,7 @@ in the page                    what is done with it
 a ``python`` block             it runs; so do the ``test_*`` functions that it defines, with twusage's own fixtures
 a ``text`` block right after   it must be what that block printed
 ``% invisible-code-block:``    runs unseen: it brings about what the next block is to meet
+``% skip: start if(...)``      the blocks up to ``% skip: end`` are skipped, without an extra that they need
 =============================  =====================================================================================
 
 Unseen, a page has ``fake`` (its ``FakeApi``, whose clock stands at 2026-01-15 12:00 UTC) and ``new_window()``, which
@@ -30,7 +31,7 @@ from typing import Any
 import pytest
 from sybil import Example, Sybil
 from sybil.integration.pytest import SybilItem
-from sybil.parsers.myst import CodeBlockParser
+from sybil.parsers.myst import CodeBlockParser, SkipParser
 
 from twusage.testing import FakeApi, FakeServer, VirtualClock
 
@@ -129,7 +130,7 @@ def _tear_down(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[CodeBlockParser("python", _run_python), CodeBlockParser("text", _check_text)],
+    parsers=[CodeBlockParser("python", _run_python), CodeBlockParser("text", _check_text), SkipParser()],
     patterns=["README.md", "docs/*.md"],
     setup=_set_up,
     teardown=_tear_down,

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import twusage
 import twusage.errors
+import twusage.monitor
 import twusage.testing
 
 project = "twusage"
@@ -62,7 +63,7 @@ pygments_dark_style = "monokai"
 # The module imports it for annotations only, and autodoc looks these up.
 vars(twusage.errors)["RateLimit"] = twusage.RateLimit
 
-_PAGES = {name: module.__name__ for module in (twusage.testing, twusage) for name in module.__all__}
+_PAGES = {name: module.__name__ for module in (twusage.testing, twusage.monitor, twusage) for name in module.__all__}
 
 
 def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:

@@ -3,14 +3,19 @@ Ctrl-C, and the count of the fault catalogue.
 """
 
 import inspect
+import os
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import aioresponses.core
 import pytest
+from postgresql import Server, find_initdb
 
 from twusage.protocol import Request
 
@@ -48,6 +53,36 @@ def interruptible() -> list[str]:
     """
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     return [sys.executable, "-c", f"{listen}; from twusage.__main__ import main; main()"]
+
+
+@pytest.fixture(scope="session")
+def _postgresql() -> Iterator[Server]:
+    if find_initdb() is None:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL is missing, and CI demands it: apt-get install postgresql")
+        pytest.skip("PostgreSQL is not installed")
+    with tempfile.TemporaryDirectory(prefix="tw", ignore_cleanup_errors=True) as directory:
+        server = Server(Path(directory))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def postgresql(_postgresql: Server) -> Server:
+    """A server that runs, with an empty database."""
+    if _postgresql.process.poll() is not None:
+        _postgresql.start()
+    _postgresql.execute("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return _postgresql
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def history_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty history, in each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/usage.db"
+    server: Server = request.getfixturevalue("postgresql")
+    return server.url
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

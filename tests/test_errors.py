@@ -12,8 +12,10 @@ import pytest
 from twusage import Problem, RateLimit, errors
 from twusage.errors import (
     ApiError,
+    BudgetExceededError,
     ConnectError,
     DecodeError,
+    HistoryError,
     ProtocolError,
     RateLimitedError,
     RequestTimeoutError,
@@ -43,6 +45,7 @@ DESIGN: dict[str, set[str]] = {
     "InvalidRequestError": {"TwUsageError", "ValueError"},
     "ConfigurationError": {"TwUsageError"},
     "ClientClosedError": {"TwUsageError"},
+    "BudgetExceededError": {"TwUsageError"},
     "TransportError": {"TwUsageError"},
     "ConnectError": {"TransportError"},
     "TlsError": {"ConnectError"},
@@ -50,6 +53,7 @@ DESIGN: dict[str, set[str]] = {
     "ProtocolError": {"TransportError"},
     "DecodeError": {"TwUsageError"},
     "RateLimitedError": {"TwUsageError"},
+    "HistoryError": {"TwUsageError"},
     "ApiError": {"TwUsageError"},
     "BadRequestError": {"ApiError"},
     "AuthenticationError": {"ApiError"},
@@ -94,7 +98,9 @@ def everything(error: TwUsageError) -> dict[str, Any]:
 def full(cls: type[TwUsageError]) -> TwUsageError:
     """An error of this class with all the data it can carry."""
     keywords: dict[str, Any] = {"retry_at": INSTANT, "retryable": True}
-    if issubclass(cls, DecodeError):
+    if issubclass(cls, BudgetExceededError):
+        keywords |= {"requested": 100, "remaining": 7}
+    elif issubclass(cls, DecodeError):
         keywords = {"path": "$.data.project_cap", "excerpt": "true", "retry_once": True}
     elif issubclass(cls, ApiError | RateLimitedError):
         keywords = dict(ANSWER)
@@ -102,6 +108,8 @@ def full(cls: type[TwUsageError]) -> TwUsageError:
             keywords["reset_date"] = INSTANT.date()
         if issubclass(cls, RateLimitedError):
             keywords["window_exhausted"] = False
+    elif cls is HistoryError:
+        keywords["kind"] = "locked"
     return cls("what happened", **keywords)
 
 

@@ -137,6 +137,11 @@ class UsageClient:
         return cls(auth, **keywords)
 
     @property
+    def clock(self) -> Clock:
+        """The clock by which this client measures time."""
+        return self._clock
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The newest state of the app's 15-minute window that a response reported, or ``None``."""
         return self._rate_limit

@@ -6,6 +6,7 @@
     ├── InvalidRequestError(ValueError)  the caller's mistake, found before any I/O
     ├── ConfigurationError               a malformed token, a missing environment variable, a wrong loop
     ├── ClientClosedError                the client was closed before or during the call
+    ├── BudgetExceededError              requested · remaining: a guard refuses reads that would exceed the cap
     ├── TransportError                   nothing usable came back
     │   ├── ConnectError                 no connection: nothing was sent
     │   │   └── TlsError                 the server could not prove who it is
@@ -13,6 +14,7 @@
     │   └── ProtocolError                broken HTTP, a cut or oversized body, a redirect, an unknown encoding
     ├── DecodeError                      path · excerpt: an answer that is not what the API documents
     ├── RateLimitedError                 the 15-minute window of 50 calls is spent
+    ├── HistoryError                     kind: the history cannot be read or written
     └── ApiError                         status · headers · body · problem · rate_limit · request_id
         ├── BadRequestError              400
         ├── AuthenticationError          401
@@ -38,12 +40,14 @@ __all__ = [
     "ApiError",
     "AuthenticationError",
     "BadRequestError",
+    "BudgetExceededError",
     "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
     "CreditsDepletedError",
     "DecodeError",
     "ForbiddenError",
+    "HistoryError",
     "InvalidRequestError",
     "ProtocolError",
     "QuotaError",
@@ -98,6 +102,25 @@ class ConfigurationError(TwUsageError):
 
 class ClientClosedError(TwUsageError):
     """The client was closed, before the call or while it was under way."""
+
+
+class BudgetExceededError(TwUsageError):
+    """The guard refuses reads, because the project's cap does not allow them or is unknown.
+
+    ``retryable`` is true if only unconfirmed reads of the guard's own callers are in the way. Otherwise ``retry_at`` is
+    the time at which the billing cycle resets. If the count is unknown because the API failed, ``__cause__`` is that
+    failure, and ``retryable`` and ``retry_at`` are those of the failure.
+    """
+
+    requested: int = 0
+    """Posts that the caller wanted to read."""
+    remaining: int | None = None
+    """Posts that may still be read; ``None`` if unknown."""
+
+    def __init__(self, message: str = "", *, requested: int = 0, remaining: int | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.requested = requested
+        self.remaining = remaining
 
 
 class TransportError(TwUsageError):
@@ -203,6 +226,18 @@ class RateLimitedError(_ResponseError):
     def __init__(self, message: str = "", *, window_exhausted: bool = True, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.window_exhausted = window_exhausted
+
+
+class HistoryError(TwUsageError):
+    """The history cannot be read or written. Never chained to the driver's error, which may hold a password."""
+
+    kind: str = "failed"
+    """Why: ``locked``, ``full``, ``corrupt``, ``not-a-history``, ``read-only``, ``unreachable``, ``newer`` or
+    ``failed``."""
+
+    def __init__(self, message: str = "", *, kind: str = "failed", **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.kind = kind
 
 
 class ApiError(_ResponseError):

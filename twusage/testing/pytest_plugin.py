@@ -7,18 +7,29 @@ anyio. What they give is imported when a test first asks for it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from twusage.client import UsageClient
     from twusage.models import Usage
+    from twusage.monitor import History
     from twusage.testing import FakeApi, FakeTransport, VirtualClock
     from twusage.testing.server import FakeServer
 
-__all__ = ["twusage_api", "twusage_client", "twusage_clock", "twusage_server", "twusage_transport"]
+__all__ = [
+    "twusage_api",
+    "twusage_client",
+    "twusage_clock",
+    "twusage_history",
+    "twusage_server",
+    "twusage_transport",
+]
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -74,3 +85,25 @@ def twusage_server(twusage_api: FakeApi) -> Iterator[FakeServer]:
 
     with FakeServer(twusage_api) as server:
         yield server
+
+
+@pytest.fixture
+def twusage_history() -> Iterator[History]:
+    """An empty history in memory. It needs the extra ``history``."""
+    from twusage.monitor import History
+
+    history = History("sqlite://", executor=_InPlace())
+    yield history
+    history._close()  # noqa: SLF001 - aclose() needs an event loop, which a plain fixture does not have
+
+
+class _InPlace(Executor):
+    """Runs each function in the caller's thread: a virtual clock takes a task that waits for a thread for idle."""
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the function's
+            future.set_exception(error)
+        return future
