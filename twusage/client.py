@@ -146,11 +146,6 @@ class UsageClient:
         """The newest state of the app's 15-minute window that a response reported, or ``None``."""
         return self._rate_limit
 
-    @property
-    def clock(self) -> Clock:
-        """The clock that this client measures time by."""
-        return self._clock
-
     async def get_usage(
         self,
         *,

@@ -44,7 +44,7 @@ def doctor(ctx: click.Context, *, token_file: str | None, proxy: str | None, tim
         # ASCII only, as show has it.
         write(json.dumps(checkup.to_dict(), indent=2) + "\n")
     else:
-        write(page(lambda width, _: _report(checkup, width=min(width, _WIDEST))))
+        write(page(lambda screen: _report(checkup, width=min(screen.width, _WIDEST))))
     ctx.exit(0 if checkup.error is None else exit_code(checkup.error))
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
+from twusage.display.format import printable
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -108,13 +109,6 @@ def complain(sentence: str) -> None:
         with suppress(OSError):
             sys.stderr.write(f"twusage: {printable(sentence)}\n")
             sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """The text on one line, with whatever could steer a terminal escaped. Everything from the API goes through here."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def let_go() -> None:

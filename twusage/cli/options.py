@@ -17,7 +17,7 @@ from twusage.client import UsageClient
 from twusage.diagnostics.explain import is_assignment
 from twusage.errors import ConfigurationError
 
-__all__ = ["access_options", "asked", "credentials", "token_text"]
+__all__ = ["access_options", "asked", "credentials", "names_option", "token_text"]
 
 T = TypeVar("T")
 # No token is nearly as long; a device or a film given by mistake is not read to its end.
@@ -56,6 +56,30 @@ def access_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def names_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--name ID=NAME``, and the variable TWUSAGE_APP_NAMES."""
+    return click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="ID=NAME",
+        callback=_checked_names,
+        help="A name for a client app; may be repeated. TWUSAGE_APP_NAMES holds several, with commas between.",
+    )(command)
+
+
+def _checked_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    listed = [pair for pair in os.environ.get("TWUSAGE_APP_NAMES", "").split(",") if pair.strip()]
+    names = {}
+    for place, pairs in (("TWUSAGE_APP_NAMES", listed), ("--name", given)):
+        for pair in pairs:
+            app, equals, name = (part.strip() for part in pair.partition("="))
+            if not (app and equals and name):
+                raise click.UsageError(f"{place} takes ID=NAME, such as 27002234=collector")
+            names[app] = name
+    return names
 
 
 def asked(ask: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:
