@@ -83,25 +83,32 @@ max_wait_option = click.option(
 )
 
 
-def fetched(access: Access, *, max_wait: float) -> Usage:
-    """The response to one call, with all the days that the API has."""
+def fetched(access: Access, *, retry: RetryPolicy, quiet: bool = False) -> Usage:
+    """The response to one call, with all the days that the API has.
+
+    Args:
+        access: how to reach the API.
+        retry: what is retried, and how long the call may wait.
+        quiet: whether nothing is written on stderr.
+    """
     countdown = Countdown()
+    on_wait = None if quiet else countdown
     try:
-        usage = asked(_ask, retry=RetryPolicy(max_wait=max_wait), on_wait=countdown, **access.client_keywords())
+        usage = asked(_ask, retry=retry, on_wait=on_wait, **access.client_keywords())
     except TwUsageError as error:
         if access.demo is None:
             refer_to_doctor(error)
         raise
     finally:
         countdown.clear()
-    for problem in usage.errors[:_MOST_WARNINGS]:
+    for problem in usage.errors[: 0 if quiet else _MOST_WARNINGS]:
         complain(f"warning: the API says: {_told(problem)}")
     return usage
 
 
 def viewed(access: Access, *, max_wait: float, days: int = 7) -> View:
     """What is shown of one call."""
-    usage = fetched(access, max_wait=max_wait)
+    usage = fetched(access, retry=RetryPolicy(max_wait=max_wait))
     return view_of(usage, now=dt.datetime.now(dt.UTC), days=days, names=access.names)
 
 

@@ -6,8 +6,13 @@ import datetime as dt
 import random
 from typing import Any
 
+from attrs import evolve
+
 from twusage.clock import Clock, SystemClock
-from twusage.protocol import DEFAULT_BASE_URL
+from twusage.display.view import FETCHED_DAYS
+from twusage.models import Usage
+from twusage.monitor.cycle import BillingCycle
+from twusage.protocol import DEFAULT_BASE_URL, authorize, read_usage, usage_request
 
 __all__ = ["Demo"]
 
@@ -40,7 +45,7 @@ class Demo:
             elapsed = 1.0 if ago else (now - midnight) / _DAY
             for app, (name, typical) in zip(self.api.apps, _APPS, strict=True):
                 self.api.read_posts(app, round(_reads(name, typical, day.date()) * elapsed))
-        self.api.clock = present
+        self.api.clock = self._present = present
         self.names = {app.id: name for app, (name, _) in zip(self.api.apps, _APPS, strict=True)}
         """Names of the client apps, by id."""
         self.keywords: dict[str, Any] = {
@@ -49,6 +54,19 @@ class Demo:
             "base_url": DEFAULT_BASE_URL,
         }
         """The keywords of a ``UsageClient`` for this API."""
+
+    def past_and_present(self, cycles: int) -> list[Usage]:
+        """The responses at the ends of this many past cycles, the oldest first, and now."""
+        now = dt.datetime.fromtimestamp(self._present.time(), dt.UTC)
+        cycle, instants = BillingCycle.of(_RESET_DAY, now), [now]
+        for _ in range(cycles):
+            instants.append(cycle.previous().resets_at - dt.timedelta(minutes=1))
+            cycle = cycle.previous()
+        request = authorize(usage_request(days=FETCHED_DAYS), self.keywords["auth"])
+        return [
+            evolve(read_usage(self.api.handle(request, instant.timestamp())), fetched_at=instant)
+            for instant in reversed(instants)
+        ]
 
 
 def _reads(name: str, typical: int, day: dt.date) -> float:

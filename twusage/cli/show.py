@@ -42,7 +42,7 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
 def show(
     *, access: Access, days: int, by_app: bool, all_apps: bool, as_json: bool, as_csv: bool, max_wait: float
 ) -> None:
-    r"""Show whether the monthly cap will last, and the posts read on each of the last days.
+    """Show whether the monthly cap will last, and the posts read on each of the last days.
 
     \b
     $ twusage show --demo --by-app
@@ -54,7 +54,7 @@ def show(
     The app-only bearer token comes from the environment (X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
     first that is set) or from --token-file; without one, an API key and its secret in X_API_KEY and X_API_SECRET
     are exchanged for it. There is no option for the token itself, because every user of the machine could read it.
-    """
+    """  # noqa: D301 - click's mark for lines that are not wrapped
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other: choose one")
     view = viewed(access, max_wait=max_wait, days=days)
