@@ -33,9 +33,10 @@ import twusage as sdk
 from twusage import __main__ as entry
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
-from twusage.cli.exit_codes import EXITS, complain, exit_code, finish, printable
+from twusage.cli.exit_codes import EXITS, complain, exit_code, finish
+from twusage.display.format import printable
 from twusage.cli.show import show
-from twusage.cli.table import usage_text
+
 from twusage.models import ClientAppUsage, DailySeries, ProjectUsage, Usage
 from twusage.protocol import Request, Response
 

@@ -21,8 +21,8 @@ from twusage.monitor import CycleReset, UsageSampled, WatchEvent
 
 __all__ = ["Board"]
 
-_WIDE = 128
-"""From so many columns on, there is room for 30 days."""
+_WIDE, _TALL = 128, 36
+"""From so many columns and lines on, there is room for a chart of 30 days."""
 
 
 def _now() -> dt.datetime:
@@ -100,7 +100,7 @@ class Board:
             view = view_of(
                 self._usage,
                 now=self._now(),
-                days=30 if screen.width >= _WIDE else 7,
+                days=30 if screen.width >= _WIDE and console.height >= _TALL else 7,
                 names=self._names,
                 events=self._events,
                 stale_after=2 * self._every + 60,
