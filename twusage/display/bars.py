@@ -64,6 +64,7 @@ class Screen:
 
 Cell = tuple[str, str]
 """A character and its style."""
+_EMPTY = (" ", "")
 
 
 def text_of(cells: Iterable[Cell]) -> Text:
@@ -91,7 +92,9 @@ def _cells(
     # Textures have no eighths.
     steps = _EIGHTHS if screen.color and not screen.ascii_only else 1
     bounds = [min(length * steps, round(end / scale * length * steps)) for end in accumulate(parts)]
-    if bounds and not bounds[-1] and sum(parts):
+    if not sum(parts):
+        return [_EMPTY] * length
+    if not bounds[-1]:
         bounds = [int(end > 0) for end in accumulate(parts)]
     owners = [bisect_right(bounds, position) for position in range(length * steps)]
     return [_cell(owners[start : start + steps], colors, screen, blocks) for start in range(0, length * steps, steps)]
@@ -100,7 +103,7 @@ def _cells(
 def _cell(owners: Sequence[int], colors: Sequence[int], screen: Screen, blocks: str) -> Cell:
     first = owners[0]
     if first == len(colors):
-        return (" ", "")
+        return _EMPTY
     filled = owners.count(first)
     if filled == len(owners):
         return screen.mark(colors[first])

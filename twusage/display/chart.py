@@ -30,10 +30,12 @@ def column_chart(view: View, screen: Screen) -> list[Text]:
     rows = 10 if screen.width >= _WIDE else 8
     slot = (screen.width - _AXIS) // len(view.days)
     thick = max(1, slot - 1)
-    top = _top(max((day.reads or 0 for day in view.days), default=0))
+    most, safe = max((day.reads or 0 for day in view.days), default=0), view.forecast.daily_allowance or 0
+    # The safe pace is worth a higher chart, but not one in which the days are low.
+    top = _top(safe if most < safe <= most * 1.5 else most)
     colors = [series.color for series in view.series] or [0]
     columns = [column(day.parts, colors, scale=top, length=rows, screen=screen) for day in view.days]
-    safe = _safe_row(view, top, rows)
+    safe_row = _safe_row(safe, top, rows)
     lines = []
     for row in reversed(range(rows)):
         label = {rows - 1: short_number(top), rows // 2 - 1: short_number(top / 2)}.get(row, "")
@@ -41,7 +43,7 @@ def column_chart(view: View, screen: Screen) -> list[Text]:
         for day, parts in zip(view.days, columns, strict=True):
             sign, style = parts[row]
             gap = " "
-            if sign == " " and row == safe and view.cycle is not None and day.date in view.cycle:
+            if sign == " " and row == safe_row and view.cycle is not None and day.date in view.cycle:
                 sign, gap, style = screen.glyphs.safe, screen.glyphs.safe, "dim"
             cells += [(sign, f"{style} dim" if day.today and style else style)] * thick
             cells += [(gap, style if gap != " " else "")] * (slot - thick)
@@ -51,10 +53,9 @@ def column_chart(view: View, screen: Screen) -> list[Text]:
     return [*lines, _dates(view, slot)]
 
 
-def _safe_row(view: View, top: float, rows: int) -> int | None:
+def _safe_row(safe: int, top: float, rows: int) -> int | None:
     """The row in which the safe pace lies."""
-    allowance = view.forecast.daily_allowance
-    return None if not allowance or allowance > top else math.ceil(allowance / top * rows) - 1
+    return math.ceil(safe / top * rows) - 1 if 0 < safe <= top else None
 
 
 def _top(most: int) -> float:

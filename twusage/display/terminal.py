@@ -24,7 +24,6 @@ from twusage.display.format import (
     percent,
     plural,
     rounded,
-    rounded_down,
     whole_percent,
 )
 from twusage.display.view import LARGEST, NOT_BY_ANY_APP, App, Day, Series, State, View
@@ -245,7 +244,7 @@ def _facts(view: View, screen: Screen) -> list[Text]:
         facts[2] = _Fact("Pace", facts[2].value, ("a day", f", safe {safe}") if pace is not None else (f"safe {safe}",))
     if cycle is not None and view.seconds_left is not None:
         facts[3] = _Fact("Resets", f"in {duration(view.seconds_left)}", (day_name(cycle.end), ", 00:00 UTC"))
-    beside = [f"{one}    {two}" for one, two in zip(_table(facts[:2]), _table(facts[2:]), strict=True)]
+    beside = [f"{one}  {two}" for one, two in zip(_table(facts[:2]), _table(facts[2:]), strict=True)]
     if max(map(len, beside)) > screen.width:
         beside = _table(facts, screen.width)
     return [Text(line.rstrip()) for line in beside]
@@ -277,7 +276,7 @@ def _left(used: float) -> str:
 
 def _safe(view: View) -> str | None:
     allowance = view.forecast.daily_allowance
-    return None if not allowance else rounded_down(allowance)
+    return None if not allowance else rounded(allowance)
 
 
 def _reached(view: View) -> str:
