@@ -33,7 +33,7 @@ import twusage as sdk
 from twusage import __main__ as entry
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
-from twusage.cli.exit_codes import EXITS, complain, exit_code, finish
+from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
 from twusage.cli.show import show
 from twusage.display.format import printable
 from twusage.protocol import Request, Response
@@ -369,8 +369,8 @@ class TestToken:
         result = run("show", X_BEARER_TOKEN="")
         assert result.exit_code == 3
         assert sentence(result) == (
-            "no credentials: set X_BEARER_TOKEN, or X_API_KEY and X_API_SECRET, or give --token-file PATH; "
-            f"to look around without, give --demo. {DOCTOR}"
+            "no credentials: set X_BEARER_TOKEN, or X_API_KEY and X_API_SECRET, or use --token-file PATH; "
+            f"to try the command without credentials, use --demo. {DOCTOR}"
         )
 
     def test_malformed(self, wire: Wire) -> None:
@@ -382,13 +382,13 @@ class TestToken:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (b"", "it is empty"),
-            (b" \n\t ", "it is empty"),
-            (TOKEN.encode("utf-16"), "it is not UTF-8 text"),
-            (f"Bearer {TOKEN}".encode(), "it must hold one bearer token and nothing else"),
-            (TOKEN.encode() * 1000, "it must hold one bearer token and nothing else"),
-            (f"X_BEARER_TOKEN={TOKEN}".encode(), "it must hold one bearer token and nothing else"),
-            (f'{{"token":"{TOKEN}"}}'.encode(), "it must hold one bearer token and nothing else"),
+            (b"", "the file is empty. The file must contain"),
+            (b" \n\t ", "the file is empty. The file must contain"),
+            (TOKEN.encode("utf-16"), "the file is UTF-16 text. The file must contain"),
+            (f"Bearer {TOKEN}".encode(), "the bearer token begins with 'Bearer'. Remove it"),
+            (TOKEN.encode() * 4000, "the file is larger than any token. The file must contain"),
+            (f"X_BEARER_TOKEN={TOKEN}".encode(), "the file contains an assignment or JSON. The file must contain"),
+            (f'{{"token":"{TOKEN}"}}'.encode(), "the file contains an assignment or JSON. The file must contain"),
         ],
     )
     def test_a_file_without_a_token(self, wire: Wire, tmp_path: Path, content: bytes, reason: str) -> None:
@@ -397,18 +397,17 @@ class TestToken:
         file.write_bytes(content)
         result = run("show", "--token-file", str(file))
         assert result.exit_code == 3
-        assert sentence(result) == (
-            f"no token from --token-file: {reason}. Give the path of a readable file, or - for stdin. {DOCTOR}"
-        )
+        assert sentence(result).startswith(f"no token from --token-file: {reason}")
+        assert sentence(result).endswith(DOCTOR)
         assert wire.requests == []
 
     def test_a_file_of_the_wrong_letters(self, wire: Wire, tmp_path: Path) -> None:
-        """What no header can carry is refused by the SDK, unquoted."""
+        """A character that no header can carry is an error, unquoted."""
         file = tmp_path / "token"
         file.write_text("tökén-of-mine", encoding="utf-8")
         result = run("show", "--token-file", str(file))
         assert result.exit_code == 3
-        assert "a character that is not ASCII" in sentence(result)
+        assert "a character that is invalid in a credential" in sentence(result)
         assert "mine" not in result.stderr
 
     def test_no_such_file(self, wire: Wire) -> None:
@@ -484,19 +483,19 @@ class TestUsageErrors:
     def test_another_complaint_of_click(self) -> None:
         """One without a command behind it keeps its own words and its own code."""
 
-        @twusage.command("complain")
+        @twusage.command("print_error")
         def _complain() -> NoReturn:
             raise click.ClickException("words of its own.")
 
         try:
-            result = run("complain")
+            result = run("print_error")
         finally:
-            twusage.commands.pop("complain")
+            twusage.commands.pop("print_error")
         assert (result.exit_code, sentence(result)) == (1, "words of its own")
 
 
 # How a sentence ends where the other command knows more.
-DOCTOR = "'twusage doctor' tells what is wrong."
+DOCTOR = "Run 'twusage doctor' to find the cause."
 
 
 def problem(title: str, type_: str = "about:blank", **extra: object) -> dict[str, object]:
@@ -512,15 +511,25 @@ class TestFailures:
         [
             (400, problem("Invalid Request"), {}, 9, "400 Invalid Request"),
             (401, problem("Unauthorized"), {}, 4, "bearer token"),
-            (403, problem("Client Forbidden"), {}, 4, "attached to a project"),
+            (
+                403,
+                problem("Client Forbidden", "https://api.x.com/2/problems/client-forbidden"),
+                {},
+                4,
+                "attached to a project",
+            ),
             (402, problem("CreditsDepleted"), {}, 5, "credits"),
             (403, problem("SpendCapReached", reset_date="2026-04-14"), {}, 5, "spending limit"),
             (429, problem("UsageCapExceeded"), {}, 5, "monthly cap"),
-            (429, problem("Too Many Requests"), WINDOW, 6, "wait for it with --max-wait 960."),
+            (429, problem("Too Many Requests"), WINDOW, 6, "or wait with --max-wait 960."),
             (503, problem("Service Unavailable"), {}, 8, "503 Service Unavailable"),
             (418, problem("Teapot"), {}, 9, "418 Teapot"),
             (302, b"", {}, 7, "redirect"),
-            (200, b"<html>", {}, 9, "not JSON"),
+            (200, b"<html>", {}, 7, "A login page of this network, a firewall or a proxy may have sent it."),
+            (403, b"<html>", {}, 7, "403 Forbidden. A firewall, proxy or CDN sent this response, not the API"),
+            (429, b"error code: 1015", {}, 7, "A firewall, proxy or CDN sent this response"),
+            (503, b"<html>", {}, 7, "A firewall, proxy or CDN sent this response"),
+            (200, b'{"data":', {}, 9, "not JSON"),
             (200, {"data": {"project_cap": "many"}}, {}, 9, "$.data.project_cap"),
             (200, {"errors": [problem("Odd")]}, {}, 9, "Odd"),
         ],
@@ -540,8 +549,8 @@ class TestFailures:
         ("error", "said"),
         [
             (sdk.ConnectError("no connection to x"), "no connection to x. Check the network, and TWUSAGE_BASE_URL"),
-            (sdk.RequestTimeoutError("no answer"), "no answer. Try again, or give it longer with --timeout 60."),
-            (sdk.TlsError("not who it is."), "not who it is. Here, the variable SSL_CERT_FILE names"),
+            (sdk.RequestTimeoutError("no answer"), "no answer. Try again, or with --timeout 60."),
+            (sdk.TlsError("not who it is."), "not who it is. Or let the variable SSL_CERT_FILE name"),
             (sdk.ProtocolError("not HTTP"), "not HTTP. Check the network"),
         ],
     )
@@ -637,11 +646,11 @@ class TestExits:
         def odd() -> NoReturn:
             raise OSError("odd")
 
-        assert [finish(refuse), finish(odd)] == [1, 1]
+        assert [run_to_exit_code(refuse), run_to_exit_code(odd)] == [1, 1]
         assert capsys.readouterr().err == "twusage: Too many open files\ntwusage: odd\n"
 
     def test_nobody_reads_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Closed or broken: there is nobody left to complain to, and the exit code still tells."""
+        """Closed or broken: there is nobody left to print_error to, and the exit code still tells."""
 
         class Broken(io.StringIO):
             def write(self, _: str) -> NoReturn:
@@ -649,14 +658,14 @@ class TestExits:
 
         for stderr in (None, Broken()):
             monkeypatch.setattr(sys, "stderr", stderr)
-            complain("x")
+            print_error("x")
 
     def test_a_stderr_that_is_closed_is_not_replaced_by_stdout(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Errors never reach the pipe of the data."""
         monkeypatch.setattr(sys, "stderr", None)
-        complain("x")
+        print_error("x")
         assert capsys.readouterr().out == ""
 
     def test_printable(self) -> None:

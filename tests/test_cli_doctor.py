@@ -22,6 +22,7 @@ from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.cli.app import twusage
 from twusage.cli.doctor import doctor
 from twusage.cli.exit_codes import EXITS
+from twusage.cli.options import read_token
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault
 
@@ -85,7 +86,7 @@ class TestReport:
         assert lines[0] == "ok       credentials  the bearer token is in X_BEARER_TOKEN"
         assert [line.split()[1] for line in lines[:6]] == ["credentials", "token", "network", "window", "cap", "clock"]
         assert re.fullmatch(r"ok       window       49 of 50 calls left until \d\d:\d\d:\d\d UTC", lines[3])
-        assert lines[6:] == ["", "All is well."]
+        assert lines[6:] == ["", "No problems found."]
         assert len(api.requests) == 1
 
     def test_one_thing_is_wrong(self, examine: Doctor, token: str, api: FakeApi) -> None:
@@ -93,15 +94,15 @@ class TestReport:
         result = examine(X_BEARER_TOKEN=token.replace("%2F", "/"), COLUMNS="60")
         assert result.exit_code == 4
         assert result.stdout.splitlines()[1:8] == [
-            "error    token        the API refuses the bearer token: 401",
-            "                      Unauthorized. Why: the bearer token",
-            "                      looks percent-decoded: it holds a raw",
-            "                      /, + or =, where the portal shows %2F,",
-            "                      %2B, %3D",
-            "                      Give the app's bearer token exactly as",
+            "error    token        the API rejects the bearer token: 401",
+            "                      Unauthorized. Likely cause: the bearer",
+            "                      token looks percent-decoded: it",
+            "                      contains /, + or =, but the portal",
+            "                      shows %2F, %2B and %3D",
+            "                      Use the app's bearer token exactly as",
             "                      the app's page 'Keys and tokens' in",
         ]
-        assert result.stdout.splitlines()[-1] == "One thing is wrong."
+        assert result.stdout.splitlines()[-1] == "1 error."
         assert len(api.requests) == 1
 
     @pytest.mark.parametrize("width", [30, 40, 59, 60, 80])
@@ -116,13 +117,13 @@ class TestReport:
     def test_a_narrow_terminal(self, examine: Doctor, token: str) -> None:
         """A word that is too long for it stays whole."""
         lines = examine(X_BEARER_TOKEN=f"{token} ", COLUMNS="12").stdout.splitlines()
-        assert lines[:4] == ["error    token", "  X_BEARER_TOKEN", "  holds a", "  space"]
+        assert lines[:4] == ["error    token", "  X_BEARER_TOKEN", "  contains a", "  space"]
 
     def test_several_things_are_wrong(self, examine: Doctor) -> None:
         """They are counted."""
         result = examine(X_API_KEY="a", TWUSAGE_BASE_URL="api")
         assert result.exit_code == 3
-        assert result.stdout.splitlines()[-1] == "2 things are wrong."
+        assert result.stdout.splitlines()[-1] == "2 errors."
 
     def test_warnings_are_no_failure(self, examine: Doctor, token: str, api: FakeApi) -> None:
         """Nearly used up is not used up."""
@@ -130,7 +131,7 @@ class TestReport:
         result = examine(X_BEARER_TOKEN=token)
         assert result.exit_code == 0
         assert "warning  cap" in result.stdout
-        assert result.stdout.endswith("\n\nNothing is wrong.\n")
+        assert result.stdout.endswith("\n\n1 warning.\n")
 
     def test_text_of_the_api_is_only_text(self, examine: Doctor, token: str, api: FakeApi) -> None:
         """Neither rich's markup nor a terminal's escapes do anything."""
@@ -164,7 +165,7 @@ class TestJson:
         assert list(document) == ["ok", "error", "findings", "usage"]
         assert (document["ok"], document["error"]) == (True, None)
         assert document["usage"]["project_cap"] == 2_000_000
-        assert all(list(found) == ["code", "level", "said", "what_to_do"] for found in document["findings"])
+        assert all(list(found) == ["code", "level", "message", "advice"] for found in document["findings"])
         assert codes(result) == dict.fromkeys(
             (*("credentials.found", "token.accepted", "network.answered", "window.open", "cap.left", "clock.right"),),
             "ok",
@@ -189,7 +190,9 @@ class TestExits:
             (Fault.timeout(), "network.timeout", 7),
             (Fault.status(302), "network.redirect", 7),
             (Fault.status(503), "api.trouble", 8),
-            (Fault.html(), "network.page", 9),
+            (Fault.html(), "network.page", 7),
+            (Fault.html(403), "network.page", 7),
+            (Fault.status(429, "error code: 1015"), "network.page", 7),
             (Fault.status(404), "api.not-there", 9),
         ],
     )
@@ -303,6 +306,9 @@ class TestCredentials:
             ("{0} {0}", "token.space"),
             ("{0}\n{0}", "token.line-break"),
             ("X_BEARER_TOKEN={}", "token.assignment"),
+            ("{}%%", "token.percent-doubled"),
+            ("{}\\%", "token.backslash"),
+            ("{}%", "token.percent-broken"),
             ('export X_BEARER_TOKEN="{}"', "token.assignment"),
             ('{{"token": "{}"}}', "token.assignment"),
         ],
@@ -318,11 +324,30 @@ class TestCredentials:
         assert str(file) not in result.stdout
         assert api.requests == []
 
+    def test_a_file_of_powershell(self, examine: Doctor, token: str, tmp_path: Path, api: FakeApi) -> None:
+        """Its > writes UTF-16: the cause is named."""
+        file = tmp_path / "token"
+        file.write_bytes(token.encode("utf-16"))
+        result = examine("--json", "--token-file", str(file))
+        assert (result.exit_code, codes(result)) == (3, {"token.utf-16": "error"})
+        assert "PowerShell" in result.stdout
+        assert api.requests == []
+
     def test_a_token_for_a_path(self, examine: Doctor, token: str) -> None:
         """Whoever mistakes the option does not have it quoted."""
         result = examine("--token-file", token)
         assert result.exit_code == 3
         assert "No such file" in result.stdout
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("fault", "option"), [(Fault.timeout(), "--timeout 60"), (Fault.rate_limited(), "--max-wait 960")]
+    )
+    def test_the_option_that_helps(self, fault: Fault, option: str, examine: Doctor, token: str, api: FakeApi) -> None:
+        """The SDK's advice does not know the options of the command; the command adds them."""
+        api.fail(fault)
+        assert option in examine("--json", "--timeout", "0.01", X_BEARER_TOKEN=token).stdout
 
 
 class TestProxy:
@@ -436,12 +461,13 @@ def test_the_documented_options() -> None:
 
 def test_the_documented_codes() -> None:
     """docs/cli.md lists the codes that exist: scripts compare them."""
-    from twusage.diagnostics import explain as checkup
+    from twusage.diagnostics import check, credentials, explain
 
     text = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text))
-    source = inspect.getsource(checkup) + inspect.getsource(inspect.getmodule(doctor.callback) or doctor)
-    known = set(re.findall(r'"([a-z]+\.[a-z0-9-]+)"', source)) - {"api.test"}
+    modules = (check, credentials, explain, inspect.getmodule(doctor.callback) or doctor, inspect.getmodule(read_token))
+    source = "".join(inspect.getsource(module) for module in modules if module)
+    known = set(re.findall(r'"([a-z]+\.[a-z0-9-]+)"', source))
     for ending in re.findall(r'f"\{kind\}\.([a-z-]+)"', source):
         known |= {f"token.{ending}", f"key.{ending}"}
     for ending in re.findall(r'f"\{name\}\.([a-z-]+)"', source):

@@ -37,6 +37,7 @@ from twusage import (
     Wait,
 )
 from twusage.cache import _CACHE_SIZE
+from twusage.monitor import cycle_of
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 
@@ -996,3 +997,16 @@ async def test_an_outage_ends_for_all_that_wait(api: FakeApi, clock: VirtualCloc
         outcomes = await asyncio.gather(*(client.get_usage() for _ in range(50)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ConnectError}
     assert clock.monotonic() <= 200.0
+
+
+async def test_a_used_up_cap_has_a_date(client: UsageClient, api: FakeApi) -> None:
+    """``retry_at`` is the reset of the cycle, once a response has reported ``cap_reset_day``."""
+    api.fail(Fault.usage_capped(), times=1)
+    with pytest.raises(UsageCapExceededError) as first:
+        await client.get_usage()
+    usage = await client.get_usage()
+    api.fail(Fault.usage_capped(), times=1)
+    with pytest.raises(UsageCapExceededError) as later:
+        await client.get_usage()
+    assert first.value.retry_at is None
+    assert later.value.retry_at == cycle_of(usage).resets_at  # type: ignore[union-attr]

@@ -104,6 +104,13 @@ class TestShow:
         assert page[11] == "  Resets  in 14 d 9 h  Thu 10 Dec"
         assert page[14:17] == ["  █ collector", "  ▓ alerts bot", "  ▒ research notebook"]
 
+    def test_no_room_for_today(self) -> None:
+        """Where its words fit on neither side, today is a mark only; without a cycle there is none."""
+        moment = dt.datetime(2026, 11, 23, 20, tzinfo=dt.UTC)
+        seen = view_of(usage_of(fetched_at=moment), now=moment)
+        assert lines(show_text(seen, Screen(40)))[4] == f"{'▼':>21}"
+        assert shown(cap_reset_day=None)[2].startswith("  ████")
+
     def test_ascii(self) -> None:
         """ASCII only, names included."""
         page = shown(ascii_only=True, by_app=True, daily_client_app_usage=(ClientAppUsage("é", series(5), 1),))
@@ -183,7 +190,7 @@ class TestManyDays:
         page = shown(days=30)
         assert page[9].startswith("Posts read a day (UTC)")
         assert page[10] == f"   50 k {' ' * 28}{'╌' * 32}"
-        assert page[14].startswith("   25 k █ █ █ █")
+        assert page[14].startswith("   25 k ▓ ▓ ▓ ▓")
         assert page[17] == "        " + " ".join("█" * 30)
         assert page[18] == "      0             2 Nov         9 Nov         16 Nov         today"
 
@@ -200,7 +207,7 @@ class TestManyDays:
         """A week's sum says what it lacks."""
         counts = [None] * 7 + [5, *[None] * 6] + [1] * 3
         page = shown(40, days=38, daily_project_usage=ProjectUsage("1", series(*counts)), apps=0)
-        assert [line[:18] for line in page[-8:]] == [
+        assert [line[:18] for line in page[-7:]] == [
             "  19 Oct        – ",
             "  26 Oct        – ",
             *("   2 Nov        –", "   9 Nov  unknown"),
@@ -232,7 +239,6 @@ class TestApps:
     def test_many(self) -> None:
         """Twenty apps are listed, and the rest is summed up; or all of them."""
         page = shown(by_app=True, apps=50, per_day=10**9)
-        assert page[9] == "Posts read a day (UTC)"
         assert "  · 46 more apps" in page
         assert page[-1].startswith("  and 30 more, ")
         seen = view(apps=50)
@@ -391,7 +397,7 @@ class TestBars:
         """Every colour has 3:1 on white, on #0d1117 and on black."""
         from rich.color import Color
 
-        def luminance(triplet: tuple[int, int, int]) -> float:
+        def luminance(triplet: tuple[int, ...]) -> float:
             red, green, blue = (
                 part / 255 / 12.92 if part / 255 <= 0.04045 else ((part / 255 + 0.055) / 1.055) ** 2.4
                 for part in triplet

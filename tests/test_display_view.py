@@ -151,7 +151,7 @@ class TestDays:
     def test_without_apps(self) -> None:
         """Without apps a day is one part, and there is no series."""
         seen = view(apps=0)
-        assert seen.series == seen.apps == ()
+        assert (seen.series, seen.apps) == ((), ())
         assert seen.days[0].parts == (34_000,)
 
     def test_without_the_project(self) -> None:

@@ -580,8 +580,12 @@ async def test_a_history_that_could_not_be_read_at_the_start(
     assert names(await take(events, 1)) == []
 
 
-async def test_the_real_history(api: FakeApi, client: UsageClient, clock: VirtualClock, twusage_history: Any) -> None:
+async def test_the_real_history(
+    api: FakeApi, client: UsageClient, clock: VirtualClock, request: pytest.FixtureRequest
+) -> None:
     """What the stand-in of these tests does, the real one does: restarts, a changed cap, a reset, an outage."""
+    pytest.importorskip("sqlalchemy")
+    twusage_history = request.getfixturevalue("twusage_history")
     api.read_posts(api.apps[0], 850)
     assert names(await take(watch(client, history=twusage_history), 1)) == ["ThresholdCrossed"]
     api.project.cap = 900

@@ -651,8 +651,10 @@ def test_messages_say_what_to_do() -> None:
     error = refusal(Response(403, {}, fixture("error_403_client_forbidden")))
     assert str(error) == (
         "403 Client Forbidden: When authenticating requests to the Twitter API v2 endpoints, you must use keys and "
-        "tokens from a Twitter developer App that is attached to a Project. This endpoint takes the app-only bearer "
-        "token of an app that is attached to a project."
+        "tokens from a Twitter developer App that is attached to a Project. The API does not let this app use the "
+        "endpoint (reason: client-not-enrolled, required_enrollment: Appropriate Level of API Access, "
+        "registration_url: https://developer.twitter.com/en/docs/projects/overview). Possible causes: the app is not "
+        "attached to a project, or the account is not enrolled in a plan that includes it."
     )
     assert str(refusal(Response(401, {}, fixture("error_401_unauthorized")))).startswith(
         "401 Unauthorized. Use the app's"
@@ -750,6 +752,28 @@ class TestKinds:
         """Where the API said nothing, the message says what the status says."""
         assert str(refusal(Response(status, {}, b""))).startswith(phrase)
 
+    def test_an_app_that_is_not_enrolled(self) -> None:
+        """The message shows what the API names, escaped and short, and the causes as possibilities."""
+        body = {
+            "title": "Client Forbidden",
+            "reason": "user-not-enrolled\x1b[2J",
+            "required_enrollment": 7,
+            "registration_url": "https://example.com/" + "x" * 1000,
+            "type": "https://api.twitter.com/2/problems/client-forbidden",
+        }
+        response = Response(403, WINDOW, json.dumps(body).encode())
+        message = str(refusal(response))
+        assert r"(reason: user-not-enrolled\u001b[2J, registration_url: https://example.com/xxx" in message
+        assert "Possible causes:" in message
+        assert "required_enrollment" not in message
+        assert len(message) < 700
+        assert read_rate_limit(response) is None, "captures carry the headers of another window"
+
+    def test_a_client_forbidden_that_names_nothing(self) -> None:
+        """The advice stands alone."""
+        message = str(refusal(Response(403, {}, b'{"type": "client-forbidden"}')))
+        assert "use the endpoint. Possible causes" in message
+
     def test_no_body_grows_into_the_message(self) -> None:
         """A title and a detail of any length and kind make a short, printable message."""
         body = json.dumps({"title": "t\x1b[2J" * 10**5, "detail": "\n٣\x7f" * 10**5}).encode()
@@ -783,7 +807,11 @@ class TestTooManyRequests:
             (PLAIN, WINDOW | {"x-rate-limit-remaining": "abc"}, True),
             (PLAIN, WINDOW | {"x-rate-limit-remaining": "-1"}, True),
             (b"", WINDOW, True),
-            (b"<html>", {}, True),
+            (b"<html>", {}, False),
+            (b"error code: 1015", {}, False),
+            (b"error code: 1015", WINDOW, True),
+            (b"{}", {}, True),
+            (b"", {}, True),
             (PLAIN, WINDOW | {"x-rate-limit-remaining": "1"}, False),
             (PLAIN, {"x-rate-limit-remaining": "39999"}, False),
             (b"<html>", {"x-rate-limit-remaining": "7"}, False),
@@ -795,6 +823,44 @@ class TestTooManyRequests:
         """A 429 that leaves calls in the window is not about the window, unless it names it."""
         error = refusal(Response(429, headers, body))
         assert (type(error), error.window_exhausted, error.retryable) == (RateLimitedError, spent, True)
+
+    @pytest.mark.parametrize("owner", ["app", "user"])
+    @pytest.mark.parametrize("window", [{}, WINDOW])
+    def test_a_24_hour_limit(self, owner: str, window: dict[str, str]) -> None:
+        """A used-up 24-hour limit leaves the window open, and is retried after its own reset."""
+        reset = NOW + dt.timedelta(hours=23, minutes=59)
+        headers = window | {
+            "date": HTTP_NOW,
+            f"x-{owner}-limit-24hour-remaining": "0",
+            f"x-{owner}-limit-24hour-reset": str(int(reset.timestamp())),
+        }
+        error = refusal(Response(429, headers, PLAIN))
+        assert (type(error), error.window_exhausted) == (RateLimitedError, False)
+        assert error.retry_at == reset + dt.timedelta(seconds=1)
+        assert "24-hour limit" in str(error)
+
+    def test_a_24_hour_limit_without_a_reset(self) -> None:
+        """Its retry time is unknown."""
+        error = refusal(Response(429, {"x-app-limit-24hour-remaining": "0"}, PLAIN))
+        assert (error.window_exhausted, error.retry_at, error.retry_after) == (False, None, None)
+
+    def test_a_24_hour_limit_with_calls_left(self) -> None:
+        """It is not what the 429 is about."""
+        assert refusal(Response(429, {"x-app-limit-24hour-remaining": "9"}, PLAIN)).window_exhausted
+
+    @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+    @pytest.mark.parametrize("body", [b"<html>blocked</html>", b"error code: 1015", b" \xef\xbb\xbf<!doctype html>"])
+    def test_a_page_of_the_edge(self, status: int, body: bytes) -> None:
+        """A page or plain text comes from a firewall, proxy or CDN: the message says so, and blames no token."""
+        error = refusal(Response(status, {}, body))
+        assert error.from_edge
+        assert "A firewall, proxy or CDN sent this response" in str(error)
+        assert "token" not in str(error)
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"title": "Forbidden"}'])
+    def test_a_response_of_the_api(self, body: bytes) -> None:
+        """JSON, or nothing, comes from the API."""
+        assert not refusal(Response(403, {}, body)).from_edge
 
     @pytest.mark.parametrize("remaining", ["39999", "0"])
     def test_the_monthly_cap_is_another_thing(self, remaining: str) -> None:

@@ -832,14 +832,14 @@ async def test_an_error_of_aiohttps_is_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its errors hold the request's headers: chained, they would show them."""
-    translated = http_module._translated
+    translated = http_module._translate_error
 
     def chaining(error: Exception, request: Request, timeout: float) -> Any:
         ours = translated(error, request, timeout)
         ours.__cause__ = error
         return ours
 
-    monkeypatch.setattr(http_module, "_translated", chaining)
+    monkeypatch.setattr(http_module, "_translate_error", chaining)
     with listening(capsys) as sweep:
         await over_the_wire(sweep, "text", says(b"HTTP/1.1 abc\r\n\r\n"))
     assert sweep.hits

@@ -52,7 +52,7 @@ from twusage.window import RateWindow
 
 if TYPE_CHECKING:
     from twusage.aiohttp_transport import AiohttpTransport
-    from twusage.diagnostics.explain import Checkup, Finding
+    from twusage.diagnostics.report import CheckReport, Finding
 
 __all__ = [
     "AiohttpTransport",
@@ -63,7 +63,7 @@ __all__ = [
     "BadRequestError",
     "BearerToken",
     "BudgetExceededError",
-    "Checkup",
+    "CheckReport",
     "ClientAppUsage",
     "ClientClosedError",
     "Clock",
@@ -113,10 +113,10 @@ def __getattr__(name: str) -> object:
         from twusage.aiohttp_transport import AiohttpTransport
 
         return AiohttpTransport
-    if name in {"Checkup", "Finding"}:
-        from twusage.diagnostics import explain as checkup
+    if name in {"CheckReport", "Finding"}:
+        from twusage.diagnostics import report
 
-        return getattr(checkup, name)
+        return getattr(report, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

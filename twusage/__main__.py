@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from twusage.cli.exit_codes import finish
+from twusage.cli.exit_codes import run_to_exit_code
 from twusage.errors import ConfigurationError
 
 __all__ = ["main"]
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command with the process's own arguments, and leave with its exit code."""
-    sys.exit(finish(_run))
+    sys.exit(run_to_exit_code(_run))
 
 
 def _run() -> None:

@@ -1,94 +1,81 @@
-"""AiohttpTransport: requests over real sockets. The only core module that imports aiohttp.
+"""AiohttpTransport: sends requests with aiohttp. The only core module that imports aiohttp.
 
-What aiohttp does on its own, and an honest count of calls cannot have:
-
-==========================================  ============================================================================
-aiohttp                                     here
-==========================================  ============================================================================
-sends a GET again when the connection dies  a middleware turns that error into one it does not retry: one charge, one
-before the answer's first byte              request on the wire
-follows redirects, token and all            refused
-stores cookies                              its own session has a jar that keeps none
-inflates whatever comes, whole              inflated here as it comes, at most ``max_body`` bytes before and after
-takes a cut gzip body for a whole one       the trailer is checked: ``ProtocolError``
-keeps the reader of a malformed chunk, or   asked anew now and then, which it answers with an error
-of a closed session, waiting for ever
-takes what came on an idle connection for   such a connection is closed, another one used (RFC 9112, 6.3: extra data
-the next answer                             is no response). Not so on a caller's session: its connector is the caller's
-takes a connection back at the body's last  where that body is refused, the connection is closed all the same
-byte, inflated or not
-begins to count anew with each address,     who waits for a place in the pool waits here; connecting has half of the
-and not before the name is looked up        time, from the name to the handshake and the proxy's tunnel
-cancels who waits for a connection when     ``ClientClosedError``
-the session is closed
-rounds timeouts up to whole seconds         one ``asyncio.timeout`` around everything
-shows the request's headers in errors,      its errors are translated and dropped, not chained; tracebacks begin here
-and the answer's in its repr
-==========================================  ============================================================================
+What belongs here: connections, timeouts, the bounded body, and the translation of aiohttp's exceptions. What a response
+means belongs in ``protocol``. A comment at each guard names the fault and the test that shows it; ``faults`` stands for
+``tests/faults``, ``wire`` for ``tests/test_aiohttp_wire.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import re
+import errno
+import os
 import ssl as ssl_module
+import sys
 import zlib
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import Context, ContextVar
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
 
 from twusage.errors import (
     ClientClosedError,
     ConfigurationError,
     ConnectError,
+    ConnectReason,
     ProtocolError,
     RequestTimeoutError,
     TlsError,
     TransportError,
     TwUsageError,
 )
-from twusage.protocol import Headers, Request, Response, redact_credentials
+from twusage.protocol import Headers, Request, Response
 
 __all__ = ["AiohttpTransport"]
 
 MAX_BODY = 8 * 2**20
-# Inflating this much takes about a millisecond; between two pieces the loop serves others.
-_PIECE = 2**18
-# How much asyncio reads of a connection at a time. Its own 256 KiB may be mapped into memory and taken out again each
-# time, which costs more than reading an answer; and full of tiny chunks, they keep the loop for a tenth of a second.
-_READ = 2**16
-# Seconds without a byte of the body, after which aiohttp is asked anew.
-_PULSE = 0.1
-# As many as aiohttp 3.14 takes; the API sends 30.
-_MOST_HEADERS = 128
-# Names of encodings look like this. Anything else may be whatever the server likes, an echo of the token perhaps.
-_ENCODING = re.compile(r"[a-z0-9, -]{1,20}")
-# What may be a token, or a part of one: aiohttp shows what came as it was cut.
-_OPAQUE = re.compile(r"[\w%+/=.~-]{6,}")
-# A word is shorter.
-_LONG = 24
+# Inflating this much takes about 1 ms; the event loop runs other tasks between two chunks.
+_INFLATE_CHUNK = 2**18
+# asyncio reads 256 KiB at a time: full of tiny chunks, they block the event loop for 0.1 s, and allocating them for
+# each read costs about 15 us, 5 % of a request (wire: test_little_is_read_at_a_time).
+_SOCKET_READ_SIZE = 2**16
+# Seconds without a byte of the body after which the connection is checked.
+_BODY_POLL_INTERVAL = 0.1
+# Bytes of one header line. aiohttp's default of 8,190 refuses a long content-security-policy.
+_MAX_HEADER = 2**16
+# OpenSSL's X509_V_ERR_* codes.
+_CERTIFICATE_REASONS: dict[int, ConnectReason] = {9: "not-yet-valid", 10: "expired", 62: "hostname", 64: "hostname"}
+_ISSUER_UNKNOWN = {19, 20, 21}
+_SOCKET_REASONS: dict[int | None, ConnectReason] = {
+    errno.ECONNREFUSED: "refused",
+    errno.ETIMEDOUT: "timeout",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+}
+_SESSION_CLOSED = "the connections were closed during this call"
+_OTHER_LOOP = "AiohttpTransport is bound to another event loop; make a UsageClient on each loop, in each process"
 
 
 class AiohttpTransport:
-    """Sends requests with aiohttp: over a session of its own, opened at the first call, or over the caller's.
+    """Sends requests with aiohttp, over its own session or the caller's.
 
     Args:
-        session: the caller's session. It stays the caller's: never closed here, its cookies, proxies and connector
-            are as it was made. Its own middlewares and ``raise_for_status`` do not run.
-        ssl: a context with the certificates to trust. There is no switch that turns verification off.
-        proxy: the URL of an HTTP proxy. The environment's proxies and netrc are not read.
-        limit: how many connections the own session opens at most.
-        max_body: bytes of an answer's body, decompressed, beyond which it is refused: 8 MiB. A thousand apps over 90
-            days are 5 MB.
+        session: the caller's session. The transport never closes it; its cookies, proxies and connector apply. Its
+            middlewares and its ``raise_for_status`` do not run.
+        ssl: a context with the certificates to trust. Verification cannot be turned off.
+        proxy: the URL of an HTTP proxy, such as ``http://name:password@host:3128``.
+        trust_env: use the proxies of the environment (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``) if ``proxy`` is not
+            given. Off by default. A netrc file is never read.
+        limit: the maximum number of connections of the transport's own session.
+        max_body: the maximum size of a response body in bytes, compressed and decompressed (default: 8 MiB). 1,000 apps
+            over 90 days are 5 MB.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -100,6 +87,7 @@ class AiohttpTransport:
         *,
         ssl: ssl_module.SSLContext | None = None,
         proxy: str | None = None,
+        trust_env: bool = False,
         limit: int = 100,
         max_body: int = MAX_BODY,
     ) -> None:
@@ -109,147 +97,157 @@ class AiohttpTransport:
             raise ConfigurationError(f"limit must be an int of at least 1, got {limit!r}")
         self._session = session
         self._owns_session = session is None
-        self._places: AbstractAsyncContextManager[None] = nullcontext() if session else asyncio.Semaphore(limit)
-        self._deadlines = _Deadlines()
+        self._limit = limit
+        self._semaphore: AbstractAsyncContextManager[None] = nullcontext()
+        self._trust_env = trust_env and proxy is None
         self._max_body = max_body
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        # What every request is sent with. None as a proxy means none; the session's own default is still used.
+        # Without the key "proxy", the default of the caller's session applies; None would mean no proxy.
         self._options: dict[str, Any] = {
             "allow_redirects": False,
             "auto_decompress": False,
+            "max_field_size": _MAX_HEADER,
             "middlewares": (_send_once,),
             "raise_for_status": False,
             "ssl": ssl or True,
-        } | ({"proxy": proxy} if proxy is not None else {})
+        } | ({} if proxy is None else {"proxy": _check_proxy(proxy, "proxy")})
 
-    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - kept here, for all of it
-        """One request on the wire, and its whole answer. See ``Transport.send``."""
-        session = self._usable_session()
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - the total, enforced here
+        """Send one request and return its response. See ``Transport.send``."""
+        session = await self._get_session()
+        options = self._options
+        if self._trust_env and (proxy := _environment_proxy(request.url)):
+            options = options | {"proxy": proxy}
         failure: TwUsageError
         queued = True
-        over = self._deadlines.timeout(timeout)
         try:
-            async with over, self._places:
+            # aiohttp rounds timeouts above 5 s up to whole seconds, and its pool's queue counts as connecting: the
+            # host would be blamed for a busy pool (faults: connect, "ThePool").
+            async with asyncio.timeout(timeout), self._semaphore:
                 queued = False
-                return await self._exchange(session, request, timeout)
+                # A frame of its own: its locals hold the response, and do not stay in the traceback.
+                return await self._exchange(session, request, options, timeout)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not session.closed or task is None or task.cancelling():
-                # It came through aiohttp's frames, whose variables hold the request's headers.
+                # aiohttp's frames hold the token in their locals (test_secrets: test_cancelled_by_the_caller).
                 error.__context__ = None
                 raise error.with_traceback(None)  # noqa: B904 - it is the same error
-            failure = ClientClosedError(_CLOSED_MEANWHILE)  # Nobody cancelled this task: aiohttp did.
+            # aiohttp cancels calls that wait for a look-up when the session closes (wire: test_closing_ends_calls).
+            failure = ClientClosedError(_SESSION_CLOSED)
         except TransportError as error:
-            # Its traceback would show the headers that came, an echo of the token maybe, and keep the body alive.
+            # The frames of the traceback hold the headers and the body (wire: test_what_was_refused_is_not_kept).
             failure = error.with_traceback(None)
-        except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError) as error:
-            failure = _translated(error, request, timeout)
+        except Exception as error:
+            # A caller's session raises exceptions of other packages, such as aiohttp-socks (TestForeignErrors). On the
+            # own session anything else is a bug and must be visible.
+            if self._owns_session and not isinstance(error, _AIOHTTP_ERRORS):
+                raise
+            failure = _translate_error(error, request, timeout)
             if queued:
-                said = f"this transport was busy for {timeout:g} s: as many calls as its limit allows were under way"
-                failure = RequestTimeoutError(said, unsent=True)
-        finally:
-            self._deadlines.forget(over)
-        # Raised out here, where aiohttp's own error, which shows the request's headers, is no longer its context.
-        raise ClientClosedError(_CLOSED_MEANWHILE) if session.closed else failure
+                message = f"all {self._limit} slots were in use for {timeout:g} s; raise limit= or timeout="
+                failure = RequestTimeoutError(message, unsent=True)
+        # Raised outside the except block: aiohttp's error, which shows the request's headers, must not be the context.
+        raise ClientClosedError(_SESSION_CLOSED) if session.closed else failure
 
     async def aclose(self) -> None:
-        """Close the session, if it is this transport's own. Nothing can be sent any more."""
+        """Close the session, if it is the transport's own. Nothing can be sent afterwards."""
         session = self._session if self._owns_session else None
-        if session is not None and self._loop is not _running_loop():
-            raise ConfigurationError(_OTHER_LOOP)  # A forked process would hang up on its parent's server.
+        if session is not None and self._loop not in {None, _running_loop()} and not self._loop.is_closed():
+            # A forked process would end the TLS connections of its parent (faults: test_after_a_fork).
+            raise ConfigurationError(_OTHER_LOOP)
         self._closed = True
         if session is not None:
             self._session = None
             await session.close()
 
-    async def _exchange(self, session: aiohttp.ClientSession, request: Request, timeout: float) -> Response:  # noqa: ASYNC109
-        # Half of the time for connecting, so that a host that does not answer at all can be told from one that is
-        # slow to answer: after the first, surely nothing was sent.
-        _lent.set(None)
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        options: dict[str, Any],
+        timeout: float,  # noqa: ASYNC109 - half of it is for connecting
+    ) -> Response:
         async with session.request(
             request.method,
             _url(request.url),
             headers=dict(request.headers.items()) | {"accept-encoding": "gzip"},
             data=request.body or None,
-            timeout=_patience(timeout, self._owns_session),
-            **self._options,
+            timeout=_client_timeout(timeout, self._owns_session),
+            **options,
         ) as response:
-            # Left with some of the body still to come, aiohttp closes the connection.
+            # If the block is left before the end of the body, aiohttp closes the connection.
             headers = Headers(response.headers.items())
-            try:
-                _check_head(response)
-                encoding = headers.get("content-encoding", "").strip().lower()
-                if not encoding and response.content.is_eof():  # All of it is there, and as it is: mostly so.
-                    body = await response.content.readany()
-                    if len(body) > self._max_body:
-                        raise self._oversized()
-                else:
-                    body = await self._read(response, encoding)
-            except ProtocolError:
-                _condemn_connection()
-                raise
-            if response.status != 200 and response.status < 400:
-                _condemn_connection()  # Nobody knows where such an answer ends: 101 has no end, 204 may bring a body.
-            return Response(response.status, headers, body)
+            return Response(response.status, headers, await self._read_body(response, headers))
 
-    async def _read(self, response: aiohttp.ClientResponse, encoding: str) -> bytes:
-        _check_encoding(encoding)
+    async def _read_body(self, response: aiohttp.ClientResponse, headers: Headers) -> bytes:
+        # aiohttp would inflate a bomb whole and return a truncated gzip body without an error (faults: reading).
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding not in {"", "identity", "gzip", "x-gzip"}:  # Not shown: it may echo the token.
+            raise ProtocolError("the response's content-encoding is unknown; only gzip was offered")
         if (response.content_length or 0) > self._max_body:
             raise self._oversized()
-        body = bytearray()
-        inflater, came = None, 0
-        while piece := await _next_piece(response):
-            came += len(piece)
-            if came > self._max_body:  # Not only what it holds: gzip can go on for ever and hold nothing.
+        if not encoding and response.content.is_eof():  # The usual case: no timer and no copy, 5 % of a request.
+            whole = await response.content.readany()
+            if len(whole) > self._max_body:
                 raise self._oversized()
-            if inflater is None and encoding.endswith("gzip"):
-                inflater = zlib.decompressobj(wbits=31)  # gzip only, header and CRC checked
-            while piece:
-                part, piece = (piece, b"") if inflater is None else _inflated(inflater, piece)
+            return whole
+        return await self._read_chunks(response, compressed=encoding.endswith("gzip"))
+
+    async def _read_chunks(self, response: aiohttp.ClientResponse, *, compressed: bool) -> bytes:
+        body, received, inflater = bytearray(), 0, None
+        while chunk := await _read_chunk(response):
+            received += len(chunk)
+            if compressed and inflater is None:
+                inflater = zlib.decompressobj(wbits=31)  # gzip only; header and CRC are checked
+            while chunk:
+                part, chunk = (chunk, b"") if inflater is None else _inflate(inflater, chunk)
                 body += part
-                if len(body) > self._max_body:
+                if max(received, len(body)) > self._max_body:  # An endless gzip stream may inflate to nothing.
                     raise self._oversized()
-                if piece:
+                if chunk:
                     await asyncio.sleep(0)
-        # An answer without a body, such as a 204, may still tell how it would have been encoded.
+        # A response without a body, such as a 204, may still have a content-encoding.
         if not (inflater is None or inflater.eof):
-            raise ProtocolError("the answer's gzip body is cut short", retryable=True)
+            raise ProtocolError("the response's gzip body is truncated", retryable=True)
         return bytes(body)
 
     def _oversized(self) -> ProtocolError:
-        return ProtocolError(f"the answer's body is larger than max_body ({self._max_body} bytes)")
+        return ProtocolError(f"the response body is larger than max_body ({self._max_body} bytes)")
 
-    def _usable_session(self) -> aiohttp.ClientSession:
+    async def _get_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this transport is closed; make a new one")
-        loop = _running_loop()
-        if self._loop is None:
-            self._loop = loop
+        loop, previous = _running_loop(), None
         if loop is None or self._loop is not loop:
-            raise ConfigurationError(_OTHER_LOOP)
+            reopens = self._owns_session and self._loop is not None and self._loop.is_closed()
+            if loop is None or not (self._loop is None or reopens):
+                raise ConfigurationError(_OTHER_LOOP)
+            self._loop = loop
+            if self._owns_session:
+                # One asyncio.run() for each event, as on AWS Lambda (TestSessions: test_the_next_loop_is_served).
+                previous, self._session = self._session, None
+                self._semaphore = asyncio.Semaphore(self._limit)
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
+            self._session = aiohttp.ClientSession(connector=_Connector(), cookie_jar=aiohttp.DummyCookieJar())
         if self._session.closed:
-            raise ConfigurationError("the aiohttp session that was given is closed; keep it open as long as the client")
-        return self._session
-
-
-_CLOSED_MEANWHILE = "the connections were closed during this call"
-_OTHER_LOOP = "this transport was opened on another event loop; make a UsageClient on each loop, in each process"
+            raise ConfigurationError("the given aiohttp session is closed; keep it open as long as the client")
+        session = self._session
+        if previous is not None:
+            await previous.close()
+        return session
 
 
 @lru_cache(maxsize=16)
-def _patience(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
+def _client_timeout(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
+    # Half of the time for connecting, from the look-up to the TLS handshake and the proxy's tunnel: afterwards it is
+    # certain that nothing was sent. On a caller's session, whose pool may be busy, for each address only.
     half = timeout / 2
-    # On a session of the caller's, whose pool may be in use: for each address.
     return aiohttp.ClientTimeout(total=None, connect=half if own_session else None, sock_connect=half)
 
 
-@lru_cache(maxsize=64)  # A program asks the same again and again.
+@lru_cache(maxsize=64)  # A program sends the same request again and again.
 def _url(text: str) -> URL:
     return URL(text, encoded=True)
 
@@ -257,66 +255,45 @@ def _url(text: str) -> URL:
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
-    except RuntimeError:  # A process that was forked in the middle of a call has none.
+    except RuntimeError:  # A process that was forked during a call has none (faults: test_forked_within_a_call).
         return None
 
 
-class _Deadlines:
-    """Timeouts with one timer for all. One for each, hardly ever needed, costs more than the reading of an answer."""
-
-    def __init__(self) -> None:
-        self._ends: dict[asyncio.Timeout, float] = {}
-        self._timer: asyncio.Handle | None = None
-        self._looks_at = math.inf
-
-    def timeout(self, seconds: float) -> asyncio.Timeout:
-        """An ``asyncio.timeout``, to be entered at once and forgotten in the end."""
-        timeout = asyncio.timeout(None)
-        self._ends[timeout] = end = asyncio.get_running_loop().time() + seconds
-        if end < self._looks_at:
-            self._set_timer(end)
-        return timeout
-
-    def forget(self, timeout: asyncio.Timeout) -> None:
-        self._ends.pop(timeout, None)
-
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        # In no context: it would keep that of the first call for all the others.
-        self._timer = asyncio.get_running_loop().call_at(at, self._look, context=Context())
-        self._looks_at = at
-
-    def _look(self) -> None:
-        # Some loops come a little early, and would come again at once.
-        now = max(asyncio.get_running_loop().time(), self._looks_at)
-        self._timer, self._looks_at = None, math.inf
-        for timeout in [timeout for timeout, end in self._ends.items() if not end > now]:
-            del self._ends[timeout]
-            timeout.reschedule(now)
-        if self._ends:  # Most of the time those for whom it was set are long over, and others are under way.
-            self._set_timer(min(self._ends.values()))
+def _check_proxy(proxy: Any, name: str) -> str:
+    try:
+        parts = urlsplit(proxy)
+        if isinstance(proxy, str) and parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return proxy
+    except (ValueError, AttributeError):
+        pass
+    # Not quoted: it may hold a password.
+    raise ConfigurationError(f"{name} must be the URL of an HTTP proxy, such as http://host:3128")
 
 
-class _BrokenOffError(aiohttp.ClientError):
-    """The connection ended before the answer began."""
+def _environment_proxy(url: str) -> str | None:
+    # Not aiohttp's trust_env: it also reads netrc, and a login found there fails beside our Authorization header.
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return _check_proxy(proxy if "://" in proxy else f"http://{proxy}", f"{parts.scheme.upper()}_PROXY")
 
 
-class _NoTunnelError(aiohttp.ClientError):
-    """The connection ended before the request was sent: a proxy's, which was to lead to the server."""
+class _DisconnectedBeforeResponse(aiohttp.ClientError):
+    """The connection ended before the response began."""
+
+
+class _ProxyDisconnected(aiohttp.ClientError):
+    """The proxy closed the connection instead of opening the tunnel: nothing was sent to the server."""
+
+
+_AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError)
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Lends connections: new ones, and used ones on which nothing has come since their last answer.
-
-    It remembers each one's newest loan: aiohttp takes a connection back before the body's last byte is read here.
-
-    What comes on a new one before it is asked cannot be told from a quick answer: an overloaded edge says 503 so.
-    """
-
-    def __init__(self, *, limit: int) -> None:
-        super().__init__(limit=limit)
-        self._loans: WeakKeyDictionary[Any, Connection] = WeakKeyDictionary()
+    def __init__(self) -> None:
+        super().__init__(limit=0)
+        self._seen: WeakSet[Any] = WeakSet()
 
     async def connect(
         self,
@@ -325,143 +302,135 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - as it is inherited
     ) -> Connection:
         try:
-            while True:
-                connection = await super().connect(req, traces, timeout)
-                protocol: Any = connection.protocol
-                if protocol not in self._loans or not protocol.should_close:
-                    break
+            connection = await super().connect(req, traces, timeout)
+            # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
+            # to the next request (RFC 9112, 6.3; faults: test_what_came_unasked_is_no_answer).
+            while (protocol := connection.protocol) and protocol in self._seen and protocol.should_close:
                 connection.close()
+                connection = await super().connect(req, traces, timeout)
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            raise _NoTunnelError(type(error).__name__) from None
+            # After the request the same exceptions mean that it may have been counted (faults: "proxy says nothing").
+            raise _ProxyDisconnected(type(error).__name__) from None
+        self._seen.add(protocol)
         transport: Any = connection.transport
-        if getattr(transport, "max_size", 0) > _READ:  # a new one, and not TLS
-            transport.max_size = _READ
-        self._loans[protocol] = connection
-        _lent.set((self._loans, protocol))
+        if getattr(transport, "max_size", 0) > _SOCKET_READ_SIZE:  # a new connection without TLS
+            transport.max_size = _SOCKET_READ_SIZE
         return connection
 
 
-# What the running call was lent: the loans of its connector, and the connection's protocol.
-_lent: ContextVar[tuple[Mapping[Any, Connection], Any] | None] = ContextVar("twusage.aiohttp_transport.lent")
-
-
-def _condemn_connection() -> None:
-    """See to it that the connection of the running call is closed, even if aiohttp keeps it for another one."""
-    if lent := _lent.get():
-        loans, protocol = lent
-        protocol.force_close()  # when whoever may have borrowed it meanwhile gives it back
-        if loans[protocol].protocol is None:  # nobody has
-            protocol.close()
-
-
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    # After these two exceptions aiohttp would silently send a GET again (wire: test_aiohttp_would_have_sent_it_twice).
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        # These two aiohttp would answer by sending the request again.
-        raise _BrokenOffError(type(error).__name__) from None
+        raise _DisconnectedBeforeResponse(type(error).__name__) from None
 
 
-def _check_head(response: aiohttp.ClientResponse) -> None:
-    """Refuse what some aiohttp or other lets pass: 3.12, or any of them where it is not compiled."""
-    headers, version = response.headers, response.version
-    if version is not None and version.major != 1:
-        flaw = f"HTTP/{version.major}.{version.minor} where HTTP/1.1 was spoken"
-    elif len(headers.getall("content-length", ())) > 1:
-        flaw = "two content-lengths"
-    elif len(headers) > _MOST_HEADERS:
-        flaw = f"{len(headers)} headers"
-    elif "\0" in "".join(headers.values()):
-        flaw = "a NUL in a header"
-    else:
-        return
-    raise ProtocolError(f"the answer is not HTTP ({flaw})", retry_once=True)
-
-
-def _check_encoding(encoding: str) -> None:
-    if encoding not in {"", "identity", "gzip", "x-gzip"}:
-        shown = encoding if _ENCODING.fullmatch(encoding) else "not the name of one"
-        raise ProtocolError(f"the answer's content-encoding is {shown}; only gzip was offered")
-
-
-async def _next_piece(response: aiohttp.ClientResponse) -> bytes:
-    """More of the body, as it came; nothing at its end."""
-    if response.content.is_eof():  # All of it is there: nobody can hang, and a timer would cost more than the reading.
+async def _read_chunk(response: aiohttp.ClientResponse) -> bytes:
+    """Return the next bytes of the body, not inflated, or nothing at its end."""
+    if response.content.is_eof():  # The usual case: a timer would cost more than the read.
         return await response.content.readany()
     while True:
+        connection = response.connection
+        closed = connection is None or connection.protocol is None or not connection.protocol.is_connected()
         try:
-            async with asyncio.timeout(_PULSE):
+            async with asyncio.timeout(_BODY_POLL_INTERVAL):
                 return await response.content.readany()
-        except (TimeoutError, RuntimeError) as error:
-            # Asked anew, aiohttp says with the one that there is no connection any more. Over TLS it does not: there it
-            # knows that the answer is malformed, and waits for the other side to say goodbye.
-            lent = response.connection
-            broken = lent is not None and (lent.protocol is None or lent.protocol.exception() is not None)
-            if broken or isinstance(error, RuntimeError):
-                break
-    raise HttpProcessingError(message="a malformed body")
+        except (TimeoutError, RuntimeError):
+            # After a malformed chunk aiohttp 3.14 closes the connection, but its reader waits for ever (faults: "chunk
+            # with ..."). Checked before the wait: the end of a body without a length closes the connection as well.
+            if closed:
+                raise HttpProcessingError(message="a malformed body") from None
 
 
-def _inflated(inflater: Any, piece: bytes) -> tuple[bytes, bytes]:
-    """Some of what the piece holds, and the rest of the piece."""
+def _inflate(inflater: Any, chunk: bytes) -> tuple[bytes, bytes]:
+    """Return some inflated bytes and the rest of the chunk."""
     try:
-        part = inflater.decompress(piece, _PIECE)
+        part = inflater.decompress(chunk, _INFLATE_CHUNK)
         corrupt = bool(inflater.unused_data)
     except zlib.error:
         corrupt = True
     if corrupt:
-        raise ProtocolError("the answer's gzip body is corrupt", retry_once=True)
+        raise ProtocolError("the response's gzip body is corrupt", retry_once=True)
     return part, inflater.unconsumed_tail
 
 
-def _translated(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911 - a table
-    """Aiohttp's error as ours. Of its text only the kind and the system's own reason are kept."""
+def _translate_error(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911, PLR0912 - a table
+    """Return aiohttp's error as ours, with its type and the system's reason only."""
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return ConnectError(f"no connection within {timeout / 2:g} s")
-        case (
-            aiohttp.ClientConnectorCertificateError()
-            | aiohttp.ClientConnectorSSLError()
-            | aiohttp.ServerFingerprintMismatch()
-            | ssl_module.SSLError()
-        ):
-            reason = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-            reason = getattr(reason, "verify_message", None) or getattr(reason, "reason", None) or type(reason).__name__
-            return TlsError(
-                f"the server could not prove who it is ({ascii(reason)[1:-1]}). "
-                "Where it is rightly trusted, give AiohttpTransport an ssl context that does"
-            )
+            return ConnectError(f"no connection within {timeout / 2:g} s", reason="timeout")
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl_module.SSLError():
+            return _tls_error(error)
         case aiohttp.ClientConnectorError():
-            return ConnectError(f"no connection to {error.host}:{error.port} ({_reason(error.os_error)})")
+            return _connect_error(error, request)
         case aiohttp.ClientHttpProxyError():
-            return ConnectError(f"the proxy refused to connect ({error.status})")
-        case _NoTunnelError():
-            return ConnectError("the proxy hung up instead of connecting")
-        case TimeoutError():
-            return RequestTimeoutError(f"no whole answer within {timeout:g} s")
-        case _BrokenOffError() | ConnectionError():
-            return ProtocolError("the connection ended before the answer began", retryable=True)
+            reason: ConnectReason = "proxy-auth" if error.status == 407 else "proxy"
+            return ConnectError(f"the proxy refused to connect ({error.status})", reason=reason)
+        case _ProxyDisconnected():
+            return ConnectError("the proxy closed the connection instead of connecting", reason="proxy")
+        case TimeoutError() if type(error) is TimeoutError or isinstance(error, aiohttp.ClientError):
+            return RequestTimeoutError(f"no complete response within {timeout:g} s")
+        case _DisconnectedBeforeResponse() | ConnectionError():
+            return ProtocolError("the connection ended before the response began", retryable=True)
         case aiohttp.ClientPayloadError():
-            return ProtocolError("the answer's body was cut short or is malformed", retryable=True)
+            return ProtocolError("the response body is truncated or malformed", retryable=True)
         case aiohttp.ClientResponseError() | HttpProcessingError():
-            said = redact_credentials(error.message.encode(errors="replace"), request).decode(errors="replace")
-            said = _OPAQUE.sub(lambda word: _shown(word[0], request), said)
-            return ProtocolError(f"the answer is not HTTP ({ascii(said[:100])[1:-1]})", retry_once=True)
-        case RuntimeError():
+            return ProtocolError(f"the response is not valid HTTP{_flaw(error)}", retry_once=True)
+        case OSError():  # Of a socket that was never connected; later ones are _DisconnectedBeforeResponse.
+            return ConnectError(f"no connection ({_system_reason(error)})", reason=_SOCKET_REASONS.get(error.errno))
+        case _ if type(error) is RuntimeError:
             return ConfigurationError(_OTHER_LOOP)
-        case OSError():  # Of a socket that was never connected: later ones come as _BrokenOffError.
-            return ConnectError(f"no connection ({_reason(error)})")
-        case _:
+        case aiohttp.ClientError() | ValueError():
             return ProtocolError(f"aiohttp cannot send this request ({type(error).__name__})")
+        case _:
+            return ConnectError(f"the given aiohttp session could not connect ({type(error).__name__})")
 
 
-def _shown(word: str, request: Request) -> str:
-    return "..." if len(word) >= _LONG or word in request.headers.get("authorization", "") else word
+def _connect_error(error: aiohttp.ClientConnectorError, request: Request) -> ConnectError:
+    reason = _SOCKET_REASONS.get(error.os_error.errno)
+    if isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != _url(request.url).host:
+        reason = "proxy-unreachable"
+    elif isinstance(error, aiohttp.ClientConnectorDNSError):
+        reason = "dns"
+    return ConnectError(f"no connection to {error.host}:{error.port} ({_system_reason(error.os_error)})", reason=reason)
 
 
-def _reason(error: OSError) -> str:
-    return ascii(error.strerror or type(error).__name__)[1:-1]
+def _tls_error(error: Exception) -> TlsError:
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    code = getattr(cause, "verify_code", None)
+    if code is None and isinstance(cause, ssl_module.SSLError):
+        message = f"the TLS handshake failed ({ascii(getattr(cause, 'reason', None) or type(cause).__name__)[1:-1]})"
+        return TlsError(f"{message}. Check that this address serves https", reason="handshake")
+    detail = ascii(getattr(cause, "verify_message", None) or type(cause).__name__)[1:-1]
+    message = f"TLS certificate verification failed ({detail}). "
+    if code in _ISSUER_UNKNOWN and not _has_ca_store():
+        message += "This system has no CA certificates: install the package ca-certificates, or pass ssl= to "
+        return TlsError(message + "AiohttpTransport", reason="no-ca-store")
+    message += "If you trust this server, pass ssl= to AiohttpTransport"
+    return TlsError(message, reason=_CERTIFICATE_REASONS.get(code or 0, "untrusted"))
+
+
+def _has_ca_store() -> bool:
+    # Slim container images have none; Windows has a store of its own.
+    paths = ssl_module.get_default_verify_paths()
+    return sys.platform == "win32" or bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))  # noqa: PTH208
+
+
+def _flaw(error: BaseException | None) -> str:
+    # aiohttp's own sentences quote what was received, perhaps an echo of the token: only the type is used.
+    while error is not None:
+        if isinstance(error, LineTooLong):
+            return ": its status line or a header is too large"
+        error = error.__cause__
+    return ""
+
+
+def _system_reason(error: OSError) -> str:
+    # Exceptions of other packages may quote a proxy's password.
+    known = type(error).__module__ in {"builtins", "socket"} or isinstance(error, aiohttp.ClientError)
+    return ascii((known and error.strerror) or type(error).__name__)[1:-1]

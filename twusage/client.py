@@ -15,6 +15,7 @@ from twusage import protocol
 from twusage.auth import Auth, Secret, TokenEndpoint, TokenProvider, as_auth, auth_from_env
 from twusage.cache import UsageCache
 from twusage.clock import Clock, SystemClock, Wait
+from twusage.cycle import BillingCycle
 from twusage.errors import (
     AuthenticationError,
     ClientClosedError,
@@ -24,6 +25,7 @@ from twusage.errors import (
     RateLimitedError,
     TransportError,
     TwUsageError,
+    UsageCapExceededError,
 )
 from twusage.limiter import RateLimiter, Slot, default_limiter
 from twusage.models import RateLimit, Usage, UsageField
@@ -32,7 +34,7 @@ from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budge
 from twusage.transport import Transport
 
 if TYPE_CHECKING:
-    from twusage.diagnostics.explain import Checkup
+    from twusage.diagnostics.report import CheckReport
 
 __all__ = ["UsageClient"]
 
@@ -110,6 +112,7 @@ class UsageClient:
         self._on_wait = on_wait
         self._credentials = self._provider(checked_auth, self._transport)
         self._rate_limit: RateLimit | None = None
+        self._cap_reset_day: int | None = None
         self._closed = False
         self._authorized: tuple[Request, Secret, Request] | None = None
         self._active_calls: set[asyncio.Task[Any]] = set()
@@ -178,7 +181,7 @@ class UsageClient:
             self._cache.get_or_call(request.url, _checked_age(max_age), partial(self._call, request))
         )
 
-    async def check(self) -> Checkup:
+    async def check(self) -> CheckReport:
         """Check the credentials and the connection to the API; return what is wrong and what to do.
 
         It uses at most one call of the window, does not wait for a window, and does not retry. An error response, an
@@ -209,6 +212,7 @@ class UsageClient:
 
     def _succeed(self, request: Request, usage: Usage, budget: CallBudget) -> Usage:
         budget.record_success()
+        self._cap_reset_day = usage.cap_reset_day
         self._cache.store(request.url, usage)
         return usage
 
@@ -254,16 +258,18 @@ class UsageClient:
         self._rate_limit = _latest_rate_limit(reading.rate_limit, self._rate_limit)
         if isinstance(reading.error, RateLimitedError) and reading.error.window_exhausted:
             slot.close_window(reading.error.retry_after)
+        if isinstance(reading.error, UsageCapExceededError) and self._cap_reset_day is not None:
+            reading.error.retry_at = BillingCycle.of(self._cap_reset_day, now).resets_at
         return reading.usage()
 
-    async def _check(self) -> Checkup:
-        from twusage.diagnostics.check import examine  # Imported here: few programs call check().
+    async def _check(self) -> CheckReport:
+        from twusage.diagnostics.check import run_check  # Imported here: few programs call check().
 
         async def ask(auth: Auth, transport: Transport) -> Usage:
             request = protocol.usage_request(base_url=self._base_url)
             return await self._attempt(request, CallBudget(0.0), self._provider(auth, transport), transport)
 
-        return await examine(
+        return await run_check(
             self._credentials,
             ask,
             transport=self._transport,

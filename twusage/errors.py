@@ -8,8 +8,8 @@
     ├── ClientClosedError                the client was closed before or during the call
     ├── BudgetExceededError              requested · remaining: a guard refuses reads that would exceed the cap
     ├── TransportError                   nothing usable came back
-    │   ├── ConnectError                 no connection: nothing was sent
-    │   │   └── TlsError                 the server could not prove who it is
+    │   ├── ConnectError                 reason: no connection, nothing was sent
+    │   │   └── TlsError                 the server's certificate or TLS handshake failed
     │   ├── RequestTimeoutError          no whole answer in time
     │   └── ProtocolError                broken HTTP, a cut or oversized body, a redirect, an unknown encoding
     ├── DecodeError                      path · excerpt: an answer that is not what the API documents
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from twusage.models import Problem, RateLimit
 
@@ -135,15 +135,45 @@ class TransportError(TwUsageError):
             self.unsent = unsent
 
 
+ConnectReason = Literal[
+    "dns",
+    "refused",
+    "timeout",
+    "unreachable",
+    "proxy",
+    "proxy-auth",
+    "proxy-unreachable",
+    "untrusted",
+    "hostname",
+    "expired",
+    "not-yet-valid",
+    "no-ca-store",
+    "handshake",
+    "other",
+]
+
+
 class ConnectError(TransportError):
-    """No connection was made, so surely nothing was sent: an unknown name, a refused or a slow connection."""
+    """No connection was made, so nothing was sent."""
 
     retryable = True
     unsent = True
+    reason: ConnectReason = "other"
+    """Why: ``dns``, ``refused``, ``timeout``, ``unreachable``; ``proxy`` (the proxy opened no tunnel), ``proxy-auth``
+    (it requires a login), ``proxy-unreachable``; of a ``TlsError`` ``untrusted``, ``hostname``, ``expired``,
+    ``not-yet-valid``, ``no-ca-store`` (this system has no CA certificates) or ``handshake``; else ``other``."""
+
+    def __init__(self, message: str = "", *, reason: ConnectReason | None = None, **options: Any) -> None:
+        super().__init__(message, **options)
+        if reason is not None:
+            self.reason = reason
 
 
 class TlsError(ConnectError):
-    """The server's certificate is not trusted, or is another host's. Not retried: it will not mend itself."""
+    """The server's certificate is not valid, or the TLS handshake failed.
+
+    Not retryable: certificate problems are not transient.
+    """
 
     retryable = False
 
@@ -190,6 +220,8 @@ class _ResponseError(TwUsageError):
     """The ``x-transaction-id`` header: what the vendor's support asks for."""
     retry_after: float | None = None
     """Seconds from the answer to ``retry_at``, reckoned by the server's clock alone. ``None`` where that is unknown."""
+    from_edge: bool = False
+    """True if a firewall, proxy or CDN sent the response (a page, or plain text), not the API."""
 
     def __init__(
         self,
@@ -203,6 +235,7 @@ class _ResponseError(TwUsageError):
         request_id: str | None = None,
         retry_at: dt.datetime | None = None,
         retry_after: float | None = None,
+        from_edge: bool = False,
     ) -> None:
         super().__init__(message, retry_at=retry_at)
         self.status = status
@@ -212,6 +245,7 @@ class _ResponseError(TwUsageError):
         self.rate_limit = rate_limit
         self.request_id = request_id
         self.retry_after = retry_after
+        self.from_edge = from_edge
 
 
 class RateLimitedError(_ResponseError):
@@ -267,7 +301,9 @@ class QuotaError(ApiError):
 
 
 class UsageCapExceededError(QuotaError):
-    """The project's monthly cap of reads is used up, until its ``cap_reset_day``."""
+    """The project's monthly cap of reads is used up. ``retry_at`` is the reset of the billing cycle, if an earlier
+    response of the client reported ``cap_reset_day``.
+    """
 
 
 class CreditsDepletedError(QuotaError):

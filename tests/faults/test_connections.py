@@ -213,11 +213,12 @@ class TestTooMuch:
     def act(self, request: pytest.FixtureRequest) -> Any:
         large = bomb(512)
         if request.param == "bomb":
-            return saying(answer(large, GZIP), then="silent")
+            # A byte is missing: after a whole body the connection is clean, and aiohttp keeps it.
+            return saying(answer(large, GZIP, length=len(large) + 1), then="silent")
         pieces = [large[at : at + 2**14] for at in range(0, len(large), 2**14)]
         zipped = [b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces]
         if request.param == "bomb in chunks":
-            return saying(CHUNKED[:-2] + GZIP + b"\r\n\r\n", *zipped, b"0\r\n\r\n", then="silent")
+            return saying(CHUNKED[:-2] + GZIP + b"\r\n\r\n", *zipped, then="silent")
         if request.param == "long":
             return saying(CHUNKED, *[b"40000\r\n" + bytes(2**18) + b"\r\n"] * 1024)
         return saying(OK + b"\r\n", *[bytes(2**18)] * 4096)
@@ -505,20 +506,19 @@ class TestElsewhere:
 
         asyncio.run(parent())
 
-    def test_a_closed_loop(self) -> None:
-        """A client whose loop has been closed says so, asking or closing."""
+    @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the sockets of the closed loop
+    def test_a_closed_loop(self, address: str) -> None:
+        """A transport whose loop has been closed serves the next one, and closing it ends."""
         transport = AiohttpTransport()
 
         async def ask() -> None:
-            async with served(script_of(saying(answer(GOOD, b"connection: close"), then="close"), 1)) as place:
-                await client_of(Place(place.base_url, transport)).get_usage()
+            client = client_of(Place(address, transport))
+            assert (await client.get_usage()).project_cap == 2_000_000
 
-        asyncio.run(ask())
-        client = UsageClient(CANARY, transport=transport)
-        assert isinstance(asyncio.run(refusal(client.get_usage())), ConfigurationError)
-        assert isinstance(asyncio.run(refusal(transport.aclose())), ConfigurationError)
-        assert transport._session is not None
-        transport._session.detach()
+        for _ in range(3):
+            asyncio.run(ask())
+        asyncio.run(transport.aclose())
+        gc.collect()  # a closed loop's sockets are closed with their last reference
 
 
 @pytest.mark.fault("HTTP")

@@ -1,4 +1,4 @@
-"""The group of commands, and what holds for all of them: how they end, and how they complain."""
+"""The group of the commands: exit codes, and error messages of click."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from twusage._version import __version__
 from twusage.cli.check import check
 from twusage.cli.doctor import doctor
-from twusage.cli.exit_codes import EXITS, complain, exit_code, finish
+from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
 from twusage.cli.fake import fake
 from twusage.cli.forecast import forecast
 from twusage.cli.history import history
@@ -30,14 +30,14 @@ class _Commands(click.Group):
             # Standalone, click reports a wrong option in several lines.
             code = super().main(*args, **extra | {"standalone_mode": False})
         except click.ClickException as error:
-            complain(one_sentence(error))
+            print_error(one_sentence(error))
             code = error.exit_code
         except click.Abort:  # Ctrl-C before a command has begun
             code = exit_code(KeyboardInterrupt())
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> NoReturn:
-        ctx.exit(finish(partial(super().invoke, ctx)))
+        ctx.exit(run_to_exit_code(partial(super().invoke, ctx)))
 
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)

@@ -12,8 +12,8 @@ from attrs import frozen
 
 from twusage.cli.countdown import Countdown
 from twusage.cli.demo import Demo
-from twusage.cli.exit_codes import complain, refer_to_doctor
-from twusage.cli.options import access_options, asked, credentials, names_option
+from twusage.cli.exit_codes import print_error, suggest_doctor
+from twusage.cli.options import access_options, credentials, names_option, run_with_client
 from twusage.client import UsageClient
 from twusage.display.view import FETCHED_DAYS, View, view_of
 from twusage.errors import TwUsageError
@@ -94,15 +94,15 @@ def fetched(access: Access, *, retry: RetryPolicy, quiet: bool = False) -> Usage
     countdown = Countdown()
     on_wait = None if quiet else countdown
     try:
-        usage = asked(_ask, retry=retry, on_wait=on_wait, **access.client_keywords())
+        usage = run_with_client(_ask, retry=retry, on_wait=on_wait, **access.client_keywords())
     except TwUsageError as error:
         if access.demo is None:
-            refer_to_doctor(error)
+            suggest_doctor(error)
         raise
     finally:
         countdown.clear()
     for problem in usage.errors[: 0 if quiet else _MOST_WARNINGS]:
-        complain(f"warning: the API says: {_told(problem)}")
+        print_error(f"warning: the API says: {_told(problem)}")
     return usage
 
 

@@ -8,8 +8,9 @@ import os
 import sys
 from contextlib import suppress
 
-from twusage.cli.exit_codes import complain, printable
+from twusage.cli.exit_codes import print_error
 from twusage.clock import Wait
+from twusage.display.format import printable
 
 __all__ = ["Countdown"]
 
@@ -35,7 +36,7 @@ class Countdown:
         if sys.stderr is not None and sys.stderr.isatty():
             self._tick(wait, asyncio.get_running_loop().time() + wait.seconds)
         else:
-            complain(f"waiting {wait.seconds:.0f} s, until {wait.until:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")
+            print_error(f"waiting {wait.seconds:.0f} s, until {wait.until:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")
 
     def clear(self) -> None:
         """Take the line away, if there is one."""

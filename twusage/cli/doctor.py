@@ -1,4 +1,4 @@
-"""``twusage doctor``: its options, a check-up, and how that is shown. What it finds is ``checkup``'s business."""
+"""``twusage doctor``: its options, one check, and its output. The findings are made in ``diagnostics``."""
 
 from __future__ import annotations
 
@@ -11,82 +11,93 @@ import click
 from attrs import evolve
 from rich.text import Text
 
-from twusage.cli.exit_codes import exit_code, printable
-from twusage.cli.options import access_options, asked, token_text
+from twusage.cli.exit_codes import exit_code
+from twusage.cli.options import access_options, place_of, read_token, run_with_client
 from twusage.cli.output import page, write
 from twusage.client import UsageClient
-from twusage.diagnostics.explain import Checkup, Finding, read_address, read_environment, read_token_text, unasked
-from twusage.errors import ConfigurationError
+from twusage.diagnostics.credentials import check_address, check_environment
+from twusage.diagnostics.report import CheckReport, Finding, report_without_call
+from twusage.display.format import printable
+from twusage.display.terminal import AMBER, GREEN, RED
 
 __all__ = ["doctor"]
 
-_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
-# Beyond this, a sentence is no easier to read.
-_WIDEST = 100
-# Below this, sentences beside the subjects would be columns of single words.
-_NARROW = 60
+_STYLES = {"ok": GREEN, "warning": AMBER, "error": f"bold {RED}"}
+# Longer lines are not easier to read.
+_MAX_WIDTH = 100
+# Below this width, messages beside the subjects would be columns of single words.
+_MIN_COLUMNS = 60
+# Options of the command, which the findings of the SDK do not name.
+_OPTIONS = {
+    "network.timeout": "--timeout 60",
+    "window.spent": "twusage show --max-wait 960 waits for it",
+    "proxy.login": "--proxy URL",
+    "proxy.unreachable": "--proxy URL",
+    "proxy.not-used": "--proxy URL",
+}
 
 
-@click.command(short_help="Tell what is wrong with the set-up, and what helps.")
+@click.command(short_help="Find out what is wrong with the set-up.")
 @access_options
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON, with a code for each.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, with a code for each.")
 @click.pass_context
 def doctor(ctx: click.Context, *, token_file: str | None, proxy: str | None, timeout: float, as_json: bool) -> None:
-    """Check the credentials and the way to the API, and tell in plain words what is wrong and what helps.
+    """Check the credentials and the connection to the API; report what is wrong and what to do.
 
-    At most one call of GET /2/usage/tweets, of which an app has 50 in 15 minutes; none where the credentials cannot
-    work at all. It waits for nothing but the answer.
+    \b
+    $ twusage doctor
 
-    The credentials come from where show takes them. No part of them is ever shown. Warnings alone are no failure.
-    """
-    checkup = _checkup(token_file, proxy=proxy, timeout=timeout)
+    Uses at most one call of GET /2/usage/tweets, of which an app has 50 in 15 minutes; none if the credentials are
+    missing or malformed. It does not retry, and waits only for the response.
+
+    The credentials are those of twusage show. No part of them is shown. Warnings alone are not a failure.
+    """  # noqa: D301 - click's mark for lines that are not wrapped
+    report = _check(token_file, proxy=proxy, timeout=timeout)
+    report = evolve(report, findings=tuple(map(_with_option, report.findings)))
     if as_json:
-        # ASCII only, as show has it.
-        write(json.dumps(checkup.to_dict(), indent=2) + "\n")
+        # ASCII only, as in show.
+        write(json.dumps(report.to_dict(), indent=2) + "\n")
     else:
-        write(page(lambda screen: _report(checkup, width=min(screen.width, _WIDEST))))
-    ctx.exit(0 if checkup.error is None else exit_code(checkup.error))
+        write(page(lambda screen: _format_report(report, width=min(screen.width, _MAX_WIDTH))))
+    ctx.exit(0 if report.error is None else exit_code(report.error))
 
 
-def _checkup(token_file: str | None, **keywords: Any) -> Checkup:
-    token = None
+def _check(token_file: str | None, **keywords: Any) -> CheckReport:
     if token_file is None:
-        found = read_environment(os.environ)
+        found = check_environment(os.environ)
     else:
-        try:
-            token = token_text(token_file)
-        except ConfigurationError as error:
-            said, _, what_to_do = str(error).partition(". ")
-            return unasked(Finding("token.file", "error", said, what_to_do))
-        place = {"-": "stdin"}.get(token_file, "the file")
-        found = (*read_address(os.environ), read_token_text(token, place) or _found_in(place))
-    if any(finding.level == "error" for finding in found):
-        return unasked(*found)
-    if token is not None:
+        token = read_token(token_file)
+        if isinstance(token, Finding):
+            return report_without_call(*check_address(os.environ), token)
+        message = f"the bearer token comes from {place_of(token_file)}"
+        found = (*check_address(os.environ), Finding("credentials.found", "ok", message))
         keywords["auth"] = token
-    checkup = asked(UsageClient.check, **keywords)
-    return evolve(checkup, findings=(*found, *checkup.findings))
+    if any(finding.level == "error" for finding in found):
+        return report_without_call(*found)
+    report = run_with_client(UsageClient.check, **keywords)
+    return evolve(report, findings=(*found, *report.findings))
 
 
-def _found_in(place: str) -> Finding:
-    return Finding("credentials.found", "ok", f"the bearer token comes from {place}")
+def _with_option(finding: Finding) -> Finding:
+    option = _OPTIONS.get(finding.code)
+    return evolve(finding, advice=f"{finding.advice} ({option})") if option and finding.advice else finding
 
 
-def _report(checkup: Checkup, *, width: int) -> Text:
-    subjects = max(len(finding.subject) for finding in checkup.findings)
-    indent = 2 if width < _NARROW else 11 + subjects
+def _format_report(report: CheckReport, *, width: int) -> Text:
+    subjects = max(len(finding.subject) for finding in report.findings)
+    indent = 2 if width < _MIN_COLUMNS else 11 + subjects
     lines = []
-    for finding in checkup.findings:
+    for finding in report.findings:
         head = Text.assemble((f"{finding.level:7}", _STYLES[finding.level]), f"  {finding.subject:{subjects}}")
-        said, helps = (_wrapped(text, width, indent) for text in (finding.said, finding.what_to_do))
-        if width >= _NARROW:
-            head.append("  " + said.pop(0).strip())
+        message, advice = (_wrap(text, width, indent) for text in (finding.message, finding.advice))
+        if width >= _MIN_COLUMNS:
+            head.append("  " + message.pop(0).strip())
         head.rstrip()
-        lines += [head, *map(Text, said), *(Text(line, "bold") for line in helps)]
-    return Text("\n").join([*lines, Text(""), _verdict(checkup)])
+        lines += [head, *map(Text, message), *(Text(line, "bold") for line in advice)]
+    return Text("\n").join([*lines, Text(""), _summary(report)])
 
 
-def _wrapped(text: str, width: int, indent: int) -> list[str]:
+def _wrap(text: str, width: int, indent: int) -> list[str]:
     margin = " " * indent
     return textwrap.wrap(
         printable(text),
@@ -98,9 +109,7 @@ def _wrapped(text: str, width: int, indent: int) -> list[str]:
     )
 
 
-def _verdict(checkup: Checkup) -> Text:
-    wrong = sum(finding.level == "error" for finding in checkup.findings)
-    warnings = sum(finding.level == "warning" for finding in checkup.findings)
-    if not wrong:
-        return Text("Nothing is wrong." if warnings else "All is well.", "bold")
-    return Text("One thing is wrong." if wrong == 1 else f"{wrong} things are wrong.", "bold")
+def _summary(report: CheckReport) -> Text:
+    counts = [(level, sum(finding.level == level for finding in report.findings)) for level in ("error", "warning")]
+    parts = [f"{count} {level}{'s' if count > 1 else ''}" for level, count in counts if count]
+    return Text(f"{', '.join(parts) or 'No problems found'}.", "bold")

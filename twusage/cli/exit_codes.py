@@ -1,7 +1,4 @@
-"""How the command ends: an exit code for each kind of error, and one sentence on stderr.
-
-Loads neither click nor rich, so that even their absence can be told in a sentence.
-"""
+"""Exit codes, and error messages on stderr. Works without click and rich, to report that they are missing."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
+from twusage.diagnostics.page import is_page
 from twusage.display.format import printable
 from twusage.errors import (
     ApiError,
@@ -29,12 +27,20 @@ from twusage.errors import (
     TwUsageError,
 )
 
-__all__ = ["EXITS", "Exit", "complain", "exit_code", "finish", "let_go", "printable", "refer_to_doctor"]
+__all__ = [
+    "EXITS",
+    "Exit",
+    "discard_stdout",
+    "exit_code",
+    "print_error",
+    "run_to_exit_code",
+    "suggest_doctor",
+]
 
 
 @frozen
 class Exit:
-    """An exit code, what it means, and the errors that it stands for."""
+    """An exit code, its meaning, and its exception classes."""
 
     code: int
     meaning: str
@@ -43,75 +49,82 @@ class Exit:
 
 # A contract: scripts compare these numbers. The help and a test of docs/cli.md read this table.
 EXITS = (
-    Exit(0, "all is well"),
-    Exit(1, "something unexpected", (TwUsageError, OSError)),
-    Exit(2, "a wrong option or argument", (InvalidRequestError,)),
-    Exit(3, "no token or a malformed one, or twusage is not set up", (ConfigurationError,)),
-    Exit(4, "the API does not accept the token", (AuthenticationError, ForbiddenError)),
+    Exit(0, "success"),
+    Exit(1, "an unexpected error", (TwUsageError, OSError)),
+    Exit(2, "an invalid option or argument", (InvalidRequestError,)),
+    Exit(3, "no credentials or malformed ones, or an incomplete installation", (ConfigurationError,)),
+    Exit(4, "the API rejects the credentials", (AuthenticationError, ForbiddenError)),
     Exit(5, "the cap, the credits or the spending limit is used up", (QuotaError,)),
-    Exit(6, "the 15-minute window of calls is spent", (RateLimitedError,)),
-    Exit(7, "the network gave no usable answer", (TransportError,)),
-    Exit(8, "the API is in trouble", (ServerError,)),
-    Exit(9, "the API refused, or its answer makes no sense", (ApiError, DecodeError)),
-    Exit(130, "stopped by Ctrl-C", (KeyboardInterrupt,)),
+    Exit(6, "no calls left in the 15-minute window", (RateLimitedError,)),
+    Exit(7, "no usable response from the network", (TransportError,)),
+    Exit(8, "the API is unavailable", (ServerError,)),
+    Exit(9, "the API rejects the request, or its response is invalid", (ApiError, DecodeError)),
+    Exit(130, "interrupted by Ctrl-C", (KeyboardInterrupt,)),
 )
 _CODES = {kind: end.code for end in EXITS for kind in end.kinds}
 
-# What the SDK's own sentence cannot know: which option or variable of this command helps.
+# Options and variables of this command, which the SDK's messages do not name.
 _HINTS: dict[type[BaseException], str] = {
-    RateLimitedError: "Come back later, or wait for it with --max-wait 960",
-    RequestTimeoutError: "Try again, or give it longer with --timeout 60",
-    TlsError: "Here, the variable SSL_CERT_FILE names a file of certificates to trust",
+    RateLimitedError: "Retry later, or wait with --max-wait 960",
+    RequestTimeoutError: "Try again, or with --timeout 60",
+    TlsError: "Or let the variable SSL_CERT_FILE name a file of certificates to trust",
     DecodeError: "Try again, then update twusage, or report this",
     TransportError: "Check the network, and TWUSAGE_BASE_URL if it is set",
 }
-# Where a check-up tells more than the sentence.
-_DOCTORS = {3, 4, 7, 9}
+_PAGE_HINT = "A login page of this network, a firewall or a proxy may have sent it"
+# For these, twusage doctor reports more than the message.
+_DOCTOR_CODES = {3, 4, 7, 9}
 
 
 def exit_code(error: BaseException) -> int:
-    """The code of the nearest kind that the table names."""
-    return next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    """Return the exit code of an exception: that of its nearest base class in the table.
+
+    A page that came instead of the API's response counts as a network failure, whatever its status.
+    """
+    kinds = (TransportError,) if is_page(error) else type(error).__mro__
+    return next(_CODES[kind] for kind in kinds if kind in _CODES)
 
 
-def finish(command: Callable[[], object]) -> int:
-    """Run it to its end, whatever that is: an exit code, and for a known error one sentence. A bug is not caught."""
+def run_to_exit_code(command: Callable[[], object]) -> int:
+    """Run a command, print a known error, and return the exit code. A bug is not caught."""
     try:
         command()
     except KeyboardInterrupt as error:
         return exit_code(error)
     except BrokenPipeError:
-        return 0  # whoever reads our output has had enough: nothing failed
+        return 0  # The reader of the output has closed the pipe: this is not a failure.
     except (TwUsageError, OSError) as error:
-        complain(_sentence(error))
+        print_error(_message(error))
         return exit_code(error)
     return 0
 
 
-def _sentence(error: TwUsageError | OSError) -> str:
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    hint = next((_HINTS[kind] for kind in type(error).__mro__ if kind in _HINTS), None)
+def _message(error: TwUsageError | OSError) -> str:
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    hint = next((_HINTS[kind] for kind in type(error).__mro__ if kind in _HINTS), "")
+    if is_page(error):
+        hint = _PAGE_HINT
     notes = getattr(error, "__notes__", [])
     if not (hint or notes):
-        return said
-    return " ".join(f"{sentence.rstrip('.')}." for sentence in (said, hint, *notes) if sentence)
+        return message
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in (message, hint, *notes) if sentence)
 
 
-def refer_to_doctor(error: TwUsageError) -> None:
-    """Let the sentence on this error end with who knows more, where that is so."""
-    if exit_code(error) in _DOCTORS:
-        error.add_note("'twusage doctor' tells what is wrong")
+def suggest_doctor(error: TwUsageError) -> None:
+    """Add a note about ``twusage doctor`` to an error that it can explain."""
+    if exit_code(error) in _DOCTOR_CODES:
+        error.add_note("Run 'twusage doctor' to find the cause")
 
 
-def complain(sentence: str) -> None:
-    """One line on stderr, if anybody reads that."""
+def print_error(message: str) -> None:
+    """Print one line on stderr, unless stderr is closed."""
     if sys.stderr is not None:  # closed with 2>&-
         with suppress(OSError):
-            sys.stderr.write(f"twusage: {printable(sentence)}\n")
+            sys.stderr.write(f"twusage: {printable(message)}\n")
             sys.stderr.flush()
 
 
-def let_go() -> None:
-    """Give up a stdout that cannot be written to: at exit, Python would flush it, fail, and say so."""
-    with suppress(OSError):  # a stdout that is no file
+def discard_stdout() -> None:
+    """Redirect a broken stdout to /dev/null, because Python would print an error when it flushes it at exit."""
+    with suppress(OSError):  # stdout is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""How a command comes to the API: its options for that, the token in a file, and the client made of all this."""
+"""Options that the commands share, the token file, and the client that runs a call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.client import UsageClient
-from twusage.diagnostics.explain import is_assignment
+from twusage.diagnostics.credentials import MAX_TOKEN_FILE, check_token_text, read_token_file
+from twusage.diagnostics.report import Finding
 from twusage.errors import ConfigurationError
 
-__all__ = ["access_options", "asked", "credentials", "names_option", "token_text"]
+__all__ = ["access_options", "credentials", "names_option", "place_of", "read_token", "run_with_client"]
 
 T = TypeVar("T")
-# No token is nearly as long; a device or a film given by mistake is not read to its end.
-_TOKEN_FILE = 2**16
 
 
 def _checked_proxy(_: click.Context, __: click.Parameter, proxy: str | None) -> str | None:
@@ -36,7 +35,7 @@ def _checked_proxy(_: click.Context, __: click.Parameter, proxy: str | None) -> 
 
 
 def access_options(command: Callable[..., None]) -> Callable[..., None]:
-    """``--token-file``, ``--proxy`` and ``--timeout``."""
+    """Add ``--token-file``, ``--proxy`` and ``--timeout`` to a command."""
     for option in (
         click.option(
             "--timeout",
@@ -44,13 +43,13 @@ def access_options(command: Callable[..., None]) -> Callable[..., None]:
             default=30,
             show_default=True,
             metavar="SECONDS",
-            help="For one request on the wire.",
+            help="Timeout of one request.",
         ),
         click.option(
             "--proxy",
             metavar="URL",
             callback=_checked_proxy,
-            help="Go through this HTTP proxy. Those of the environment are not used.",
+            help="Use this HTTP proxy. The proxies of the environment are not used.",
         ),
         click.option("--token-file", metavar="PATH", help="Read the bearer token from this file; - is stdin."),
     ):
@@ -82,56 +81,53 @@ def _checked_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]
     return names
 
 
-def asked(ask: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:
-    """What is asked of a client with these keywords and the environment."""
+def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:
+    """Return what a call returns, with a client of these keywords and the environment."""
 
-    async def ask_and_close() -> T:
+    async def run() -> T:
         async with AsyncExitStack() as opened:
             if proxy is not None:
-                from twusage.aiohttp_transport import (
-                    AiohttpTransport,  # here, because --demo and --help do not need aiohttp
-                )
+                # Imported here, because --demo and --help do not need aiohttp.
+                from twusage.aiohttp_transport import AiohttpTransport
 
                 keywords["transport"] = await opened.enter_async_context(aclosing(AiohttpTransport(proxy=proxy)))
-            return await ask(await opened.enter_async_context(UsageClient.from_env(**keywords)))
+            return await call(await opened.enter_async_context(UsageClient.from_env(**keywords)))
 
-    return asyncio.run(ask_and_close())
+    return asyncio.run(run())
 
 
 def credentials(token_file: str | None) -> dict[str, str]:
-    """The keyword of a client that says where its credentials are: none where they are in the environment."""
+    """Return the client's keyword for the token of a file; empty if the environment has credentials."""
     if token_file is not None:
-        token = token_text(token_file)
-        if len(token.split()) > 1 or is_assignment(token):
-            raise _no_token("it must hold one bearer token and nothing else")
+        token = read_token(token_file)
+        if isinstance(token, Finding):
+            raise ConfigurationError(f"no token from --token-file: {token.message}. {token.advice}")
         return {"auth": token}
     if not any(map(os.environ.get, chain(TOKEN_VARIABLES, *KEY_VARIABLES))):
         key, secret = KEY_VARIABLES[0]
         raise ConfigurationError(
-            f"no credentials: set {TOKEN_VARIABLES[0]}, or {key} and {secret}, or give --token-file PATH; "
-            "to look around without, give --demo"
+            f"no credentials: set {TOKEN_VARIABLES[0]}, or {key} and {secret}, or use --token-file PATH; "
+            "to try the command without credentials, use --demo"
         )
     return {}
 
 
-def token_text(path: str) -> str:
-    """The text in this file. Neither the path nor the content is ever shown: people mistake the one for the other."""
+def place_of(token_file: str) -> str:
+    """Return the name of a token file in messages: never its path, which may be a token by mistake."""
+    return {"-": "stdin"}.get(token_file, "the file")
+
+
+def read_token(token_file: str) -> str | Finding:
+    """Return the token in this file, or why there is none. Neither the path nor the content is shown."""
     try:
-        with click.open_file(path, "rb") as file:
-            content: bytes = file.read(_TOKEN_FILE + 1)
-        text = content.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        reason = "it is not UTF-8 text"
+        with click.open_file(token_file, "rb") as file:
+            content: bytes = file.read(MAX_TOKEN_FILE + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-    except RuntimeError:  # what click says of a closed stdin
+    except RuntimeError:  # raised by click for a closed stdin
         reason = "stdin is closed"
     else:
-        if text and len(content) <= _TOKEN_FILE:
-            return text
-        reason = "it must hold one bearer token and nothing else" if text else "it is empty"
-    raise _no_token(reason)
-
-
-def _no_token(reason: str) -> ConfigurationError:
-    return ConfigurationError(f"no token from --token-file: {reason}. Give the path of a readable file, or - for stdin")
+        text = read_token_file(content, place_of(token_file))
+        return text if isinstance(text, Finding) else check_token_text(text, place_of(token_file)) or text
+    message = f"{place_of(token_file)} cannot be read: {reason}"
+    return Finding("token.file", "error", message, "Use the path of a readable file, or - for stdin")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.text import Text
 
-from twusage.cli.exit_codes import let_go
+from twusage.cli.exit_codes import discard_stdout
 from twusage.display.bars import Screen
 
 __all__ = ["is_terminal", "page", "screen_of", "write"]
@@ -51,7 +51,7 @@ def write(text: str) -> None:
             sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
     except OSError as error:
-        let_go()
+        discard_stdout()
         # Of a broken pipe, this makes a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from twusage.cli.exit_codes import complain
+from twusage.cli.exit_codes import print_error
 from twusage.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def public_url(url: str) -> str:
 @contextmanager
 def telling_if_slow(what: str) -> Iterator[None]:
     """Write a line on stderr if it takes longer than a second."""
-    timer = threading.Timer(_SLOW, complain, [what])
+    timer = threading.Timer(_SLOW, print_error, [what])
     timer.daemon = True
     timer.start()
     try:

@@ -17,7 +17,7 @@ from attrs import define
 
 from twusage.cli.board import Board
 from twusage.cli.call import Access, call_options
-from twusage.cli.options import asked
+from twusage.cli.options import run_with_client
 from twusage.cli.output import is_terminal, write
 from twusage.cli.store import history_option, opened
 from twusage.client import UsageClient
@@ -106,7 +106,7 @@ def watch(
     """  # noqa: D301 - click's mark for lines that are not wrapped
     job = _Job(every, thresholds, command, url, access, by_app)
     try:
-        asked(job.run, **access.client_keywords())
+        run_with_client(job.run, **access.client_keywords())
     except asyncio.CancelledError:
         ctx.exit(job.ended_with)
 

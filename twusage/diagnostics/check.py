@@ -1,4 +1,4 @@
-"""One call, watched, for a check-up. What is found is told by ``checkup``; the call itself is the client's."""
+"""Runs a check: the credentials first, then one call of the client, recorded. What it means is in ``explain``."""
 
 from __future__ import annotations
 
@@ -6,57 +6,58 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from twusage.auth import Auth, Secret, TokenProvider
 from twusage.clock import Clock
-from twusage.diagnostics import explain as checkup
-from twusage.diagnostics.explain import Checkup, Exchange
+from twusage.diagnostics.credentials import check_secrets
+from twusage.diagnostics.explain import Attempt, explain_call
+from twusage.diagnostics.report import CheckReport, Finding, report_without_call
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
 from twusage.models import Usage
 from twusage.protocol import Request, Response
 from twusage.transport import Transport
 
-__all__ = ["examine"]
+__all__ = ["run_check"]
 
 
-async def examine(
+async def run_check(
     credentials: TokenProvider,
-    ask: Callable[[Auth, Transport], Awaitable[Usage]],
+    call: Callable[[Auth, Transport], Awaitable[Usage]],
     *,
     transport: Transport,
     clock: Clock,
     base_url: str,
     environ: Mapping[str, str],
-) -> Checkup:
-    """Look at the credentials, then have the client ask once.
+) -> CheckReport:
+    """Check the credentials, then call the API once, and return the report.
 
     Args:
-        credentials: what the client has.
-        ask: one attempt with this ``Auth``, over this transport.
-        transport: the client's own.
-        clock: what the time is compared with.
-        base_url: where the API is.
-        environ: where a proxy may stand that is not used.
+        credentials: the client's.
+        call: one attempt with this ``Auth`` over this transport.
+        transport: the client's.
+        clock: compared with the server's.
+        base_url: the API's address.
+        environ: the environment variables; empty if the transport may have its own proxy.
     """
     try:
         secrets = await credentials.secrets()
-    except Exception as error:  # noqa: BLE001 - an Auth of the user's may raise anything
-        return checkup.unavailable(error)
-    suspicion = checkup.read_secrets(*secrets)
+    except Exception as error:  # noqa: BLE001 - a caller's Auth may raise anything
+        return _report_auth_failure(error)
+    suspicion = check_secrets(*secrets)
     if suspicion is not None and suspicion.level == "error":
-        return checkup.unasked(suspicion)
+        return report_without_call(suspicion)
     is_pair = len(secrets) > 1
-    auth = credentials.auth if is_pair else _AuthWitness(credentials)
-    witness = _Witness(transport, clock)
+    auth = credentials.auth if is_pair else _RecordingAuth(credentials)
+    recorder = _RecordingTransport(transport, clock)
     outcome: Usage | TwUsageError
     try:
-        outcome = await ask(auth, witness)
+        outcome = await call(auth, recorder)
     except Exception as error:
-        if isinstance(auth, _AuthWitness) and auth.failed:
-            return checkup.unavailable(error)
+        if isinstance(auth, _RecordingAuth) and auth.failed:
+            return _report_auth_failure(error)
         if not isinstance(error, TwUsageError) or isinstance(error, ClientClosedError | ConfigurationError):
             raise
         outcome = error.with_traceback(None)
-    return checkup.read_call(
+    return explain_call(
         outcome,
-        exchange=witness.exchange,
+        attempt=recorder.attempt,
         suspicion=suspicion,
         is_pair=is_pair,
         base_url=base_url,
@@ -64,27 +65,36 @@ async def examine(
     )
 
 
-class _Witness:
-    """Sends through a transport, and keeps the newest exchange."""
+def _report_auth_failure(error: Exception) -> CheckReport:
+    """Return the report of a check whose ``Auth`` raised this or returned no token."""
+    ours = error.with_traceback(None) if isinstance(error, TwUsageError) else None
+    reason = ours or f"it raised {type(error).__name__}"  # The message of another exception may contain a secret.
+    message = f"the Auth returned no bearer token: {reason}"
+    finding = Finding("token.unavailable", "error", message, "Check the Auth and the service that it uses")
+    return report_without_call(finding, error=ours)
+
+
+class _RecordingTransport:
+    """Sends over the client's transport, and records the last attempt."""
 
     def __init__(self, transport: Transport, clock: Clock) -> None:
         self._transport = transport
         self._clock = clock
-        self.exchange: Exchange | None = None
+        self.attempt: Attempt | None = None
 
-    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - see Transport
         began, response = self._clock.monotonic(), None
         try:
             response = await self._transport.send(request, timeout=timeout)
             return response
         finally:
-            self.exchange = Exchange(request.method, response, self._clock.monotonic() - began, self._clock.time())
+            self.attempt = Attempt(request.method, response, self._clock.monotonic() - began, self._clock.time())
 
-    async def aclose(self) -> None: ...  # The transport is another's.
+    async def aclose(self) -> None: ...  # The client closes its transport.
 
 
-class _AuthWitness:
-    """Asks an ``Auth``, and knows whether it was the one that failed."""
+class _RecordingAuth:
+    """Returns the client's token, and records whether that failed."""
 
     def __init__(self, credentials: TokenProvider) -> None:
         self._credentials = credentials

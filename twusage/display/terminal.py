@@ -28,7 +28,19 @@ from twusage.display.format import (
 )
 from twusage.display.view import LARGEST, NOT_BY_ANY_APP, App, Day, Series, State, View
 
-__all__ = ["SIGNS", "STATE_COLORS", "Cycle", "cycles_text", "forecast_text", "live_text", "show_text"]
+__all__ = [
+    "AMBER",
+    "GREEN",
+    "GREY",
+    "RED",
+    "SIGNS",
+    "STATE_COLORS",
+    "Cycle",
+    "cycles_text",
+    "forecast_text",
+    "live_text",
+    "show_text",
+]
 
 GREEN, AMBER, RED, GREY = "color(28)", "color(130)", "color(160)", "color(244)"
 STATE_COLORS = {
@@ -265,7 +277,7 @@ def _table(facts: Sequence[_Fact], width: int | None = None) -> list[str]:
         for phrase in fact.extra:
             if width is None or len(line) + len(said) + len(phrase) <= width:
                 said += phrase
-        lines.append(f"{line}{said.rstrip() if narrow else f'{said:{extras + 2}}'}")
+        lines.append(f"{line}{said.rstrip()}" if narrow or not extras else f"{line}{said:{extras + 2}}")
     return lines
 
 

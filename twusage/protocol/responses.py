@@ -40,6 +40,8 @@ __all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_tok
 
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
+# A 24-hour limit that was used up a moment ago, and an hour for clocks that differ.
+_LONGEST_DAY = 90_000.0
 
 
 @define
@@ -82,7 +84,8 @@ def read_response(
 ) -> Reading:
     """Read status, problem, rate limit and date of a response, each once. See ``read_usage`` for the arguments.
 
-    A ``QuotaError`` reports no window, because captures show it with the headers of another one (40,000 calls).
+    A ``QuotaError`` and a ``client-forbidden`` report no window, because captures show them with the headers of another
+    one (40,000 calls).
     """
     date = read_date(response)
     server_time = None if date is None else date.timestamp()
@@ -90,14 +93,20 @@ def read_response(
         rate_limit = _headers_rate_limit(response.headers)
         return Reading(response, request, fetched_at, rate_limit, server_time, None)
     error = _error_from_response(response, request, fetched_at)
-    rate_limit = None if isinstance(error, QuotaError) else _headers_rate_limit(response.headers)
+    rate_limit = None if _is_about_another_window(error) else _headers_rate_limit(response.headers)
     return Reading(response, request, fetched_at, rate_limit, server_time, error)
+
+
+def _is_about_another_window(error: TwUsageError) -> bool:
+    return isinstance(error, QuotaError) or (
+        isinstance(error, ForbiddenError) and _type_slug(error.problem) == "client-forbidden"
+    )
 
 
 def read_rate_limit(response: Response) -> RateLimit | None:
     """Return the app's window at this endpoint, from the ``x-rate-limit-*`` headers.
 
-    ``None`` unless all three are plain digits, and ``None`` for a ``QuotaError``: see ``read_response``.
+    ``None`` unless all three are plain digits, and ``None`` if they are another window's: see ``read_response``.
     """
     return read_response(response).rate_limit
 
@@ -191,42 +200,80 @@ def _error_from_response(
         "rate_limit": rate_limit,
         "request_id": request_id and _clean(request_id, request),
     }
+    answer["from_edge"] = from_edge = _is_from_edge(response.body)
+    advice = (_TOKEN_ADVICE if is_token_request else _ADVICE).get(kind, _ADVICE[kind])
     if kind is SpendCapReachedError:
         told = problem.extra.get("reset_date")
         answer["reset_date"] = day = utc_day(told) if isinstance(told, str) else None
         answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
-        answer["window_exhausted"] = spent = not is_token_request and _is_window_exhausted(response, problem)
-        answer |= _retry_hints(response, now, rate_limit if spent or is_token_request else None)
+        limit = _limit_of(response, problem, from_edge=from_edge, is_token_request=is_token_request)
+        answer["window_exhausted"] = limit.is_window
+        answer |= _retry_hints(response, now, limit.reset_at, longest=limit.longest)
+        advice = limit.advice or advice
     elif kind is ServerError:
-        answer |= _retry_hints(response, now, None)
-    what_to_do = _WHAT_TO_DO[kind] if answer.get("window_exhausted", True) else _OTHER_LIMIT_ADVICE
+        answer |= _retry_hints(response, now, None, longest=_DAY)
+    elif kind is ForbiddenError and _type_slug(problem) == "client-forbidden":
+        advice = _not_enrolled_advice(problem)
     if is_token_request:
         answer["rate_limit"] = None  # the token endpoint's
-        what_to_do = _TOKEN_ADVICE.get(kind, what_to_do)
-    return kind(_message(status, problem, what_to_do, answer.get("retry_at")), **answer)
+    if from_edge:
+        advice = _EDGE_ADVICE
+    return kind(_message(status, problem, advice, answer.get("retry_at")), **answer)
 
 
-def _is_window_exhausted(response: Response, problem: Problem) -> bool:
-    """True unless the 429 leaves calls in the window and does not name it."""
-    remaining = _digits(response.headers.get("x-rate-limit-remaining"))
-    return not remaining or RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
+def _is_from_edge(body: bytes) -> bool:
+    """True for a page or plain text: the API sends JSON, or nothing."""
+    start = body[:1000].lstrip(b" \t\r\n\xef\xbb\xbf")[:1]
+    return bool(start) and start not in b"{["
 
 
-def _retry_hints(response: Response, now: dt.datetime | None, rate_limit: RateLimit | None) -> dict[str, Any]:
-    """Return when to retry: the larger of the window's reset and ``Retry-After``, by the server's clock."""
+@define
+class _Limit:
+    """The limit that a 429 is about."""
+
+    is_window: bool
+    """True for the app's 15-minute window."""
+    reset_at: float | None = None
+    """Epoch seconds by the server's clock."""
+    advice: str | None = None
+    """``None``: that of the error's class."""
+    longest: float = _DAY
+    """Seconds beyond which a wait is implausible."""
+
+
+def _limit_of(response: Response, problem: Problem, *, from_edge: bool, is_token_request: bool) -> _Limit:
+    headers = response.headers
+    remaining, reset = (_digits(headers.get(f"x-rate-limit-{name}")) for name in ("remaining", "reset"))
+    reset_at = None if _headers_rate_limit(headers) is None or reset is None else float(reset)
+    if is_token_request:
+        return _Limit(is_window=False, reset_at=reset_at)
+    for owner in ("app", "user"):
+        if _digits(headers.get(f"x-{owner}-limit-24hour-remaining")) == 0:
+            daily_reset = _digits(headers.get(f"x-{owner}-limit-24hour-reset"))
+            return _Limit(is_window=False, reset_at=daily_reset, advice=_DAILY_LIMIT_ADVICE, longest=_LONGEST_DAY)
+    names_window = RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
+    if names_window or remaining == 0 or (remaining is None and not from_edge):
+        return _Limit(is_window=True, reset_at=reset_at)
+    return _Limit(is_window=False, advice=_OTHER_LIMIT_ADVICE)
+
+
+def _retry_hints(
+    response: Response, now: dt.datetime | None, reset_at: float | None, *, longest: float
+) -> dict[str, Any]:
+    """Return when to retry: the larger of the limit's reset and ``Retry-After``, by the server's clock."""
     now = read_date(response) or now
-    asked = response.headers.get("retry-after")
-    date = _http_date(asked)
-    # In seconds, because a datetime ends with the year 9999. The window's reset comes in whole seconds: waking at that
-    # very second costs a second 429.
-    instants = [rate_limit.reset_at.timestamp() + 1] if rate_limit else []
+    retry_after = response.headers.get("retry-after")
+    date = _http_date(retry_after)
+    # In seconds, because a datetime ends with the year 9999. Resets come in whole seconds: a retry in that very second
+    # costs a second 429.
+    instants = [] if reset_at is None else [reset_at + 1]
     instants += [date.timestamp()] if date else []
     waits = [instant - now.timestamp() for instant in instants] if now else []
-    if (seconds := _digits(asked)) is not None:
+    if (seconds := _digits(retry_after)) is not None:
         waits.append(seconds)
     wait = max(waits, default=None)
-    if wait is not None and wait > _DAY:  # Implausible (over a day): wait one window and check again.
+    if wait is not None and wait > longest:  # Implausible: wait one window and check again.
         wait = _WINDOW
     if now is None or wait is None:
         return {"retry_at": _datetime_or_none(max(instants, default=None)), "retry_after": wait}
@@ -287,10 +334,10 @@ def _code(problem: Problem) -> int | None:
     return code if type(code) is int else None
 
 
-_WHAT_TO_DO: dict[type[TwUsageError], str] = {
+_ADVICE: dict[type[TwUsageError], str] = {
     BadRequestError: "The API rejects a parameter of the request; problem.extra['errors'] names it",
     AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
-    ForbiddenError: "This endpoint takes the app-only bearer token of an app that is attached to a project",
+    ForbiddenError: "This endpoint takes the app-only bearer token of an app, not a user's token",
     CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; a retry fails until then",
     SpendCapReachedError: "Raise the spending limit in the developer console, or wait for the next billing cycle",
     UsageCapExceededError: "The project's monthly cap of reads is used up; a retry fails until it resets",
@@ -308,6 +355,23 @@ _TOKEN_ADVICE: dict[type[TwUsageError], str] = {
     ApiError: "The API did not return a token; check base_url",
 }
 _OTHER_LIMIT_ADVICE = "The app's 15-minute window has calls left: this is another limit. Try again in 30 seconds"
+
+
+_DAILY_LIMIT_ADVICE = "The app's 24-hour limit is used up"
+_EDGE_ADVICE = "A firewall, proxy or CDN sent this response, not the API: check the network and base_url"
+
+
+def _not_enrolled_advice(problem: Problem) -> str:
+    named = [
+        f"{name}: {json_reader.excerpt(value)[1:-1]}"
+        for name in ("reason", "required_enrollment", "registration_url")
+        if isinstance(value := problem.extra.get(name), str)
+    ]
+    said = f" ({', '.join(named)})" if named else ""
+    return (
+        f"The API does not let this app use the endpoint{said}. Possible causes: the app is not attached to a project, "
+        "or the account is not enrolled in a plan that includes it"
+    )
 
 
 def _message(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:

@@ -31,7 +31,7 @@ class FakeTransport:
         outcome = self._api.exchange(request)
         delay = self._latency + outcome.delay
         if outcome.breakage is Breakage.CONNECT:
-            raise ConnectError("no connection to the fake, as scripted")
+            raise ConnectError("no connection to the fake, as scripted", reason="refused")
         if outcome.breakage is Breakage.TIMEOUT or delay > timeout:
             await self._api.clock.sleep(timeout)
             raise RequestTimeoutError(f"no whole answer within {timeout:g} s, as scripted")
