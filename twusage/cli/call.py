@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
@@ -109,7 +108,7 @@ def fetched(access: Access, *, retry: RetryPolicy, quiet: bool = False) -> Usage
 def viewed(access: Access, *, max_wait: float, days: int = 7) -> View:
     """What is shown of one call."""
     usage = fetched(access, retry=RetryPolicy(max_wait=max_wait))
-    return view_of(usage, now=dt.datetime.now(dt.UTC), days=days, names=access.names)
+    return view_of(usage, now=usage.fetched_at, days=days, names=access.names)
 
 
 async def _ask(client: UsageClient) -> Usage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import threading
 from enum import IntEnum
@@ -133,13 +132,13 @@ class _Limits:
 
 def _end(result: Result) -> click.exceptions.Exit:
     write(f"{result.line}\n")
-    return click.exceptions.Exit(result.level)
+    return click.exceptions.Exit(int(result.level))
 
 
 def _checked(access: Access, limits: _Limits) -> Result:
     try:
         usage = fetched(access, retry=RetryPolicy.none(), quiet=True)
-        return _judged(view_of(usage, now=dt.datetime.now(dt.UTC)), limits)
+        return _judged(view_of(usage, now=usage.fetched_at), limits)
     except QuotaError as error:
         return Result(Level.CRITICAL, _meaning(error))
     except (TwUsageError, OSError) as error:
