@@ -309,7 +309,7 @@ class TestBoard:
         ticked = asyncio.Event()
         monkeypatch.setattr(Board, "tick", lambda _: ticked.set())
         real = asyncio.sleep
-        monkeypatch.setattr(module.asyncio, "sleep", lambda _: real(0))
+        monkeypatch.setattr(asyncio, "sleep", lambda _: real(0))
         access = type("Access", (), {"names": {}})()
         async with module._drawn(300, access, by_app=False):
             await asyncio.wait_for(ticked.wait(), 5)

@@ -52,6 +52,7 @@ class Demo:
             "auth": self.api.apps[0].token,
             "transport": FakeTransport(self.api),
             "base_url": DEFAULT_BASE_URL,
+            "clock": present,
         }
         """The keywords of a ``UsageClient`` for this API."""
 

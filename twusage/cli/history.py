@@ -18,6 +18,7 @@ from twusage.cli.call import Access, call_options, fetched, max_wait_option
 from twusage.cli.demo import Demo
 from twusage.cli.output import page, write
 from twusage.cli.store import history_option, opened, public_url, telling_if_slow
+from twusage.clock import SystemClock
 from twusage.display.format import number, plural
 from twusage.display.terminal import Cycle, cycles_text
 from twusage.retry import RetryPolicy
@@ -89,7 +90,7 @@ def show(*, url: str | None, demo: bool, as_json: bool) -> None:
     if as_json:
         write(json.dumps({project: _plain(cycles) for project, (cycles, *_) in found.items()}, indent=2) + "\n")
         return
-    today = dt.datetime.now(dt.UTC).date()
+    today = dt.datetime.fromtimestamp(SystemClock().time(), dt.UTC).date()
     titles = {
         project: ", ".join((public_url(place), *([f"project {project}"] if len(found) > 1 else []), *_extent(*what)))
         for project, what in found.items()
