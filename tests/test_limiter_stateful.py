@@ -310,30 +310,30 @@ class _Queue(limiter_module._AppQueue):
 
 class LostPlace(limiter_module._AppQueue):
     async def wait_for_place(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
-        waiter = limiter_module.Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
-        self._waiting[waiter] = None
+        waiter = limiter_module.Waiter(max_wait, 0.0, on_wait)
+        self._waiting.add(waiter)
         try:
             self._grant_places()
             return await waiter.granted, 0.0
         finally:
-            self._waiting.pop(waiter, None)
+            self._waiting.discard(waiter)
             self._grant_places()
 
 
 class GrantToTheCancelled(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and (ticket := self.window.acquire(now)):
-            first, _ = self._waiting.popitem(last=False)
+        waiting = self._waiting._waiting
+        while waiting and (ticket := self.window.acquire(now)):
+            first, _ = waiting.popitem(last=False)
             if not first.granted.done():
                 first.granted.set_result(ticket)
 
 
 class LastComeFirstServed(_Queue):
     def _grant(self, now: float) -> None:
-        while (
-            self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.acquire(now))
-        ):
-            self._waiting.popitem()[0].granted.set_result(ticket)
+        waiting = self._waiting._waiting
+        while waiting and not next(reversed(waiting)).granted.done() and (ticket := self.window.acquire(now)):
+            waiting.popitem()[0].granted.set_result(ticket)
 
 
 class Overtaking(limiter_module._AppQueue):
