@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import importlib
+import json
 import logging
 import math
 import os
@@ -38,11 +39,13 @@ import redis as blocking
 import redis.asyncio as aioredis
 
 from twusage.integrations import redis as shared
+from twusage.integrations.fleet import FleetWindow, _Turn
 from twusage.integrations.redis import RedisRateLimiter
 
 pytestmark = pytest.mark.fault("Redis")
 
 APP = "0f" * 32
+KEY = f"twusage:{{{APP}}}"
 QUICK = 0.25  # what a call may pay at most for a Redis that is gone
 
 
@@ -94,15 +97,23 @@ class Server:
     def thaw(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)
 
+    def fleet(self) -> FleetWindow:
+        """The app's state as it is kept."""
+        kept: Any = self.client.hget(KEY, "state")
+        return FleetWindow.from_state(json.loads(kept), 35.0) if kept else FleetWindow(35.0)
+
+    def save(self, fleet: FleetWindow) -> None:
+        """Another state."""
+        self.client.hset(KEY, "state", json.dumps(fleet.to_state()))
+
     def state(self) -> dict[str, Any]:
-        """What is kept of the app: the window's remainder, how many places are held, and how many wait."""
-        name = f"twusage:{{{APP}}}"
-        client: Any = self.client
+        """The window's remaining calls, its places, and the processes that wait."""
+        fleet = self.fleet()
+        remaining = fleet.window.remaining
         return {
-            "remaining": client.hget(name, "remaining"),
-            "held": client.zcard(f"{name}:leases"),
-            "waiting": client.zcard(f"{name}:queue"),
-            "wanted": client.hlen(f"{name}:wants"),
+            "remaining": None if remaining is None else remaining - fleet.window.unconfirmed_calls,
+            "held": len(fleet.leases),
+            "waiting": len(fleet.turns),
         }
 
 
@@ -158,8 +169,8 @@ async def call(limiter: RedisRateLimiter, says: RateLimit | None = None, **keywo
 
 async def told(limiter: RedisRateLimiter) -> None:
     """Wait until it has told Redis all that there is to tell."""
-    app = limiter._link.app(APP)
-    while app._outbox or app._queued or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
+    app = limiter._connection.app(APP)
+    while app._has_news() or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.001)
 
 
@@ -204,10 +215,10 @@ async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: S
     """Of two remainders the smaller counts, an older reset says nothing, and a newer one opens a new window."""
     older, newer, newest = (seen(30, wait=wait) for wait in (500, 700, 900))
     for says, remaining in (
-        (RateLimit(50, 5, newer.reset_at), "5"),
-        (RateLimit(50, 7, newer.reset_at), "5"),
-        (RateLimit(50, 0, older.reset_at), "5"),
-        (RateLimit(50, 9, newest.reset_at), "9"),
+        (RateLimit(50, 5, newer.reset_at), 5),
+        (RateLimit(50, 7, newer.reset_at), 5),
+        (RateLimit(50, 0, older.reset_at), 4),
+        (RateLimit(50, 9, newest.reset_at), 9),
     ):
         await call(limiter, says)
         await told(limiter)
@@ -219,11 +230,11 @@ async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, serve
     await call(limiter, seen(20))
     await call(limiter, seen(3, wait=-5))
     await told(limiter)
-    assert server.state()["remaining"] == "19"
+    assert server.state()["remaining"] == 19
     async with limiter.slot(APP) as slot:
         slot.observe(seen(2, wait=5), time.time() - 60)
     await told(limiter)
-    assert server.state()["remaining"] == "19"
+    assert server.state()["remaining"] == 19
 
 
 async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLimiter) -> None:
@@ -287,10 +298,10 @@ async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server:
     async with limiter.slot(APP) as slot:
         slot.refund()
     await told(limiter)
-    assert server.state() == {"remaining": "2", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.state() == {"remaining": 2, "held": 0, "waiting": 0}
     await call(limiter)
     await told(limiter)
-    assert server.state()["remaining"] == "1"
+    assert server.state()["remaining"] == 1
 
 
 async def test_reserve_is_left_to_others(server: Server) -> None:
@@ -307,12 +318,10 @@ async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -
     """Another Redis takes over whose clock is an hour behind: a wait of 300 s is still one of 300 s."""
     await call(limiter, seen(0, wait=300))
     await told(limiter)
-    name = f"twusage:{{{APP}}}"
-    kept: Any = server.client.hgetall(name)
-    for field in ("at", "opens_at", "ends_at"):
-        server.client.hset(name, field, float(kept[field]) + 3600)
-    server.client.hset(name, "offset", float(kept["offset"]) - 3600)
-    server.client.hset(name, "closed", float(kept["opens_at"]) + 3600)
+    fleet = server.fleet()
+    fleet.window.on_clock_step(3600.0)
+    fleet.updated_at += 3600.0
+    server.save(fleet)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.retry_after == pytest.approx(300, abs=1)
@@ -339,7 +348,7 @@ async def test_the_place_of_a_killed_process_counts(server: Server, limiter: Red
     await asyncio.sleep(0.15)
     await call(limiter, says)
     await told(limiter)
-    assert server.state()["remaining"] == "6"
+    assert server.state()["remaining"] == 6
     held = killed.slot(APP)
     await held.__aenter__()
     says = seen(40, wait=800)
@@ -347,10 +356,10 @@ async def test_the_place_of_a_killed_process_counts(server: Server, limiter: Red
     await asyncio.sleep(0.15)
     await call(limiter, says)
     await told(limiter)
-    assert server.state()["remaining"] == "40"
+    assert server.state()["remaining"] == 40
     await held.__aexit__(None, None, None)  # It was not dead, but slow: its place was counted already.
     await told(killed)
-    assert server.state()["remaining"] == "40"
+    assert server.state()["remaining"] == 40
     await killed.aclose()
 
 
@@ -402,15 +411,15 @@ async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter
 
 
 async def test_a_dead_waiter_holds_nobody_up(server: Server, limiter: RedisRateLimiter) -> None:
-    """Who is late is passed over, and who stays away for long is dropped."""
-    name = f"twusage:{{{APP}}}"
+    """A late turn is passed over, and one whose process stays away is dropped."""
     await call(limiter, seen(2, wait=600))
     await told(limiter)
-    for who, late in (("late", 1), ("dead", 60)):
-        server.client.zadd(f"{name}:queue", {who: 0})
-        server.client.hset(f"{name}:wants", who, f"5:{time.time() - late}")
+    fleet = server.fleet()
+    fleet.turns = {name: _Turn(5, fleet.updated_at - late) for name, late in (("late", 1), ("dead", 60))}
+    server.save(fleet)
     await asyncio.wait_for(call(limiter), 1)
-    assert server.client.zrange(f"{name}:queue", 0, -1) == ["late"]
+    await told(limiter)
+    assert list(server.fleet().turns) == ["late"]
 
 
 async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Server) -> None:
@@ -421,10 +430,9 @@ async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Serve
         while not server.state()["waiting"]:  # noqa: ASYNC110 - a process tells nobody
             await asyncio.sleep(0.01)
     keys: Any = server.client.keys("*")
-    assert len(keys) == 4
-    for key in keys:
-        assert key.startswith(f"twusage:{{{APP}}}")
-        assert 600 < server.client.ttl(key) < 3600
+    assert keys == [KEY]
+    ttl: Any = server.client.ttl(KEY)
+    assert 600 < ttl < 3600
     waiter.cancel()
 
 
@@ -524,7 +532,7 @@ async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLim
         task.cancel()
         await asyncio.wait([task])
         await told(limiter)
-        assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}, steps
+        assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}, steps
 
 
 async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
@@ -540,7 +548,7 @@ async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateL
         await asyncio.wait(tasks)
         assert all(task.cancelled() for task in tasks)
         await told(limiter)
-        assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}, steps
+        assert server.state() == {"remaining": 0, "held": 0, "waiting": 0}, steps
 
 
 async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, server: Server) -> None:
@@ -549,18 +557,18 @@ async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, ser
     await told(limiter)
     task = asyncio.create_task(call(limiter))
     await asyncio.sleep(0)
-    app = limiter._link.app(APP)
-    grant = app._grant
+    app = limiter._connection.app(APP)
+    grant = app._waiting.grant
 
-    def grant_and_cancel(place: str) -> None:
-        grant(place)
+    def grant_and_cancel(place: object) -> bool:
         task.cancel()
+        return grant(place)
 
-    app._grant = grant_and_cancel  # type: ignore[method-assign]
+    app._waiting.grant = grant_and_cancel  # type: ignore[method-assign]
     await asyncio.wait([task])
     assert task.cancelled()
     await told(limiter)
-    assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
 async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
@@ -575,8 +583,8 @@ async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
         await waiter
     with pytest.raises(ClientClosedError):
         await call(limiter)
-    assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}
-    assert server.client.exists(f"twusage:{{{APP}}}:peers") == 0
+    assert server.state() == {"remaining": 0, "held": 0, "waiting": 0}
+    assert server.fleet().processes == {}
 
 
 async def test_a_place_held_over_the_end(server: Server) -> None:
@@ -615,10 +623,10 @@ def break_by(server: Server, how: str) -> None:
             server.client.replicaof("127.0.0.1", "1")
         case "wrong type":
             server.client.flushall()
-            server.client.set(f"twusage:{{{APP}}}:leases", "no zset")
+            server.client.set(KEY, "no hash")
         case _:
             server.client.flushall()
-            server.client.set(f"twusage:{{{APP}}}", "no hash")
+            server.client.hset(KEY, "state", json.dumps({"format": 0}))
 
 
 def mend(server: Server, how: str) -> None:
@@ -635,7 +643,7 @@ def mend(server: Server, how: str) -> None:
             server.client.flushall()
 
 
-HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another wrong type"]
+HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another format"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -701,7 +709,7 @@ async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, ot
     assert not waiter.done()
     await asyncio.wait_for(asyncio.gather(waiter, late), 4)
     await told(limiter)
-    assert server.state()["remaining"] == "29"
+    assert server.state()["remaining"] == 29
 
 
 async def test_alone_each_keeps_to_its_share(
@@ -786,21 +794,21 @@ async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, serv
     """Calls that are cancelled just when Redis is lost, or when the limiter closes, stay cancelled."""
     await call(limiter, seen(0, wait=600))
     await told(limiter)
-    app = limiter._link.app(APP)
+    app = limiter._connection.app(APP)
 
     async def cancelled_with(event: Any) -> None:
         task = asyncio.create_task(call(limiter))
         await asyncio.sleep(0.05)
-        (waiter,) = app._waiting
+        (waiter,) = app._waiting._waiting
         waiter.granted.cancel()
         event()
         await asyncio.wait([task])
         assert task.cancelled()
 
-    await cancelled_with(lambda: app._foresee(app.reply, math.inf))  # type: ignore[arg-type]
-    await cancelled_with(app.part)
-    await cancelled_with(lambda: app._grant("0:nobody:1:1"))
-    await cancelled_with(lambda: app.dismiss(ClientClosedError()))
+    await cancelled_with(lambda: app._notify_waiters(app.reply, math.inf))  # type: ignore[arg-type]
+    await cancelled_with(app.fall_back_to_local)
+    await cancelled_with(lambda: app._waiting.grant((0.0, 1)))
+    await cancelled_with(lambda: app.reject_waiters(ClientClosedError()))
     server.client.flushall()
 
 
@@ -844,7 +852,7 @@ async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, 
         async with limiter.slot(APP) as slot:
             slot.observe(seen(45), time.time())
             slot.refund()
-    assert len(limiter._link.app(APP)._outbox) == 200
+    assert len(limiter._connection.app(APP)._outbox) == 200
     server.thaw()
     await until_it_is_back(limiter)
 
@@ -861,7 +869,7 @@ async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -
     assert limiter.degraded
     server.thaw()
     await until_it_is_back(limiter)
-    assert server.state()["remaining"] == "12"
+    assert server.state()["remaining"] == 12
 
 
 async def test_closing_while_redis_is_gone(server: Server) -> None:
@@ -920,7 +928,7 @@ def test_another_event_loop(server: Server) -> None:
     async def first() -> None:
         await call(limiter)
         await told(limiter)
-        await limiter._link.redis.aclose()
+        await limiter._connection.redis.aclose()
 
     asyncio.run(first())
     with pytest.raises(ConfigurationError, match="another event loop"):
@@ -945,7 +953,7 @@ def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_the_log_says_of_an_error(error: Exception, name: str) -> None:
     """Its kind and Redis' own code; no host, no URL."""
-    assert shared._named(error) == name
+    assert shared._error_summary(error) == name
 
 
 # -- All together -----------------------------------------------------------------------------------------------------

@@ -267,14 +267,17 @@ class WaitQueue:
                 waiter.reject(error)
                 del self._waiting[waiter]
 
-    def reject_overdue(self, now: float, server_now: float, rate_limit: RateLimit | None) -> float:
-        """Reject the waiters whose ``max_wait`` is over. Returns the next deadline.
+    def reject_overdue(
+        self, now: float, server_now: float, rate_limit: RateLimit | None, came_until: float = math.inf
+    ) -> float:
+        """Reject the waiters that came until then and whose ``max_wait`` is over. Returns the next deadline.
 
         They wait for another call's response: how long that takes is unknown.
         """
-        while self._deadlines and (
-            (waiter := self._deadlines[0][2]) not in self._waiting or waiter.since + waiter.max_wait <= now
-        ):
+        while self._deadlines:
+            deadline, _, waiter = self._deadlines[0]
+            if waiter in self._waiting and (deadline > now or waiter.since > came_until):
+                return deadline
             heapq.heappop(self._deadlines)
             if self.discard(waiter):
                 waiter.reject(
@@ -286,14 +289,14 @@ class WaitQueue:
                         retry_after=RETRY_BEHIND_PROBE,
                     )
                 )
-        return self._deadlines[0][0] if self._deadlines else math.inf
+        return math.inf
 
     def reject_all(self, error: Exception, came_until: float = math.inf) -> None:
         """Reject the waiters that came until then."""
         while (waiter := self.first()) is not None and waiter.since <= came_until:
             del self._waiting[waiter]
-            # A copy each: one exception raised by a thousand calls would gather a thousand tracebacks. An exception of a
-            # user's clock may have no copy.
+            # A copy each: one exception raised by a thousand calls would gather a thousand tracebacks. An exception of
+            # a user's clock may have no copy.
             waiter.reject(copy.copy(error) if isinstance(error, TwUsageError) else error)
 
     def grant(self, place: object) -> bool:
