@@ -28,6 +28,7 @@ from twusage import (
     RateLimit,
     RateLimitedError,
     RetryPolicy,
+    TlsError,
     UsageClient,
 )
 from twusage.clock import Wait
@@ -39,7 +40,7 @@ import redis as blocking
 import redis.asyncio as aioredis
 
 from twusage.integrations import redis as shared
-from twusage.integrations.fleet import FleetWindow, _Turn
+from twusage.integrations.fleet import Exchange, FleetWindow, Reply, _Turn
 from twusage.integrations.redis import RedisRateLimiter
 
 pytestmark = pytest.mark.fault("Redis")
@@ -226,7 +227,7 @@ async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: S
 
 
 async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, server: Server) -> None:
-    """It may come out of a cache: the call counts, and its numbers do not. Nor do those of a late answer."""
+    """It may come out of a cache: the call counts, and its numbers do not. The same for a late response."""
     await call(limiter, seen(20))
     await call(limiter, seen(3, wait=-5))
     await told(limiter)
@@ -234,7 +235,7 @@ async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, serve
     async with limiter.slot(APP) as slot:
         slot.observe(seen(2, wait=5), time.time() - 60)
     await told(limiter)
-    assert server.state()["remaining"] == 19
+    assert server.state()["remaining"] == 18
 
 
 async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLimiter) -> None:
@@ -279,7 +280,7 @@ async def test_closed_without_a_time(limiter: RedisRateLimiter, says: float | No
 
 
 async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter) -> None:
-    """A wait of nothing is one second, and two after the next refusal."""
+    """A wait of nothing is one second, and half as long again after the next 429."""
     waits = []
     for _ in range(2):
         async with limiter.slot(APP) as slot:
@@ -289,7 +290,7 @@ async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter)
     await told(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
-    assert refused.value.retry_after == pytest.approx(2, abs=0.3)
+    assert refused.value.retry_after == pytest.approx(1.5, abs=0.3)
 
 
 async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server: Server) -> None:
@@ -339,28 +340,90 @@ async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLi
 
 
 async def test_the_place_of_a_killed_process_counts(server: Server, limiter: RedisRateLimiter) -> None:
-    """Its call may have reached the API. In a later window it does not count any more."""
+    """Its call may have reached the API, until the response to a later call shows whether it did."""
     says = seen(7, wait=600)
     await call(limiter, says)
     await told(limiter)
     killed = RedisRateLimiter(server.url, lease=0.1)
-    await killed.slot(APP).__aenter__()
-    await asyncio.sleep(0.15)
-    await call(limiter, says)
-    await told(limiter)
-    assert server.state()["remaining"] == 6
     held = killed.slot(APP)
     await held.__aenter__()
-    says = seen(40, wait=800)
-    await call(limiter, says)
     await asyncio.sleep(0.15)
-    await call(limiter, says)
+    async with limiter.slot(APP) as slot:
+        slot.refund()
     await told(limiter)
-    assert server.state()["remaining"] == 40
+    assert server.state() == {"remaining": 6, "held": 0, "waiting": 0}
     await held.__aexit__(None, None, None)  # It was not dead, but slow: its place was counted already.
     await told(killed)
-    assert server.state()["remaining"] == 40
+    assert server.state()["remaining"] == 6
+    await call(limiter, says)
+    await told(limiter)
+    assert server.state()["remaining"] == 7
     await killed.aclose()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "not probed yet"])
+async def test_a_late_429_of_the_last_window_closes_nothing(
+    limiter: RedisRateLimiter, other: RedisRateLimiter, known: bool
+) -> None:
+    """It was sent before the window opened: the processes go on in the new one."""
+    await call(limiter, seen(9, wait=1.5))
+    async with limiter.slot(APP) as late:
+        await asyncio.sleep(1.7)
+        if known:
+            await call(other, seen(40, wait=600))
+            await told(other)
+        late.close_window(16.0)
+    await told(limiter)
+    assert await call(other, seen(39, wait=600), max_wait=1.0) < 1.0
+
+
+async def test_a_call_that_may_not_wait_is_rejected_behind_anothers_probe(
+    limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
+    """``max_wait`` bounds the wait for another process's response, too."""
+    async with limiter.slot(APP):
+        begin = time.monotonic()
+        for max_wait in (0.0, 0.3):
+            with pytest.raises(RateLimitedError, match="another call is finding out"):
+                await call(other, max_wait=max_wait)
+        assert 0.3 <= time.monotonic() - begin < 0.6
+
+
+async def test_a_probe_that_cannot_connect_ends_the_waits_behind_it(
+    limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
+    """In its process with the same failure, in another with one that quotes it; each counts its own attempt."""
+    async with limiter.slot(APP) as probe:
+        behind = [asyncio.create_task(call(each)) for each in (limiter, limiter, other, other)]
+        await asyncio.sleep(0.2)
+        probe.fail(TlsError("no trust"))
+    results = await asyncio.wait_for(asyncio.gather(*behind, return_exceptions=True), 1)
+    assert [type(result) for result in results] == [TlsError, TlsError, ConnectError, ConnectError]
+    assert "no trust" in str(results[2])
+    await call(limiter, seen(9), max_wait=1.0)
+    await told(limiter)
+    await call(other, max_wait=1.0)
+
+
+async def test_a_swap_that_another_process_outran_is_repeated(
+    limiter: RedisRateLimiter, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read, apply, swap; and all of it again on the new state."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+    apply, tries = FleetWindow.exchange, []
+
+    def outrun(self: FleetWindow, now: float, request: Exchange) -> Reply:
+        tries.append(request.number)
+        if len(tries) < 3:
+            server.client.hset(KEY, "version", f"another's {len(tries)}")
+        return apply(self, now, request)
+
+    monkeypatch.setattr(FleetWindow, "exchange", outrun)
+    await call(limiter)
+    assert len(set(tries[:3])) == 1
+    await told(limiter)
+    assert server.state() == {"remaining": 29, "held": 0, "waiting": 0}
 
 
 async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Self, TypeAlias
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field, frozen
 
 from twusage.errors import TransportError
 from twusage.models import RateLimit
@@ -36,8 +36,8 @@ __all__ = ["CallReport", "Exchange", "FleetWindow", "Place", "Reply"]
 FORMAT = 1
 # Seconds between two exchanges of a waiting process: while it waits for another call's response, and at most.
 POLL, LOOK = 0.05, 5.0
-# Seconds for which a polling process's turn counts without being written again.
-POLL_TURN = 1.0
+# Seconds for which a turn counts beyond its process's next exchange: 20 exchanges a second need not write it each time.
+TURN_MARGIN = 1.0
 # Seconds after which a turn is passed over, and dropped, when its process does not come.
 LATE, GONE = 0.25, 10.0
 # Of several processes that wait for the same opening, each comes this much later per place before it, and at most.
@@ -177,8 +177,10 @@ class FleetWindow:
             "created_at": self.created_at,
             "updated_at": self.updated_at,
             "leases": {str(ticket): ends_at for ticket, ends_at in self.leases.items()},
-            "turns": {name: asdict(turn) for name, turn in self.turns.items()},
-            "processes": {name: asdict(process) for name, process in self.processes.items()},
+            "turns": {name: [turn.places, turn.due_at] for name, turn in self.turns.items()},
+            "processes": {
+                name: [process.seen_at, process.exchange, process.tickets] for name, process in self.processes.items()
+            },
             "failed_probes": self.failed_probes,
             "failure": self.failure,
         }
@@ -194,8 +196,8 @@ class FleetWindow:
         fleet.window = RateWindow.from_state(state["window"], limit, period, reserve)
         fleet.created_at, fleet.updated_at = state["created_at"], state["updated_at"]
         fleet.leases = {int(ticket): ends_at for ticket, ends_at in state["leases"].items()}
-        fleet.turns = {name: _Turn(**turn) for name, turn in state["turns"].items()}
-        fleet.processes = {name: _Process(**process) for name, process in state["processes"].items()}
+        fleet.turns = {name: _Turn(*turn) for name, turn in state["turns"].items()}
+        fleet.processes = {name: _Process(*process) for name, process in state["processes"].items()}
         fleet.failed_probes, fleet.failure = state["failed_probes"], state["failure"]
         return fleet
 
@@ -221,7 +223,7 @@ class FleetWindow:
             del self.processes[name]
 
     def _record(self, at: float, report: CallReport) -> None:
-        created_at, ticket = report.place or (0.0, 0)
+        created_at, ticket = report.place or (math.nan, 0)
         holds = created_at == self.created_at and ticket in self.leases
         if created_at != self.created_at:  # Of no window that this state knows: taken for a call of the running one.
             ticket = max(self.window.first_ticket, self.window.last_ticket)
@@ -248,8 +250,8 @@ class FleetWindow:
             self.turns.pop(name, None)
             tickets += self._acquire(now, name, wanted - on_turn)
             left = wanted - len(tickets)
-        if left and (turn is None or tickets or left != turn.places or turn.due_at < now + POLL_TURN / 2):
-            self.turns[name] = _Turn(left, now + POLL_TURN)  # In place: a dict keeps the position of its key.
+        if left and (turn is None or tickets or left != turn.places or turn.due_at < now + TURN_MARGIN / 2):
+            self.turns[name] = _Turn(left, now + TURN_MARGIN)  # In place: a dict keeps the position of its key.
         return tickets
 
     def _acquire(self, now: float, name: str, count: int) -> list[int]:
@@ -280,7 +282,7 @@ class FleetWindow:
         if known:
             pause = min(wait + min(MAX_STAGGER, ahead * STAGGER), LOOK)
             if turn is not None:
-                turn.due_at, must_save = now + pause, True
+                turn.due_at, must_save = now + pause + TURN_MARGIN, True
         rate_limit = None
         if window.remaining is not None and window.reset > -math.inf:
             reset_at = datetime.fromtimestamp(window.reset, UTC)

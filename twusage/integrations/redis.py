@@ -48,19 +48,23 @@ _TIMEOUT_SLICES = 10
 _RECONNECT_INTERVAL = 1.0
 # Reports buffered during an outage; older ones refer to expired leases.
 _MAX_BUFFERED_REPORTS = 200
-# Seconds of the longest pause before a swap is tried again, per failed try.
-_SWAP_PAUSE = 0.002
+# Seconds for which a poll's reply holds while no process changes the state.
+_POLL_VALID = 0.2
+# Seconds of the longest pause after the first failed swap, doubled with each; and the longest of all.
+_FIRST_SWAP_PAUSE, _LAST_SWAP_PAUSE = 0.004, 0.128
 
-# Compare and swap: without arguments it only reads. A swap that is repeated because its reply was lost succeeds again.
+# Compare and swap. With a version only it reads, and leaves out a state that the caller has. A swap that is repeated
+# because its reply was lost does nothing, and replies as before.
 _SCRIPT = """
 local kept = redis.call('HMGET', KEYS[1], 'version', 'state')
-if ARGV[1] and (kept[1] or '') == ARGV[1] then
+local version, state = kept[1] or '', kept[2] or ''
+if version == ARGV[1] and ARGV[2] then
     redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[4])
-    kept = {ARGV[2], ''}
+    version = ARGV[2]
 end
 local time = redis.call('TIME')
-return {kept[1] or '', kept[2] or '', time[1], time[2]}
+return {version, (version == ARGV[1] or version == ARGV[2]) and '' or state, time[1], time[2]}
 """
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -167,6 +171,29 @@ class RedisRateLimiter:
 
 
 @define(eq=False)
+class _Stored:
+    """The last state of one app that this process has read or written."""
+
+    key: str
+    version: str = ""
+    state: str = ""
+    _polled: tuple[str, int] = ("", 0)
+    _poll_valid_until: float = -math.inf
+    poll_reply: Reply = field(init=False)
+
+    def remember_poll(self, now: float, request: Exchange, reply: Reply) -> None:
+        """Keep the reply to a process that only waits, for as long as nothing changes."""
+        self._polled, self.poll_reply = (self.version, request.wanted), reply
+        is_poll = reply.wait is None and not (reply.places or request.reports)
+        self._poll_valid_until = now + min(_POLL_VALID, reply.opens_in or math.inf) if is_poll else -math.inf
+
+    def is_unchanged_poll(self, now: float, request: Exchange) -> bool:
+        """Whether ``poll_reply`` is still the reply: 64 polling processes need not read the state each time."""
+        same = self._polled == (self.version, request.wanted) and now < self._poll_valid_until
+        return same and not (request.reports or request.must_save)
+
+
+@define(eq=False)
 class _RedisConnection:
     """The connection to Redis, its outages, and what all apps of one limiter share."""
 
@@ -179,7 +206,7 @@ class _RedisConnection:
     reserve: int
     prefix: str
     lease: float
-    process: str = field(factory=lambda: secrets.token_hex(8))
+    process: str = field(factory=lambda: secrets.token_hex(4))
     is_unavailable: bool = False
     is_closed: bool = False
     outages: int = 0
@@ -238,46 +265,53 @@ class _RedisConnection:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def exchange(self, key: str, request: Exchange) -> Reply:
+    async def exchange(self, stored: _Stored, request: Exchange) -> Reply:
         """Apply an exchange to the state in Redis: read, apply, swap, and again if another process was faster."""
-        tries = 0
-        version, state, now = await self._run_script(key)
+        pause = _FIRST_SWAP_PAUSE
         while True:
+            now = await self._run_script(stored)
+            if stored.is_unchanged_poll(now, request):
+                return stored.poll_reply
             try:
-                fleet = self._load(state)
+                fleet = self._load(stored.state)
                 reply = fleet.exchange(now, request)
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # not what this version writes
                 self._mark_unavailable(error)
                 raise _RedisUnavailable from None
             if not reply.must_save:
+                stored.remember_poll(now, request, reply)
                 return reply
-            new = secrets.token_hex(8)
-            lifetime = math.ceil(1000 * fleet.lifetime(now))
-            saved = json.dumps(fleet.to_state(), separators=(",", ":"))
-            version, state, now = await self._run_script(key, version, new, saved, lifetime)
-            if version == new:
+            saved, version = json.dumps(fleet.to_state(), separators=(",", ":")), secrets.token_hex(8)
+            await self._run_script(stored, version, saved, math.ceil(1000 * fleet.lifetime(now)))
+            if stored.version == version:
+                stored.state = saved
                 return reply
-            tries += 1
-            await asyncio.sleep(random.uniform(0.0, tries * _SWAP_PAUSE))  # noqa: S311 - it only keeps processes apart
+            await asyncio.sleep(random.uniform(0.0, pause))  # noqa: S311 - it only keeps processes apart
+            pause = min(2 * pause, _LAST_SWAP_PAUSE)
 
     def _load(self, state: str) -> FleetWindow:
         if not state:
             return FleetWindow(self.lease, self.limit, self.period, self.reserve)
         return FleetWindow.from_state(json.loads(state), self.lease, self.limit, self.period, self.reserve)
 
-    async def _run_script(self, key: str, *swap: str | int) -> tuple[str, str, float]:
+    async def _run_script(self, stored: _Stored, *swap: str | int) -> float:
+        """Read, or swap if nothing has changed. Returns Redis' time."""
+        arguments = stored.key, stored.version, *swap
+
         async def run() -> list[Any]:
             redis: Any = self.redis
             try:
-                raw: list[Any] = await redis.evalsha(_SHA, 1, key, *swap)
+                raw: list[Any] = await redis.evalsha(_SHA, 1, *arguments)
             except NoScriptError:  # A restarted or flushed Redis has no scripts.
-                raw = await redis.eval(_SCRIPT, 1, key, *swap)
+                raw = await redis.eval(_SCRIPT, 1, *arguments)
             return raw
 
         version, state, seconds, micros = (
             item.decode() if isinstance(item, bytes) else str(item) for item in await self._execute(run)
         )
-        return version, state, int(seconds) + int(micros) / 1e6
+        if version != stored.version:
+            stored.version, stored.state = version, state
+        return int(seconds) + int(micros) / 1e6
 
     async def _execute(self, command: Callable[[], Coroutine[Any, Any, T]], slices: int = _TIMEOUT_SLICES) -> T:
         # A task of its own: a frozen Redis must not hold the caller, and a cancelled caller must not leave half a reply
@@ -338,7 +372,7 @@ class _AppQueue:
 
     def __init__(self, connection: _RedisConnection, app: str) -> None:
         self.app = app
-        self.key = f"{connection.prefix}:{{{app}}}"
+        self._stored = _Stored(f"{connection.prefix}:{{{app}}}")
         self.reply: Reply | None = None
         self.replied_at = 0.0
         self._connection = connection
@@ -425,7 +459,7 @@ class _AppQueue:
             process, leaving = self._connection.process, self._leaving
             request = Exchange(process, self._exchanges, now, wanted, reports, leaving, must_save or leaving)
         self._unanswered = request
-        reply = await self._connection.exchange(self.key, request)
+        reply = await self._connection.exchange(self._stored, request)
         self._unanswered, self._leaving = None, self._leaving and not request.leaving
         self._has_turn = len(reply.places) < request.wanted
         self._end_waits_for_failed_probe(request, reply)
