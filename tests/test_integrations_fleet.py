@@ -30,6 +30,7 @@ class Store:
         self.now = 0.0
         self.writes = 0
         self.numbers: dict[str, int] = {}
+        self.received: dict[str, Place] = {}
 
     def fleet(self) -> FleetWindow:
         if self.state is None:
@@ -46,10 +47,13 @@ class Store:
 
     def exchange(self, process: str, wanted: int = 0, *reports: CallReport, **more: Any) -> Reply:
         self.numbers[process] = self.numbers.get(process, 0) + 1
-        return self.send(Exchange(process, self.numbers[process], self.now, wanted, reports, **more))
+        return self.send(Exchange(process, self.numbers[process], self.now, wanted, reports=reports, **more))
 
     def take(self, process: str, wanted: int = 1) -> list[Place]:
-        return list(self.exchange(process, wanted).places)
+        places = self.exchange(process, wanted, received=self.received.get(process)).places
+        for place in places:
+            self.received[process] = place
+        return list(places)
 
     def report(self, place: Place | None, rate_limit: RateLimit | None = None, **more: Any) -> CallReport:
         arguments = {"wall_time": self.now, "confirmed": False, "server_now": self.now} | more
@@ -80,17 +84,28 @@ def test_one_probe_goes_and_the_others_ask_again(store: Store) -> None:
 
 
 def test_a_poll_that_changes_nothing_writes_nothing(store: Store) -> None:
-    """But for the turn, twice a second: a process that polls is alive."""
+    """But for its turn, after 2 s: the process is alive."""
     store.take("a")
     store.exchange("b", 1)
     writes = store.writes
-    for _ in range(9):
+    for _ in range(39):
         store.now += 0.05
         store.exchange("b", 1)
     assert store.writes == writes
     store.now += 0.1
     store.exchange("b", 1)
     assert store.writes == writes + 1
+
+
+def test_a_wait_of_known_length_is_written_again_at_its_half(store: Store) -> None:
+    """So a look in 5 s costs no write, and shortly before the opening the turns show which processes are alive."""
+    store.probed(0)
+    store.exchange("a", 1)
+    writes = store.writes
+    while (wait := store.exchange("a", 1).wait) is not None:
+        store.now += min(wait, 5.0)
+    assert store.writes - writes == 10
+    assert store.fleet().turns == {}
 
 
 def test_a_spent_window_is_waited_for_in_stages(store: Store) -> None:
@@ -108,31 +123,63 @@ def test_turns_are_first_come_first_served(store: Store) -> None:
     store.probed(0)
     store.exchange("a", 2)
     store.exchange("b", 1)
-    store.exchange("a", 5)  # three more, who came after b
+    store.exchange("a", 5)  # three more, which came after b
     store.now = 905.0
-    (place,) = store.take("c")  # a probe is anybody's
-    store.exchange("c", 0, store.report(place, seen(4, reset=1800)))
-    store.now = 905.1
     fleet = store.fleet()
     for turn in fleet.turns.values():
-        turn.due_at = 906.0
+        turn.due_at = 910.0
     store.state = json.dumps(fleet.to_state())
-    assert len(store.take("b")) == 1
-    reply = store.exchange("d", 2)
-    assert (reply.ahead, len(reply.places)) == (2, 1)
-    assert len(store.take("a", 5)) == 2
+    (place,) = store.take("c")  # the probe is anybody's
+    assert store.exchange("d", 2).ahead == 3
+    store.exchange("c", 0, store.report(place, seen(4, reset=1800)), received=place)
+    assert [len(store.take(name, wanted)) for name, wanted in (("d", 2), ("b", 1), ("a", 5))] == [1, 1, 2]
     assert list(store.fleet().turns) == ["d", "a"]
+    assert store.exchange("e", 1).ahead == 4
+
+
+def test_one_exchange_serves_all_turns(store: Store) -> None:
+    """The others find their places by reading, until they say that they have got them."""
+    (place,) = store.take("a")
+    for name in "bcd":
+        store.exchange(name, 2)
+    store.exchange("a", 0, store.report(place, seen(5)), received=place)
+    writes = store.writes
+    assert [len(store.exchange(name, 2).places) for name in "bcdb"] == [2, 2, 1, 2]
+    assert store.writes == writes
+    assert len(store.take("b", 2)) == 2
+    assert store.take("b", 0) == []
+    assert store.fleet().window.in_flight == 5
+
+
+def test_a_place_whose_lease_has_ended_is_not_given(store: Store) -> None:
+    """Its process was asleep, and comes too late for it."""
+    (place,) = store.take("a")
+    store.exchange("b", 1)
+    store.exchange("a", 0, store.report(place, seen(1)), received=place)
+    store.now = LEASE
+    assert store.take("b", 1) == []
 
 
 def test_a_late_turn_is_passed_over_and_then_dropped(store: Store) -> None:
     """Its process was killed, perhaps: 250 ms after it should have come, and 10 s after that."""
     store.probed(3)
     assert len(store.take("a", 9)) == 3
-    for now, ahead, turns in ((1.25, 6, "a"), (1.26, 0, "a"), (11.0, 0, "a"), (11.01, 0, "")):
+    for now, ahead, turns in ((4.25, 6, "a"), (4.26, 0, "a"), (14.0, 0, "a"), (14.01, 0, "")):
         store.now = now
+        store.exchange("b", 0, must_save=True)
         fleet = store.fleet()
         assert fleet._places_ahead(now, "b") == ahead
         assert "".join(fleet.turns) == turns
+
+
+def test_no_place_is_granted_to_a_late_turn(store: Store) -> None:
+    """The next ones get it."""
+    (place,) = store.take("a")
+    store.exchange("dead", 3)
+    store.now = 4.5
+    store.exchange("b", 2)
+    store.exchange("a", 0, store.report(place, seen(2)), received=place)
+    assert len(store.take("b", 2)) == 2
 
 
 def test_a_turn_is_given_up(store: Store) -> None:
@@ -160,7 +207,7 @@ def test_a_lease_that_ends_is_a_call_of_unknown_outcome(store: Store) -> None:
 def test_an_exchange_whose_reply_was_lost_is_recognised(store: Store) -> None:
     """The same places again, and no report counts twice, whatever others did meanwhile."""
     (place,) = store.take("a")
-    request = Exchange("a", 2, 0.0, 2, (store.report(place, seen(9), closed=True, retry_after=0.0),))
+    request = Exchange("a", 2, 0.0, 2, place, (store.report(place, seen(9), closed=True, retry_after=0.0),))
     store.send(request)
     backoff = store.fleet().window.backoff
     store.now = 1.0
@@ -179,7 +226,7 @@ def test_a_report_is_dated_back(store: Store) -> None:
     (place,) = store.take("a")
     store.now = 100.0
     report = CallReport(place, 5000.0, 7.0, confirmed=False, rate_limit=seen(3), server_now=50.0)
-    store.send(Exchange("a", 2, 5040.0, 0, (report,)))
+    store.send(Exchange("a", 2, 5040.0, 0, place, (report,)))
     assert store.fleet().window.server_offset == -10.0  # 50 was at 60
 
 

@@ -105,7 +105,7 @@ class Server:
 
     def save(self, fleet: FleetWindow) -> None:
         """Another state."""
-        self.client.hset(KEY, "state", json.dumps(fleet.to_state()))
+        self.client.hset(KEY, mapping={"version": "another's", "state": json.dumps(fleet.to_state())})
 
     def state(self) -> dict[str, Any]:
         """The window's remaining calls, its places, and the processes that wait."""
@@ -689,7 +689,7 @@ def break_by(server: Server, how: str) -> None:
             server.client.set(KEY, "no hash")
         case _:
             server.client.flushall()
-            server.client.hset(KEY, "state", json.dumps({"format": 0}))
+            server.client.hset(KEY, mapping={"version": "another's", "state": json.dumps({"format": 0})})
 
 
 def mend(server: Server, how: str) -> None:

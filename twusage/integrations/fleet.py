@@ -7,13 +7,15 @@ A place is a lease with an end                   A process that is killed releas
                                                  probe has a successor.
 A process draws one turn for all its waiters     First come first served among processes. Calls that come later are on
                                                  the process's next turn, so that no process takes all places.
-A turn that is late by 250 ms is passed over;    A process that was killed while it waited does not block the others.
-after 10 s it is dropped
-Any waiter may send the probe                    Waiting for the first in line could stall all; a probe costs one call.
+An exchange serves all turns                     One process writes the places of all, and the others find theirs by
+                                                 reading: fifty at the same instant would outrun each other's writes.
+A probe's place goes to the process that asks    Waiting for the first in line could stall all.
+A turn that is late by 250 ms is passed over;    A process that was killed while it waited does not block the others. So
+after 10 s it is dropped                         a process says when it comes next, and keeps to it.
 A probe's failure is counted                     A process whose waiters waited for that probe sees it, and ends their
                                                  wait with it: see ``limiter.Slot.fail``.
-An exchange has a number                         If its reply was lost, the process repeats it and gets the same places;
-                                                 no report counts twice.
+Places stay until they are acknowledged, and     A reply may be lost: the process repeats the exchange, and gets the
+an exchange has a number                         same places; no report counts twice.
 A store whose clock steps back moves the state   What was so many seconds ahead still is.
 ===============================================  =======================================================================
 """
@@ -36,8 +38,8 @@ __all__ = ["CallReport", "Exchange", "FleetWindow", "Place", "Reply"]
 FORMAT = 1
 # Seconds between two exchanges of a waiting process: while it waits for another call's response, and at most.
 POLL, LOOK = 0.05, 5.0
-# Seconds for which a turn counts beyond its process's next exchange: 20 exchanges a second need not write it each time.
-TURN_MARGIN = 1.0
+# Seconds for which a polling process's turn counts, so that 20 exchanges a second need not write it each time.
+POLL_TURN = 4.0
 # Seconds after which a turn is passed over, and dropped, when its process does not come.
 LATE, GONE = 0.25, 10.0
 # Of several processes that wait for the same opening, each comes this much later per place before it, and at most.
@@ -74,6 +76,8 @@ class Exchange:
     """Monotonic seconds of the process."""
     wanted: int
     """Calls that wait for a place; 0 gives up the process's turn."""
+    received: Place | None = None
+    """The newest place that it has got."""
     reports: tuple[CallReport, ...] = ()
     leaving: bool = False
     must_save: bool = False
@@ -115,7 +119,7 @@ class _Process:
     exchange: int = 0
     """The number of its last exchange."""
     tickets: list[int] = field(factory=list)
-    """What that exchange was granted."""
+    """What it was granted and has not acknowledged."""
 
 
 @define(eq=False)
@@ -152,16 +156,24 @@ class FleetWindow:
         self._follow_clock(now)
         self._end_leases(now)
         process = self.processes.setdefault(request.process, _Process(now))
-        turn, must_save = self.turns.get(request.process), request.must_save
-        if process.exchange < request.number:
+        created_at, received = request.received or (math.nan, 0)
+        if created_at != self.created_at:
+            received = 0
+        process.tickets = [ticket for ticket in process.tickets if ticket > received and ticket in self.leases]
+        is_new, must_save = process.exchange < request.number, request.must_save
+        if is_new:
             for report in request.reports:
                 self._record(now - max(0.0, request.sent_at - report.ended_at), report)
-            process.tickets = self._grant(now, request.process, request.wanted)
-            must_save |= bool(request.reports or process.tickets) or self.turns.get(request.process) is not turn
+            must_save |= bool(request.reports) | self._update_turn(now, request)
+        must_save |= self._serve(now, request.process)
+        if is_new and self._update_turn(now, request):  # The turn is over, but not the waiters: they draw the next one.
+            self._serve(now, request.process)
+            must_save = True
         reply = self._reply(now, request.process, process.tickets, must_save=must_save)
-        process.seen_at, process.exchange = now, request.number
+        process.seen_at, process.exchange = now, max(process.exchange, request.number)
         if request.leaving:
             del self.processes[request.process]
+            self.turns.pop(request.process, None)
         return reply
 
     def lifetime(self, now: float) -> float:
@@ -221,6 +233,7 @@ class FleetWindow:
         gone = now - self.period - self.lease
         for name in [name for name, process in self.processes.items() if process.seen_at <= gone]:
             del self.processes[name]
+            self.turns.pop(name, None)
 
     def _record(self, at: float, report: CallReport) -> None:
         created_at, ticket = report.place or (math.nan, 0)
@@ -241,35 +254,45 @@ class FleetWindow:
             del self.leases[ticket]
             self.window.release(at, ticket, confirmed=confirmed)
 
-    def _grant(self, now: float, name: str, wanted: int) -> list[int]:
-        turn = self.turns.get(name)
-        on_turn = wanted if turn is None else min(wanted, turn.places)
-        tickets = self._acquire(now, name, on_turn)
-        left = on_turn - len(tickets)
-        if not left:  # The turn is over. Calls that came after it was drawn draw the next one.
-            self.turns.pop(name, None)
-            tickets += self._acquire(now, name, wanted - on_turn)
-            left = wanted - len(tickets)
-        if left and (turn is None or tickets or left != turn.places or turn.due_at < now + TURN_MARGIN / 2):
-            self.turns[name] = _Turn(left, now + TURN_MARGIN)  # In place: a dict keeps the position of its key.
-        return tickets
+    def _update_turn(self, now: float, request: Exchange) -> bool:
+        """Let the process's turn follow its waiters. True: it has changed."""
+        name, turn = request.process, self.turns.get(request.process)
+        waiting = request.wanted - len(self.processes[name].tickets)
+        if waiting <= 0:
+            return self.turns.pop(name, None) is not None
+        if turn is None:
+            self.turns[name] = _Turn(waiting, now + POLL_TURN)
+        elif waiting < turn.places:
+            turn.places = waiting
+        elif turn.due_at < now + POLL_TURN / 2:
+            turn.due_at = now + POLL_TURN
+        else:
+            return False
+        return True
 
-    def _acquire(self, now: float, name: str, count: int) -> list[int]:
-        tickets: list[int] = []
-        ahead = self._places_ahead(now, name)
-        while len(tickets) < count and self.window.free_places(now) > ahead and (ticket := self.window.acquire(now)):
-            self.leases[ticket] = now + self.lease
-            tickets.append(ticket)
-        return tickets
+    def _serve(self, now: float, asking: str) -> bool:
+        """Grant free places to the turns in their order. True: there were some."""
+        served = False
+        for name, turn in list(self.turns.items()):
+            if turn.due_at + GONE < now:
+                del self.turns[name]
+            if turn.due_at + LATE < now or (name != asking and self.window.free_places(now) == math.inf):
+                continue
+            while turn.places and (ticket := self.window.acquire(now)):
+                self.leases[ticket] = now + self.lease
+                self.processes[name].tickets.append(ticket)
+                turn.places -= 1
+                served = True
+            if not turn.places:
+                del self.turns[name]
+        return served
 
     def _places_ahead(self, now: float, name: str) -> int:
         places = 0
-        for other, turn in list(self.turns.items()):
+        for other, turn in self.turns.items():
             if other == name:
                 break
-            if turn.due_at + GONE < now:
-                del self.turns[other]
-            elif turn.due_at + LATE >= now:
+            if turn.due_at + LATE >= now:
                 places += turn.places
         return places
 
@@ -281,8 +304,9 @@ class FleetWindow:
         pause = max(POLL, len(self.turns) / 1000)
         if known:
             pause = min(wait + min(MAX_STAGGER, ahead * STAGGER), LOOK)
-            if turn is not None:
-                turn.due_at, must_save = now + pause + TURN_MARGIN, True
+            if turn is not None and turn.due_at < now + pause:
+                # Half the wait: most looks need not write it, and shortly before the opening it shows who is alive.
+                turn.due_at, must_save = now + max(pause, wait / 2), True
         rate_limit = None
         if window.remaining is not None and window.reset > -math.inf:
             reset_at = datetime.fromtimestamp(window.reset, UTC)

@@ -51,7 +51,7 @@ _MAX_BUFFERED_REPORTS = 200
 # Seconds for which a poll's reply holds while no process changes the state.
 _POLL_VALID = 0.2
 # Seconds of the longest pause after the first failed swap, doubled with each; and the longest of all.
-_FIRST_SWAP_PAUSE, _LAST_SWAP_PAUSE = 0.004, 0.128
+_FIRST_SWAP_PAUSE, _LAST_SWAP_PAUSE = 0.008, 0.512
 
 # Compare and swap. With a version only it reads, and leaves out a state that the caller has. A swap that is repeated
 # because its reply was lost does nothing, and replies as before.
@@ -381,6 +381,7 @@ class _AppQueue:
         self._outbox: list[CallReport] = []
         self._exchanges = 0
         self._unanswered: Exchange | None = None
+        self._received: Place | None = None
         self._asked_at = -math.inf  # when the last exchange was sent that was replied to
         self._has_turn = self._leaving = False
         self._wake = asyncio.Event()
@@ -457,13 +458,16 @@ class _AppQueue:
             reports, self._outbox = tuple(self._outbox), []
             wanted = self._waiting.position_at_end()
             process, leaving = self._connection.process, self._leaving
-            request = Exchange(process, self._exchanges, now, wanted, reports, leaving, must_save or leaving)
+            request = Exchange(
+                process, self._exchanges, now, wanted, self._received, reports, leaving, must_save or leaving
+            )
         self._unanswered = request
         reply = await self._connection.exchange(self._stored, request)
         self._unanswered, self._leaving = None, self._leaving and not request.leaving
         self._has_turn = len(reply.places) < request.wanted
         self._end_waits_for_failed_probe(request, reply)
         for place in reply.places:
+            self._received = place
             if not self._waiting.grant(place):
                 self._give_back(place)
         self.reply, self.replied_at, self._asked_at = reply, self._clock.monotonic(), now
