@@ -13,18 +13,15 @@ import math
 import random
 import secrets
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from twusage.clock import Clock, SystemClock, Wait
-from twusage.errors import ClientClosedError, ConfigurationError, ConnectError, TransportError
-from twusage.integrations.fleet import CallReport, Exchange, FleetWindow, Place, Reply
-from twusage.limiter import LocalRateLimiter, Slot, Waiter, WaitQueue
-from twusage.models import RateLimit
+from twusage.errors import ClientClosedError, ConfigurationError, ConnectError
+from twusage.integrations.fleet import Exchange, FleetWindow, Reply
+from twusage.integrations.fleet_queue import AppQueue, FleetSlot, StoreUnavailable
 from twusage.window import LIMIT, PERIOD
 
 try:
@@ -46,8 +43,6 @@ T = TypeVar("T")
 _POLL_SLICE = 0.02
 _TIMEOUT_SLICES = 10
 _RECONNECT_INTERVAL = 1.0
-# Reports buffered during an outage; older ones refer to expired leases.
-_MAX_BUFFERED_REPORTS = 200
 # Seconds for which a poll's reply holds while no process changes the state.
 _POLL_VALID = 0.2
 # Seconds of the longest pause after the first failed swap, doubled with each; and the longest of all.
@@ -67,10 +62,6 @@ local time = redis.call('TIME')
 return {version, (version == ARGV[1] or version == ARGV[2]) and '' or state, time[1], time[2]}
 """
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
-
-class _RedisUnavailable(Exception):  # noqa: N818 - it never leaves this module
-    """Redis is unavailable; the limiter has already switched to its fallback."""
 
 
 class RedisRateLimiter:
@@ -142,15 +133,13 @@ class RedisRateLimiter:
         """Whether Redis is gone now, and this process uses its own share."""
         return self._connection.is_unavailable
 
-    def slot(
-        self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
-    ) -> _RedisSlot:
+    def slot(self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None) -> FleetSlot:
         """Return a place in the app's window. See ``RateLimiter.slot``.
 
         Entering also raises ``ClientClosedError`` after ``aclose``, ``ConfigurationError`` on another event loop, and
         ``ConnectError`` while Redis is gone if the limiter is strict.
         """
-        return _RedisSlot(self._connection, self._connection.app(app), max_wait, on_wait)
+        return FleetSlot(self._connection, self._connection.app(app), max_wait, on_wait)
 
     async def aclose(self) -> None:
         """Send the remaining reports, and close what this limiter opened.
@@ -210,14 +199,15 @@ class _RedisConnection:
     is_unavailable: bool = False
     is_closed: bool = False
     outages: int = 0
-    _apps: dict[str, _AppQueue] = field(factory=dict)
+    _apps: dict[str, AppQueue] = field(factory=dict)
+    _stored: dict[str, _Stored] = field(factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(factory=set)
     _reconnecting: asyncio.Task[None] | None = None
     _loop: asyncio.AbstractEventLoop | None = None
 
-    def app(self, app: str) -> _AppQueue:
+    def app(self, app: str) -> AppQueue:
         if app not in self._apps:
-            self._apps[app] = _AppQueue(self, app)
+            self._apps[app] = AppQueue(self, app)
         return self._apps[app]
 
     def check_available(self) -> bool:
@@ -241,7 +231,7 @@ class _RedisConnection:
         self.check_usable()
         try:
             await self._execute(lambda: self.redis.script_load(_SCRIPT), 10 * _TIMEOUT_SLICES)  # No call waits for it.
-        except _RedisUnavailable:
+        except StoreUnavailable:
             if self.strict:
                 raise self._unavailable_error() from None
 
@@ -265,8 +255,9 @@ class _RedisConnection:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def exchange(self, stored: _Stored, request: Exchange) -> Reply:
+    async def exchange(self, app: str, request: Exchange) -> Reply:
         """Apply an exchange to the state in Redis: read, apply, swap, and again if another process was faster."""
+        stored = self._stored.setdefault(app, _Stored(f"{self.prefix}:{{{app}}}"))
         pause = _FIRST_SWAP_PAUSE
         while True:
             now = await self._run_script(stored)
@@ -277,7 +268,7 @@ class _RedisConnection:
                 reply = fleet.exchange(now, request)
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # not what this version writes
                 self._mark_unavailable(error)
-                raise _RedisUnavailable from None
+                raise StoreUnavailable from None
             if not reply.must_save:
                 stored.remember_poll(now, request, reply)
                 return reply
@@ -326,7 +317,7 @@ class _RedisConnection:
         result = task.result() if task.done() else TimeoutError()
         if isinstance(result, Exception):
             self._mark_unavailable(result)
-            raise _RedisUnavailable
+            raise StoreUnavailable
         return result
 
     def _mark_unavailable(self, error: Exception) -> None:
@@ -352,7 +343,7 @@ class _RedisConnection:
                 await self._execute(lambda: self.redis.script_load(_SCRIPT))
                 for app in list(self._apps.values()):
                     await app.exchange(must_save=True)
-            except _RedisUnavailable:
+            except StoreUnavailable:
                 continue
             self.is_unavailable = False
             for app in self._apps.values():
@@ -361,256 +352,6 @@ class _RedisConnection:
 
     def _unavailable_error(self) -> ConnectError:
         return ConnectError("the Redis of the rate limiter does not respond, and strict=True. Nothing was sent")
-
-
-class _AppQueue:
-    """One app in this process: its waiters, and the reports that Redis has not received.
-
-    One task exchanges them with Redis, only while there are any. Calls wait for futures: cancelling a call never cuts
-    an exchange.
-    """
-
-    def __init__(self, connection: _RedisConnection, app: str) -> None:
-        self.app = app
-        self._stored = _Stored(f"{connection.prefix}:{{{app}}}")
-        self.reply: Reply | None = None
-        self.replied_at = 0.0
-        self._connection = connection
-        self._clock = connection.clock
-        self._waiting = WaitQueue()
-        self._outbox: list[CallReport] = []
-        self._exchanges = 0
-        self._unanswered: Exchange | None = None
-        self._received: Place | None = None
-        self._asked_at = -math.inf  # when the last exchange was sent that was replied to
-        self._has_turn = self._leaving = False
-        self._wake = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
-        self._fallback: tuple[LocalRateLimiter, _LocalShare] | None = None
-
-    async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> Place | None:
-        """Wait for a place. ``None``: Redis is gone."""
-        waiter = Waiter(max_wait, self._clock.monotonic(), on_wait)
-        self._waiting.add(waiter)
-        self._waiting.must_notify = True
-        self.ensure_worker()
-        try:
-            place: Place | None = await waiter.granted
-        except BaseException:
-            if self._waiting.discard(waiter):
-                self.ensure_worker()  # to give up the turn, if it was the last waiter
-            elif waiter.has_place and waiter.granted.result() is not None:
-                self._give_back(waiter.granted.result())  # Cancelled in the tick of the grant.
-            raise
-        return place
-
-    def report(self, report: CallReport) -> None:
-        """Send a report with the next exchange, soon."""
-        self._outbox.append(report)
-        del self._outbox[:-_MAX_BUFFERED_REPORTS]
-        self.ensure_worker()
-
-    def deregister(self) -> None:
-        """Leave the processes that share the window."""
-        if self.reply is not None:
-            self._leaving = True
-            self.ensure_worker()
-
-    def reject_waiters(self, error: Exception) -> None:
-        self._waiting.reject_all(error)
-        self._wake.set()
-
-    def fall_back_to_local(self) -> None:
-        """Redis is gone: all waiters go on without it."""
-        self._fallback = None
-        self._has_turn = False
-        while self._waiting.grant(None):
-            pass
-        self._wake.set()
-
-    def ensure_worker(self) -> None:
-        self._wake.set()
-        if self._connection.is_unavailable or self._connection.is_closed:
-            return
-        if self._worker is None or self._worker.done():
-            self._worker = self._connection.spawn(self._worker_loop())
-
-    async def _worker_loop(self) -> None:
-        try:
-            while not self._connection.is_unavailable and self._has_news():
-                self._wake.clear()
-                pause = await self.exchange()
-                if len(self._waiting):
-                    await _wait_for_event(self._wake, pause)
-        except _RedisUnavailable:
-            pass
-
-    def _has_news(self) -> bool:
-        return bool(len(self._waiting) or self._outbox or self._unanswered or self._has_turn or self._leaving)
-
-    async def exchange(self, *, must_save: bool = False) -> float:
-        """Exchange reports for places. Returns the seconds until the next exchange."""
-        now = self._clock.monotonic()
-        if self._unanswered is not None:  # Redis may have applied it: the same number, and no new wishes.
-            request = evolve(self._unanswered, sent_at=now, wanted=0, must_save=must_save)
-        else:
-            self._exchanges += 1
-            reports, self._outbox = tuple(self._outbox), []
-            wanted = self._waiting.position_at_end()
-            process, leaving = self._connection.process, self._leaving
-            request = Exchange(
-                process, self._exchanges, now, wanted, self._received, reports, leaving, must_save or leaving
-            )
-        self._unanswered = request
-        reply = await self._connection.exchange(self._stored, request)
-        self._unanswered, self._leaving = None, self._leaving and not request.leaving
-        self._has_turn = len(reply.places) < request.wanted
-        self._end_waits_for_failed_probe(request, reply)
-        for place in reply.places:
-            self._received = place
-            if not self._waiting.grant(place):
-                self._give_back(place)
-        self.reply, self.replied_at, self._asked_at = reply, self._clock.monotonic(), now
-        self._notify_waiters(reply, now)
-        return reply.pause
-
-    def _end_waits_for_failed_probe(self, request: Exchange, reply: Reply) -> None:
-        if self.reply is None or reply.failed_probes == self.reply.failed_probes:
-            return
-        ours = [report.failure for report in request.reports if report.failure is not None]
-        error = ours[-1] if ours else ConnectError(f"another process's call failed: {reply.failure}")
-        self._waiting.reject_all(error, came_until=self._asked_at)
-
-    def _give_back(self, place: Place) -> None:
-        self.report(CallReport(place, self._clock.monotonic(), self._clock.time(), confirmed=True))
-
-    def _notify_waiters(self, reply: Reply, asked_at: float) -> None:
-        now = self._clock.monotonic()
-        server_now = self._clock.time() if reply.server_now is None else reply.server_now
-        if reply.wait is None:
-            self._waiting.reject_overdue(now, server_now, reply.rate_limit, came_until=asked_at)
-            self._waiting.must_notify = True
-            return
-        wait = reply.wait
-
-        def notify(waiter: Waiter, position: int) -> None:
-            windows = (reply.ahead + position) // reply.calls_per_window
-            waiter.notify_or_reject(now, wait + windows * reply.window_length, server_now, reply.rate_limit)
-
-        self._waiting.notify(now + wait, notify)
-
-    async def local_fallback(self) -> tuple[LocalRateLimiter, _LocalShare]:
-        """The limiter for the time without Redis. It starts from the last reply."""
-        if self._fallback is None:
-            connection, reply = self._connection, self.reply
-            share = _LocalShare(reply.processes if reply else 1)
-            limit = max(1, connection.limit // share.processes)
-            reserve = min(limit - 1, math.ceil(connection.reserve / share.processes))
-            local = LocalRateLimiter(clock=self._clock, limit=limit, period=connection.period, reserve=reserve)
-            self._fallback = local, share
-            if reply is not None:
-                async with local.slot(self.app) as slot:  # It is new: its first place is free.
-                    self._seed_from_last_reply(slot, reply, share)
-        return self._fallback
-
-    def _seed_from_last_reply(self, slot: Slot, reply: Reply, share: _LocalShare) -> None:
-        age = self._clock.monotonic() - self.replied_at
-        if reply.rate_limit is not None and reply.server_now is not None:
-            slot.observe(share.scale(reply.rate_limit), reply.server_now + age)
-        if reply.wait is not None and reply.wait > age:
-            slot.close_window(reply.wait - age)
-        slot.refund()  # Nothing was sent.
-
-
-@define(eq=False)
-class _LocalShare:
-    """This process's share of a window while the processes cannot exchange."""
-
-    processes: int
-    reset_at: datetime | None = None
-    remaining: int = 0
-
-    def scale(self, rate_limit: RateLimit) -> RateLimit:
-        """Reduce a response's ``remaining`` to this process's share."""
-        if rate_limit.reset_at != self.reset_at:
-            self.reset_at, self.remaining = rate_limit.reset_at, rate_limit.remaining // self.processes
-        else:
-            self.remaining -= 1
-        remaining = max(0, min(rate_limit.remaining, self.remaining))
-        return RateLimit(rate_limit.limit, remaining, rate_limit.reset_at)
-
-
-class _RedisSlot:
-    __slots__ = ("_app", "_connection", "_local", "_max_wait", "_on_wait", "_place", "_report", "waited")
-
-    def __init__(
-        self, connection: _RedisConnection, app: _AppQueue, max_wait: float, on_wait: Callable[[Wait], None] | None
-    ) -> None:
-        self._connection = connection
-        self._app = app
-        self._max_wait = max_wait
-        self._on_wait = on_wait
-        self._place: Place | None = None
-        self._local: tuple[Slot, _LocalShare, AsyncExitStack] | None = None
-        self._report: dict[str, Any] = {}
-        self.waited = 0.0
-
-    async def __aenter__(self) -> Self:
-        clock = self._connection.clock
-        since = clock.monotonic()
-        while not await self._enter(self._max_wait - self.waited):
-            self.waited = clock.monotonic() - since
-        self.waited = clock.monotonic() - since
-        return self
-
-    async def _enter(self, wait_left: float) -> bool:
-        """Wait for a place. False: Redis has gone or come back meanwhile, and the call starts again."""
-        self._connection.check_usable()
-        if self._connection.check_available():
-            self._place = await self._app.wait_for_place(wait_left, self._on_wait)
-            return self._place is not None
-        local, share = await self._app.local_fallback()
-        async with AsyncExitStack() as stack:
-            slot = await stack.enter_async_context(local.slot(self._app.app, max_wait=wait_left, on_wait=self._on_wait))
-            if not self._connection.is_unavailable:
-                slot.refund()
-                return False
-            self._local = slot, share, stack.pop_all()
-        return True
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        clock, report = self._connection.clock, {"confirmed": False, **self._report}
-        if self._place is not None or self._report:
-            self._app.report(CallReport(self._place, clock.monotonic(), clock.time(), **report))
-        if self._local is not None:
-            _, share, stack = self._local
-            share.remaining -= not self._report
-            await stack.aclose()
-
-    def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
-        if rate_limit is None:
-            return
-        self._report.update(rate_limit=rate_limit, server_now=server_now)
-        if self._local is not None:
-            slot, share, _ = self._local
-            slot.observe(share.scale(rate_limit), server_now)
-
-    def close_window(self, retry_after: float | None) -> None:
-        self._report.update(confirmed=True, closed=True, retry_after=retry_after)
-        if self._local is not None:
-            self._local[0].close_window(retry_after)
-
-    def refund(self) -> None:
-        self._report.update(confirmed=True)
-        if self._local is not None:
-            self._local[0].refund()
-
-    def fail(self, error: TransportError) -> None:
-        self._report.update(confirmed=True, failure=error)
-        if self._local is not None:
-            self._local[0].fail(error)
 
 
 def _client(url_or_client: object) -> Any:
@@ -642,14 +383,6 @@ async def _return_exceptions(command: Coroutine[Any, Any, T]) -> T | Exception:
 
 async def _disconnect_pool(redis: Any) -> None:
     await redis.connection_pool.disconnect()
-
-
-async def _wait_for_event(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
 
 
 def _error_summary(error: Exception) -> str:
