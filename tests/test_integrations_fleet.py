@@ -206,19 +206,21 @@ def test_a_lease_that_ends_is_a_call_of_unknown_outcome(store: Store) -> None:
 
 def test_an_exchange_whose_reply_was_lost_is_recognised(store: Store) -> None:
     """The same places again, and no report counts twice, whatever others did meanwhile."""
+    store.probed(9)
     (place,) = store.take("a")
-    request = Exchange("a", 2, 0.0, 2, place, (store.report(place, seen(9), closed=True, retry_after=0.0),))
+    request = Exchange("a", 2, 0.0, 2, place, (store.report(place, confirmed=True, closed=True, retry_after=0.0),))
     store.send(request)
-    backoff = store.fleet().window.backoff
-    store.now = 1.0
     store.take("b")
-    taken = Exchange("a", 3, 0.0, 2)
-    first = store.send(taken)
+    store.now = 1.0
+    first, backoff = store.send(request), store.fleet().window.backoff
+    assert backoff == 1.5
+    assert len(first.places) == 1  # the probe
     store.exchange("c", 1)
-    again = store.send(taken)
+    store.now = 2.0
+    again = store.send(request)
     assert again.places == first.places
     assert store.fleet().window.backoff == backoff
-    assert store.send(Exchange("a", 4, 0.0, 0)).places == ()
+    assert store.fleet().window.in_flight == 1
 
 
 def test_a_report_is_dated_back(store: Store) -> None:

@@ -41,7 +41,8 @@ import redis.asyncio as aioredis
 
 from twusage.integrations import redis as shared
 from twusage.integrations.fleet import Exchange, FleetWindow, Reply, _Turn
-from twusage.integrations.redis import RedisRateLimiter
+from twusage.integrations.fleet_queue import StoreUnavailable
+from twusage.integrations.redis import RedisRateLimiter, _RedisConnection
 
 pytestmark = pytest.mark.fault("Redis")
 
@@ -823,6 +824,46 @@ async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimi
     await until_it_is_back(limiter)
     with pytest.raises(RateLimitedError):
         await call(limiter, max_wait=1)
+
+
+async def test_an_exchange_whose_reply_was_lost_is_recognised(
+    server: Server, limiter: RedisRateLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis swapped, and the process never heard of it: the places come back, and the report counts once."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+    run = _RedisConnection._run_script
+    lost: list[Any] = []
+
+    async def lose(self: _RedisConnection, stored: Any, *swap: Any) -> float:
+        now = await run(self, stored, *swap)
+        if swap and not lost:
+            lost.append(swap)
+            self._mark_unavailable(TimeoutError())
+            raise StoreUnavailable
+        return now
+
+    monkeypatch.setattr(_RedisConnection, "_run_script", lose)
+    async with limiter.slot(APP) as slot:
+        assert limiter.degraded
+        assert server.state()["held"] == 1
+        slot.refund()
+    await until_it_is_back(limiter)
+    await told(limiter)
+    assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
+
+
+async def test_a_failed_probe_ends_the_waits_behind_it_alone(server: Server, limiter: RedisRateLimiter) -> None:
+    """Also while Redis is gone."""
+    await call(limiter)
+    server.freeze()
+    async with limiter.slot(APP) as probe:
+        behind = asyncio.create_task(call(limiter))
+        await asyncio.sleep(0.05)
+        probe.fail(ConnectError("no way"))
+    with pytest.raises(ConnectError, match="no way"):
+        await behind
+    server.thaw()
 
 
 async def test_a_flushed_redis_costs_a_probe(

@@ -19,7 +19,7 @@ import pytest
 from twusage import Request, Response, RetryPolicy, UsageClient
 from twusage.clock import SystemClock, Wait
 from twusage.errors import ConfigurationError, ConnectError, RateLimitedError
-from twusage.limiter import LocalRateLimiter, Slot, Waiter, _AppQueue, default_limiter
+from twusage.limiter import LocalRateLimiter, Slot, Waiter, WaitQueue, _AppQueue, default_limiter
 from twusage.models import RateLimit
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
@@ -530,6 +530,16 @@ async def test_a_deadline_does_not_cut_a_known_wait(limiter: LocalRateLimiter, c
     """The window opens a fraction later than estimated, because clocks drift: the waiter has waited for it."""
     await call(limiter, left(clock, 0))
     assert await call(limiter, silent, max_wait=901.0) == careful(901.0)
+
+
+async def test_a_waiter_that_is_cancelled_in_the_tick_of_its_deadline_is_cancelled() -> None:
+    """A cancellation is never swallowed."""
+    queue, waiter = WaitQueue(), Waiter(5.0, 0.0, None)
+    queue.add(waiter)
+    waiter.granted.cancel()
+    assert queue.reject_overdue(5.0, 0.0, None) == math.inf
+    assert waiter.granted.cancelled()
+    assert not len(queue)
 
 
 async def test_a_probe_that_cannot_connect_ends_the_wait_of_those_behind_it(
