@@ -275,7 +275,6 @@ class _RedisConnection:
             saved, version = json.dumps(fleet.to_state(), separators=(",", ":")), secrets.token_hex(8)
             await self._run_script(stored, version, saved, math.ceil(1000 * fleet.lifetime(now)))
             if stored.version == version:
-                stored.state = saved
                 return reply
             await asyncio.sleep(random.uniform(0.0, pause))  # noqa: S311 - it only keeps processes apart
             pause = min(2 * pause, _LAST_SWAP_PAUSE)
@@ -301,7 +300,7 @@ class _RedisConnection:
             item.decode() if isinstance(item, bytes) else str(item) for item in await self._execute(run)
         )
         if version != stored.version:
-            stored.version, stored.state = version, state
+            stored.version, stored.state = version, str(swap[1]) if swap and version == swap[0] else state
         return int(seconds) + int(micros) / 1e6
 
     async def _execute(self, command: Callable[[], Coroutine[Any, Any, T]], slices: int = _TIMEOUT_SLICES) -> T:
