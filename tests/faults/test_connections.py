@@ -374,7 +374,7 @@ class TestCancelling:
         ledger = Ledger(VirtualClock())
         async with nothing_left(), served(hold) as place:
             assert place.server is not None
-            client = client_of(place, limiter=ledger)
+            client = client_of(place, limiter=ledger, retry=RetryPolicy(max_attempts=1))
             probe, waiting = (asyncio.create_task(client.get_usage()) for _ in range(2))
             await place.server.heard.wait()
             for call in (waiting, probe):
@@ -616,7 +616,7 @@ class TestTime:
 
         async with nothing_left(), served(script_of(act_now, float("inf"))) as place:
             assert place.server is not None
-            client = client_of(place, limiter=ledger, clock=clock)
+            client = client_of(place, limiter=ledger, clock=clock, retry=RetryPolicy(max_attempts=1))
             await client.get_usage()
             clock.suspend(7200)
             calls = [asyncio.create_task(client.get_usage()) for _ in range(5)]
