@@ -179,6 +179,13 @@ def sim(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
+def forecast(session: nox.Session) -> None:
+    """The forecast's error, and how often its range holds, on 1,100 new projects. `-- --seed 1` repeats a run."""
+    session.install("-e", ".")
+    session.run("python", "tests/forecast/forecast_table.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
 def fuzz(session: nox.Session) -> None:
     """A million answers that nobody foresaw, and what must be true of each. `-- --cases 5000000` is the long form."""
     session.install("-e", ".[speed]", *group("tests"))  # so that both readers are compared

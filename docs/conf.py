@@ -38,7 +38,7 @@ python_maximum_signature_line_length = 100
 # The pages of these projects are elsewhere, and their inventories would have to be fetched. `dt` is what the code calls
 # datetime.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(aiohttp|asyncio|collections|contextlib|datetime|dt|enum|os|ssl|types|typing)\..*"),
+    (r"py:.*", r"(aiohttp|asyncio|collections|concurrent|contextlib|datetime|dt|enum|os|ssl|types|typing)\..*"),
 ]
 # Not public: they are named in annotations only, and nobody has to know more of them than is said there.
 nitpick_ignore = [

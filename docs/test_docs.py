@@ -10,6 +10,7 @@ import pytest
 
 import twusage
 import twusage.errors
+import twusage.monitor
 import twusage.testing
 
 DOCS = Path(__file__).parent
@@ -23,7 +24,7 @@ def page(name: str) -> str:
 def test_the_reference_has_every_public_name() -> None:
     """Whoever adds a name to ``__all__`` adds it to the reference."""
     documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page("reference"), re.MULTILINE))
-    assert {*twusage.__all__, *twusage.testing.__all__} <= documented
+    assert {*twusage.__all__, *twusage.monitor.__all__, *twusage.testing.__all__} <= documented
 
 
 def test_the_page_of_errors_has_every_error() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import twusage
+import twusage.monitor
 import twusage.testing
 
-FACES = ["twusage", "twusage.testing"]
+FACES = ["twusage", "twusage.monitor", "twusage.testing"]
 PUBLIC = [(face, name) for face in FACES for name in importlib.import_module(face).__all__]
 
 
@@ -28,6 +29,7 @@ def in_a_fresh_interpreter(code: str) -> Any:
     ("module", "unwanted"),
     [
         ("twusage", {"aiohttp", "click", "rich", "tenacity", "pytest", "redis", "sqlalchemy", "msgspec"}),
+        ("twusage.monitor", {"aiohttp", "click", "rich", "tenacity", "sqlalchemy"}),
         ("twusage.testing", {"aiohttp", "pytest", "click", "rich"}),
         ("twusage.protocol", {"aiohttp", "tenacity", "click", "rich"}),
     ],
