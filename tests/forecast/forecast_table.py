@@ -13,6 +13,9 @@ used/elapsed   the rest of the cycle goes on like the cycle so far
 
 The last two get a range, too: days that are independent, normal, and as different as they were. ``error`` is the mean
 of ``|expected - true| / true``, and ``inside`` the share of true totals within the 90 % range.
+
+Below it stand two rules for an alarm, judged at noon of each day from the third on, with a cap of 0.7 to 1.5 times the
+true total: how many cycles that fit their cap had a false alarm, and how many overruns were announced, how far ahead.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from twusage import DailySeries, ProjectUsage, Usage
 from twusage.monitor import BillingCycle, forecast
@@ -204,6 +207,39 @@ def overall(results: dict[tuple[str, str, int], tuple[float, float]], method: st
     return fmean(errors), fmean(inside)
 
 
+def alarms(series: int, seed: int) -> dict[str, tuple[float, float, float]]:
+    """By rule: the share of false alarms, the share of overruns that were announced, and the median of days ahead."""
+    dice = random.Random(seed)
+    false: dict[str, list[bool]] = {"low": [], "expected": []}
+    ahead: dict[str, list[int | None]] = {"low": [], "expected": []}
+    for family in FAMILIES:
+        for _ in range(series):
+            case = project(family, dice)
+            cap = round(case.total * dice.uniform(0.7, 1.5))
+            alarm, reached = _first_alarms(case, cap)
+            for rule, day in alarm.items():
+                if case.total <= cap:
+                    false[rule].append(day is not None)
+                else:
+                    ahead[rule].append(None if day is None else (reached or case.cycle.days) - day)
+    found = {rule: [days for days in ahead[rule] if days is not None] for rule in ahead}
+    return {rule: (fmean(false[rule]), len(found[rule]) / len(ahead[rule]), median(found[rule])) for rule in false}
+
+
+def _first_alarms(case: Project, cap: int) -> tuple[dict[str, int | None], int | None]:
+    """By rule, the first day of the cycle with an alarm; and the day on which the cap was found reached, if it was."""
+    first: dict[str, int | None] = {"low": None, "expected": None}
+    for day in range(3, case.cycle.days + 1):
+        now = dt.datetime.combine(case.cycle.start, dt.time(12), dt.UTC) + (day - 1) * DAY
+        found = forecast(evolve(case.response(now), project_cap=cap))
+        if found.used is not None and found.used >= cap:
+            return first, day
+        for rule, total in (("low", found.low), ("expected", found.expected)):
+            if first[rule] is None and total is not None and total >= cap:
+                first[rule] = day
+    return first, None
+
+
 def table(results: dict[tuple[str, str, int], tuple[float, float]]) -> str:
     """The results as text: one line a family, and for each method error and share inside on each day, in per cent."""
     columns = [(method, day) for method in METHODS for day in CHECKED]
@@ -232,7 +268,11 @@ def main() -> None:
     options = parser.parse_args()
     seed = secrets.randbits(32) if options.seed is None else options.seed
     print(f"{len(FAMILIES)} families x {options.series} projects, --seed {seed}\n")
-    print(table(measure(options.series, seed)))
+    print(table(measure(options.series, seed)), end="\n\n")
+    for rule, (false, announced, days) in alarms(options.series, seed).items():
+        print(
+            f"{rule + ' >= cap':16} {false:.1%} false alarms, {announced:.0%} announced, {days:g} days ahead (median)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A short, seeded run of the table: the range keeps its promise, and the forecast is no worse than simple methods."""
 
 import pytest
-from forecast_table import CHECKED, FAMILIES, measure, overall, table
+from forecast_table import CHECKED, FAMILIES, alarms, measure, overall, table
 
 RESULTS = measure(series=20, seed=1)
 
@@ -31,3 +31,12 @@ def test_the_table_has_every_family() -> None:
     """One line each, and one for all of them."""
     names = [line[:14].strip() for line in table(RESULTS).splitlines()[2:]]
     assert names == [*FAMILIES, "all"]
+
+
+def test_the_low_end_raises_few_false_alarms() -> None:
+    """``low >= cap`` announces most overruns, and is wrong far less often than ``expected >= cap``."""
+    found = alarms(series=8, seed=1)
+    false, announced, _ = found["low"]
+    assert false <= 0.06
+    assert announced >= 0.8
+    assert found["expected"][0] > 2 * false
