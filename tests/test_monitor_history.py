@@ -296,12 +296,11 @@ COMMAND = [sys.executable, "-W", "error", "-c", WRITER]
 
 async def test_five_processes_and_one_is_killed(history_url: str) -> None:
     """What a process was told to be stored is stored, whatever happens to it; the others lose nothing."""
-    writes, killed = 20, 2
+    # Enough for the killed one not to be done before it is killed.
+    writes, killed = ["20", "20", "900", "20", "20"], 2
     processes = [
-        await asyncio.create_subprocess_exec(
-            *COMMAND, history_url, str(writer), str(900 if writer == killed else writes), stdout=subprocess.PIPE
-        )
-        for writer in range(5)
+        await asyncio.create_subprocess_exec(*COMMAND, history_url, str(writer), number, stdout=subprocess.PIPE)
+        for writer, number in enumerate(writes)
     ]
 
     async def acknowledged(writer: int) -> int:
@@ -309,7 +308,7 @@ async def test_five_processes_and_one_is_killed(history_url: str) -> None:
         assert stdout is not None
         async for line in stdout:
             last = int(line)
-            if writer == killed and last == writes // 2:
+            if writer == killed and last == 10:
                 processes[writer].send_signal(signal.SIGKILL)
         await processes[writer].wait()
         return last
@@ -320,9 +319,7 @@ async def test_five_processes_and_one_is_killed(history_url: str) -> None:
     async with History(history_url) as history:
         days = await history.days("p", *ALWAYS)
         (cycle,) = await history.cycles("p")
-    own = [
-        [count for day, count in zip(days.dates, days.counts, strict=True) if _writer_of(day) == at] for at in range(5)
-    ]
+    own = [[day.usage for day in days if _writer_of(day.date) == writer] for writer in range(5)]
     for counts, number in zip(own, numbers, strict=True):
         assert counts[:number] == list(range(1, number + 1))
         assert len(counts) <= number + 1  # one may have been stored and not been told
