@@ -32,13 +32,20 @@ UNSWEPT = {
     "docs/testing.md",
     "docs/tutorial.md",
     "docs/watch.md",
+    "twusage/cli/call.py",
+    "twusage/cli/check.py",
     "twusage/cli/doctor.py",
+    "twusage/cli/history.py",
+    "twusage/cli/one_sentence.py",
     "twusage/cli/show.py",
-    "twusage/cli/table.py",
+    "twusage/cli/watch.py",
     "twusage/diagnostics/explain.py",
     "twusage/diagnostics/page.py",
+    "twusage/display/terminal.py",
+    "twusage/display/view.py",
+    "twusage/integrations/fleet.py",
+    "twusage/integrations/fleet_queue.py",
     "twusage/integrations/redis.py",
-    "twusage/limiter.py",
 }
 ARTICLE = "a|an|the|this|that|each|every|any|no|one|its|good|whole|last|late|first|next"
 # Regular expression: what to write instead.
