@@ -43,12 +43,13 @@ nitpick_ignore_regex = [
 # Not public: they are named in annotations only, and nobody has to know more of them than is said there.
 nitpick_ignore = [
     ("py:class", "twusage.limiter._LocalSlot"),
+    ("py:class", "twusage.integrations.fleet_queue.FleetSlot"),
     ("py:class", "twusage.integrations.redis._RedisSlot"),
     ("py:class", "RetryCallState"),  # tenacity's
     ("py:class", "redis.asyncio.client.Redis"),
     ("py:class", "redis.asyncio.cluster.RedisCluster"),
     ("py:class", "twusage.monitor.guard._Ledger"),
-    ("py:class", "twusage.testing.api.Outcome"),
+    ("py:class", "twusage.testing.api.SimulatedExchange"),
     ("py:class", "twusage.testing.faults.Breakage"),
 ]
 

@@ -465,7 +465,7 @@ async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) 
         await clock.sleep(100.0)
         assert told == []
         await client.get_usage()
-    assert told == [(100.0, Wait(801.0, at(noon, 901), "the app's 15-minute window is spent"))]
+    assert told == [(100.0, Wait(801.0, at(noon, 901), "no calls left in the app's 15-minute window"))]
 
 
 async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
@@ -528,7 +528,7 @@ async def test_a_long_wait_is_a_line_in_the_log(
         (
             "twusage",
             logging.INFO,
-            "waiting 901 s, until 2026-01-15 12:15:01+00:00: the app's 15-minute window is spent",
+            "waiting 901 s, until 2026-01-15 12:15:01+00:00: no calls left in the app's 15-minute window",
         )
     ]
     assert api.apps[0].token not in caplog.text
@@ -993,3 +993,22 @@ async def test_a_used_up_cap_has_a_date(client: UsageClient, api: FakeApi) -> No
         await client.get_usage()
     assert first.value.retry_at is None
     assert later.value.retry_at == cycle_of(usage).resets_at  # type: ignore[union-attr]
+
+
+async def test_a_wait_that_ends_with_another_calls_failure_is_charged(api: FakeApi, clock: VirtualClock) -> None:
+    """The wait behind a probe that could not connect counts against ``max_wait``."""
+
+    class Unreachable:
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+            await clock.sleep(timeout)
+            raise ConnectError("no route")
+
+        async def aclose(self) -> None: ...
+
+    retry = RetryPolicy(max_wait=70.0, max_attempts=50)
+    limiter = LocalRateLimiter(clock=clock)
+    client = UsageClient("token", transport=Unreachable(), limiter=limiter, clock=clock, timeout=30, retry=retry)
+    async with client:
+        outcomes = await asyncio.gather(*(client.get_usage() for _ in range(5)), return_exceptions=True)
+    assert clock.monotonic() <= 400.0
+    assert all(isinstance(outcome, ConnectError | RateLimitedError) for outcome in outcomes)

@@ -134,7 +134,7 @@ class UsageClient:
         the environment: with ``auth=`` no credentials are read.
 
         Raises:
-            ConfigurationError: no variable is set, or what it holds is malformed.
+            ConfigurationError: no variable is set, or its value is malformed.
         """
         if "base_url" not in keywords and (base_url := os.environ.get("TWUSAGE_BASE_URL")):
             keywords["base_url"] = protocol.check_base_url(base_url, name="TWUSAGE_BASE_URL")
@@ -161,7 +161,7 @@ class UsageClient:
         """Return the project's usage, with daily counts per project and client app if requested.
 
         Args:
-            days: 1 to 90 days of daily usage. Alone, it asks for both daily fields.
+            days: 1 to 90 days of daily usage. Without ``fields``, it requests both daily fields.
             fields: what to request beyond the summary, from ``UsageField``: one, or several.
             max_age: seconds. Accept a cached result of an equal call up to this old; concurrent equal calls share one
                 request. ``None`` always sends a request.
@@ -214,7 +214,7 @@ class UsageClient:
 
     def _succeed(self, request: Request, usage: Usage, budget: CallBudget) -> Usage:
         budget.record_success()
-        self._cap_reset_day = usage.cap_reset_day
+        self._cap_reset_day = usage.cap_reset_day or self._cap_reset_day
         self._cache.store(request.url, usage)
         return usage
 
@@ -228,12 +228,18 @@ class UsageClient:
         if app is None:
             app = token.fingerprint
             budget.retry_tokens = self._budgets[app]
+        queued_at: float | None = self._clock.monotonic()
         try:
             async with self._limiter_in_use.slot(app, max_wait=budget.wait_left, on_wait=self._notify_wait) as slot:
+                queued_at = None
                 if slot.waited:
                     budget.charge_wait(slot.waited)
                 token = credentials.current(token)  # Another call may have renewed it during the wait.
                 return await self._exchange(self._authorize(request, token), slot, transport)
+        except TransportError:
+            if queued_at is not None:  # The probe that this call waited for could not connect.
+                budget.charge_wait(self._clock.monotonic() - queued_at)
+            raise
         except AuthenticationError as error:
             if await credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # Retry with the new token.
@@ -362,7 +368,7 @@ def _default_transport() -> Transport:
 
 
 def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
-    """Responses arrive out of order: the later window counts; within a window, the fewer calls left."""
+    """Return the newer one: of the later window, or with fewer calls left, because responses arrive out of order."""
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other

@@ -1,8 +1,7 @@
-"""The group of the commands: exit codes, and error messages of click."""
+"""The command group: exit codes, and click's error messages."""
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import partial
 from typing import Any, NoReturn
@@ -10,27 +9,29 @@ from typing import Any, NoReturn
 import click
 
 from twusage._version import __version__
+from twusage.cli.check import check
 from twusage.cli.doctor import doctor
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
 from twusage.cli.fake import fake
+from twusage.cli.forecast import forecast
+from twusage.cli.history import history
+from twusage.cli.one_sentence import one_sentence
 from twusage.cli.options import trust_env_option
 from twusage.cli.show import show
+from twusage.cli.watch import watch
 
 __all__ = ["twusage"]
 
-# Whoever types a token where none belongs has it quoted back at them, and from there it goes into the log of a CI.
-_MAYBE_A_TOKEN = re.compile(r"[^\s'\"()]{20,}")
-
 
 class _Commands(click.Group):
-    """A group whose every end is an exit code of the table, with at most one sentence on stderr."""
+    """A command group that always exits with a code of the table, and prints at most one sentence on stderr."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         try:
             # Standalone, click reports a wrong option in several lines.
             code = super().main(*args, **extra | {"standalone_mode": False})
         except click.ClickException as error:
-            print_error(_one_sentence(error))
+            print_error(one_sentence(error))
             code = error.exit_code
         except click.Abort:  # Ctrl-C before a command has begun
             code = exit_code(KeyboardInterrupt())
@@ -40,14 +41,9 @@ class _Commands(click.Group):
         ctx.exit(run_to_exit_code(partial(super().invoke, ctx)))
 
 
-def _one_sentence(error: click.ClickException) -> str:
-    said = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{said} (see '{context.command_path} --help')" if context else said
-
-
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
-show.epilog = doctor.epilog = _EPILOG
+for command in (show, forecast, watch, doctor, *history.commands.values()):
+    command.epilog = _EPILOG
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
@@ -55,16 +51,18 @@ show.epilog = doctor.epilog = _EPILOG
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
-    """How much of the X/Twitter API your project has used of its monthly cap.
+    """How much of the X/Twitter API your project has used of its monthly cap, and whether that will last.
 
-    The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET. X_BEARER_TOKEN_FILE and
+    \b
+    $ twusage show --demo
+
+    The app-only bearer token is read from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
+    first that is set; otherwise an API key and its secret: X_API_KEY and X_API_SECRET. X_BEARER_TOKEN_FILE and
     TWITTER_BEARER_TOKEN_FILE are paths of files with the token.
-    """
+    """  # noqa: D301 - click's mark for lines that are not wrapped
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
-twusage.add_command(show)
-twusage.add_command(doctor)
-twusage.add_command(fake)
+for command in (show, forecast, check, watch, history, doctor, fake):
+    twusage.add_command(command)

@@ -1,4 +1,4 @@
-"""What a command writes on stdout, whatever that is: a terminal, a pipe, a file, or closed."""
+"""Write to stdout, which may be a terminal, a pipe, a file, or closed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,37 @@ from rich.console import Console
 from rich.text import Text
 
 from twusage.cli.exit_codes import discard_stdout
+from twusage.display.bars import Screen
 
-__all__ = ["is_ascii_only", "page", "write"]
+__all__ = ["is_ascii_only", "is_terminal", "page", "screen_of", "write"]
 
 # What Python sets LC_CTYPE to when it finds the C locale (PEP 538): the terminal's own setting is then unknown.
 _COERCED = {"C.UTF-8", "C.utf8", "UTF-8"}
 
 
-def page(text: Callable[[int, bool], Text]) -> str:
-    """A text, made for so many columns and, if that is true, for ASCII only, as what is written on this stdout."""
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal that supports escape codes."""
     screen = Console()
-    paper = io.StringIO()  # not stdout itself, on which rich has its own way with a broken pipe
-    # Soft: what does not fit is wrapped by the terminal. A number that is cut short would lie.
-    content = text(screen.width, is_ascii_only(os.environ))
-    Console(file=paper, force_terminal=screen.is_terminal).print(content, soft_wrap=True)
+    return screen.is_terminal and not screen.is_dumb_terminal
+
+
+def screen_of() -> Screen:
+    """Return what stdout can show."""
+    screen = Console()
+    color = is_terminal() and not screen.no_color
+    return Screen(width=screen.width, color=color, ascii_only=is_ascii_only(os.environ))
+
+
+def page(text: Callable[[Screen], Text]) -> str:
+    """Return the text for this stdout, with escape codes if it shows colours."""
+    screen = screen_of()
+    content = text(screen)
+    if not screen.color:
+        return f"{content.plain}\n"
+    paper = io.StringIO()  # not stdout, because rich handles a broken pipe in its own way
+    # 256 colours whatever TERM is: the 16 colours of a terminal may be anything, and some are unreadable on white.
+    console = Console(file=paper, force_terminal=True, color_system="256", width=screen.width)
+    console.print(content, soft_wrap=True, highlight=False)
     return paper.getvalue()
 
 
@@ -52,8 +69,8 @@ def _ctype_at_start() -> str | None:
 
 
 def write(text: str) -> None:
-    """Write it, with escapes for what the encoding lacks."""
-    # Not click.echo: it would write UTF-8 where ASCII is asked for, and judge the colours once more.
+    """Write the text, with escapes for characters that the encoding does not have."""
+    # Not click.echo, which would write UTF-8 to an ASCII stdout, and decide about colours again.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         if sys.stdout is not None:  # closed with >&-
@@ -61,5 +78,5 @@ def write(text: str) -> None:
             sys.stdout.flush()
     except OSError as error:
         discard_stdout()
-        # Of a broken pipe, this makes a BrokenPipeError again.
+        # For a broken pipe this creates a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
