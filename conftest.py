@@ -36,7 +36,9 @@ from sybil import Example, Sybil
 from sybil.integration.pytest import SybilItem
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
+import twusage.testing.api
 from twusage.testing import FakeApi, FakeServer, VirtualClock
+from twusage.testing.api import FakeProject
 
 _TOKENS = (
     "X_BEARER_TOKEN",
@@ -72,8 +74,16 @@ class Stage:
         self._environment.chdir(self._directory.name)
         self._environment.setattr(socket, "getaddrinfo", _loopback_only(socket.getaddrinfo))
         if world == "silent":
-            self._environment.setattr("twusage.testing.api._data", lambda project, *_: {"project_id": project.id})
+            self._silence(self.fake.project)
         self.new_window()
+
+    def _silence(self, project: FakeProject) -> None:
+        data = vars(twusage.testing.api)["_data"]
+
+        def silent(asked: FakeProject, *rest: Any) -> dict[str, object]:
+            return {"project_id": asked.id} if asked is project else data(asked, *rest)
+
+        self._environment.setattr("twusage.testing.api._data", silent)
 
     def new_window(self) -> None:
         """Give the first app another token, which is new to the limiter, and an unused window."""
