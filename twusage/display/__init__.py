@@ -1,0 +1,1 @@
+"""What people see: one value, ``view.View``, from which terminal, page, report, JSON and metrics draw."""
