@@ -26,6 +26,11 @@ _INK, _MUTED, _GRID, _TRACK = "#16181d", "#545b66", "#dfe2e7", "#e7eaee"
 _PLOT = 192
 """Height of the columns, pixels."""
 _TOP = 30
+_FLOOR = _TOP + _PLOT
+_GUTTER = 46
+"""Width of the axis on the left, pixels."""
+_COLUMN = 0.65
+"""Width of a column as a part of its day's; it is a little more on narrow screens."""
 _LOWEST_HEADROOM = 1.3
 """The safe pace is drawn if it is at most this many times the highest day."""
 _MOST_HAIRLINES = 45
@@ -51,8 +56,11 @@ def gauge(view: View, tone: str) -> Markup:
     if bar is None:
         return Markup()
     color = _TONES[tone]
+    kind, height = ("gauge short" if _is_lifted(bar) else "gauge", 78 if bar.expected is None else 96)
     parts = [
-        Markup('<svg class="gauge" role="img" width="100%" height="96" font-family="sans-serif" font-size="13">'),
+        Markup('<svg class="{}" role="img" width="100%" height="{}" font-family="sans-serif" font-size="13">').format(
+            kind, height
+        ),
         _tag("title", _gauge_title(view)),
         _rect("track", 0, 1, _TRACK),
     ]
@@ -65,7 +73,9 @@ def gauge(view: View, tone: str) -> Markup:
 
 def _gauge_title(view: View) -> str:
     usage = view.usage
-    text = f"{percent(view.used_fraction or 0)} used: {number(usage.project_usage)} of {number(usage.project_cap)} posts"
+    text = (
+        f"{percent(view.used_fraction or 0)} used: {number(usage.project_usage)} of {number(usage.project_cap)} posts"
+    )
     if view.gauge and view.gauge.expected is not None:
         text += f"; forecast {whole_percent(view.expected_fraction or 0)}"
     return text
@@ -94,9 +104,18 @@ def _marks(view: View, bar: Gauge) -> Iterator[Markup]:
     else:
         yield _label("muted cap", 1.0, 72, cap, _MUTED)
     if bar.expected is not None:
-        lifted = " lift" if bar.cap == 1 and 0.2 < bar.expected < 0.85 else ""
+        lifted = " lift" if _is_lifted(bar) else ""
         text = f"forecast {whole_percent(view.expected_fraction or 0)}"
         yield _label(f"muted{lifted}", bar.expected, 90, text, _MUTED)
+
+
+def _is_lifted(bar: Gauge) -> bool:
+    """Whether a wide screen has room for the forecast's label beside the others."""
+    if bar.expected is None:
+        return False
+    if bar.cap == 1:
+        return 0.2 < bar.expected < 0.85
+    return bar.cap > 0.6 and bar.expected > max(0.75, bar.cap + 0.07)
 
 
 def _label(kind: str, at: float, y: int, text: str, color: str, *, bold: bool = False, end: bool = False) -> Markup:
@@ -138,34 +157,40 @@ def safe_pace_is_above(view: View) -> bool:
 
 def columns(view: View) -> Markup:
     """The shown days as stacked columns: a rectangle a day and app, and a transparent one with the day's numbers."""
-    days, count = view.days, len(view.days)
+    days = view.days
     drawn = None if safe_pace_is_above(view) else safe_pace(view)
     top = _nice(max(_highest(days), drawn or 0))
-    floor = _TOP + _PLOT
     parts = [
         Markup('<svg class="days" role="img" width="100%" height="250" font-family="sans-serif" font-size="12">'),
         _tag("title", _days_title(view)),
     ]
-    for level, y in ((top, _TOP), (top / 2, _TOP + _PLOT / 2), (0, floor)):
-        parts.append(Markup('<text class="muted" x="38" y="{}" text-anchor="end" fill="{}">{}</text>').format(
-            f"{y + 4:g}", _MUTED, short_number(level)
-        ))
-    parts.append(Markup('<svg class="plot" x="46" width="85%" height="250">'))
-    for y in (_TOP, _TOP + _PLOT / 2, floor):
-        parts.append(_line("grid", 0, 1, y, y, _GRID, 1))
+    for level, y in ((top, _TOP), (top / 2, _TOP + _PLOT / 2), (0, _FLOOR)):
+        parts.append(
+            Markup(
+                '<text class="muted" x="{}" y="{}" text-anchor="end" fill="{}">{}</text>'
+                '<line class="grid" x1="{}" x2="100%" y1="{}" y2="{}" stroke="{}"/>'
+            ).format(_GUTTER - 8, f"{y + 4:g}", _MUTED, short_number(level), _GUTTER, f"{y:g}", f"{y:g}", _GRID)
+        )
     parts += _segments(view, top)
     parts += _pace_line(view, drawn, top)
     parts += _cycle_line(view)
     parts += _dates(days)
-    step = 1 / count
+    step = 1 / len(days)
     parts += [
-        Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="transparent"><title>{}</title></rect>').format(
-            _percent(place * step), _TOP, _percent(step), _PLOT, _day_title(view, day)
-        )
+        Markup(
+            '<rect {} y="{}" width="{}" height="{}" fill="none" pointer-events="all"><title>{}</title></rect>'
+        ).format(_at(place * step), _TOP, _percent(step * 0.95), _PLOT, _day_title(view, day))
         for place, day in enumerate(days)
     ]
-    parts.append(Markup("</svg></svg>"))
+    parts.append(Markup("</svg>"))
     return Markup("").join(parts)
+
+
+def _at(fraction: float, name: str = "x") -> Markup:
+    """A place in the chart, whose left edge is at a number of pixels, and whose right edge is at 100 %."""
+    return Markup('{}="{}" transform="translate({})"').format(
+        name, _percent(fraction), f"{_GUTTER * (1 - fraction):.1f}"
+    )
 
 
 def _highest(days: Iterable[Day]) -> int:
@@ -184,7 +209,6 @@ def _segments(view: View, top: float) -> Iterator[Markup]:
     count = len(view.days)
     gap = 1 if count <= _MOST_HAIRLINES else 0
     slot = 1 / count
-    floor = _TOP + _PLOT
     sums = [(0, *accumulate(day.parts)) for day in view.days]
     for rank in range(max(map(len, sums)) - 1):
         color = view.series[rank].color if view.series else 0
@@ -196,8 +220,12 @@ def _segments(view: View, top: float) -> Iterator[Markup]:
             # Of a stack, each part but the lowest gives way for the hairline, and none vanishes.
             height = max(high - low - (gap if rank else 0), 0.8)
             paler = Markup(' opacity=".55"') if day.today else ""
-            yield Markup('<rect x="{}" y="{}" width="{}" height="{}"{}/>').format(
-                _percent((place + 0.14) * slot), f"{floor - high:.1f}", _percent(0.72 * slot), f"{height:.1f}", paler
+            yield Markup('<rect {} y="{}" width="{}" height="{}"{}/>').format(
+                _at((place + (1 - _COLUMN) / 2) * slot),
+                f"{_FLOOR - high:.1f}",
+                _percent(_COLUMN * slot),
+                f"{height:.1f}",
+                paler,
             )
         yield Markup("</g>")
 
@@ -208,18 +236,19 @@ def _pace_line(view: View, pace: int | None, top: float) -> Iterator[Markup]:
     y = _TOP + _PLOT * (1 - pace / top)
     left = _place_of(view, view.cycle.start)
     if left < 1:
-        yield Markup('<line class="ink" x1="{}" x2="100%" y1="{}" y2="{}" stroke="{}" stroke-width="1.5"{}/>').format(
-            _percent(max(0.0, left)), f"{y:.1f}", f"{y:.1f}", _INK, Markup(' stroke-dasharray="5 4"')
-        )
+        yield Markup(
+            '<line class="ink" {} x2="100%" y1="{}" y2="{}" stroke="{}" stroke-width="1.5" stroke-dasharray="5 4"/>'
+        ).format(_at(max(0.0, left), "x1"), f"{y:.1f}", f"{y:.1f}", _INK)
 
 
 def _cycle_line(view: View) -> Iterator[Markup]:
     if view.cycle is None or not 0 < (at := _place_of(view, view.cycle.start)) < 1:
         return
-    yield _line("ink", at, at, 10, _TOP + _PLOT, _INK, 2)
-    yield Markup('<text class="ink" x="{}" dx="{}" y="20" text-anchor="{}" fill="{}" font-weight="bold">{}</text>').format(
-        _percent(at), *((6, "start") if at < 0.7 else (-6, "end")), _INK, "new cycle"
-    )
+    shift, anchor = (7, "start") if at < 0.7 else (-5, "end")
+    yield Markup(
+        '<rect class="ink" {} y="10" width="2" height="{}" fill="{}" stroke="none"/>'
+        '<text class="ink" {} dx="{}" y="20" text-anchor="{}" fill="{}" font-weight="bold">new cycle</text>'
+    ).format(_at(at), _FLOOR - 10, _INK, _at(at), shift, anchor, _INK)
 
 
 def _place_of(view: View, day: dt.date) -> float:
@@ -230,7 +259,7 @@ def _dates(days: tuple[Day, ...]) -> Iterator[Markup]:
     """The dates below the columns: every day of a week, else Mondays, and today at the right edge."""
     count = len(days)
     every = 1 if count <= 10 else 14 if count > 60 else 7
-    y = _TOP + _PLOT + 18
+    y = _FLOOR + 18
     mondays = [place for place, day in enumerate(days) if every == 1 or day.date.weekday() == 0]
     shown = mondays[:: 2 if every == 14 else 1]
     for rank, place in enumerate(shown):
@@ -238,13 +267,13 @@ def _dates(days: tuple[Day, ...]) -> Iterator[Markup]:
         if days[-1].today and at > 0.9 or not 0.03 < at < 0.97:
             continue
         day = days[place].date
-        yield Markup('<text class="muted{}" x="{}" y="{}" text-anchor="middle" fill="{}">{}</text>').format(
-            " alt" if (len(shown) - rank) % 2 else "", _percent(at), y, _MUTED, f"{day.day} {day:%b}"
+        yield Markup('<text class="muted{}" {} y="{}" text-anchor="middle" fill="{}">{}</text>').format(
+            " alt" if (len(shown) - rank) % 2 or at > 0.78 else "", _at(at), y, _MUTED, f"{day.day} {day:%b}"
         )
     if days[-1].today:
-        yield Markup('<text class="ink" x="100%" y="{}" text-anchor="end" fill="{}" font-weight="bold">today</text>').format(
-            y, _INK
-        )
+        yield Markup(
+            '<text class="ink" x="100%" y="{}" text-anchor="end" fill="{}" font-weight="bold">today</text>'
+        ).format(y, _INK)
 
 
 def _day_title(view: View, day: Day) -> str:
