@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import partial
 from typing import Any, NoReturn
@@ -10,15 +9,17 @@ from typing import Any, NoReturn
 import click
 
 from twusage._version import __version__
+from twusage.cli.check import check
 from twusage.cli.doctor import doctor
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
 from twusage.cli.fake import fake
+from twusage.cli.forecast import forecast
+from twusage.cli.history import history
+from twusage.cli.one_sentence import one_sentence
 from twusage.cli.show import show
+from twusage.cli.watch import watch
 
 __all__ = ["twusage"]
-
-# Whoever types a token where none belongs has it quoted back at them, and from there it goes into the log of a CI.
-_MAYBE_A_TOKEN = re.compile(r"[^\s'\"()]{20,}")
 
 
 class _Commands(click.Group):
@@ -29,7 +30,7 @@ class _Commands(click.Group):
             # Standalone, click reports a wrong option in several lines.
             code = super().main(*args, **extra | {"standalone_mode": False})
         except click.ClickException as error:
-            print_error(_one_sentence(error))
+            print_error(one_sentence(error))
             code = error.exit_code
         except click.Abort:  # Ctrl-C before a command has begun
             code = exit_code(KeyboardInterrupt())
@@ -39,14 +40,9 @@ class _Commands(click.Group):
         ctx.exit(run_to_exit_code(partial(super().invoke, ctx)))
 
 
-def _one_sentence(error: click.ClickException) -> str:
-    said = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{said} (see '{context.command_path} --help')" if context else said
-
-
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
-show.epilog = doctor.epilog = _EPILOG
+for command in (show, forecast, watch, doctor, *history.commands.values()):
+    command.epilog = _EPILOG
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
@@ -62,6 +58,5 @@ def twusage(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-twusage.add_command(show)
-twusage.add_command(doctor)
-twusage.add_command(fake)
+for command in (show, forecast, check, watch, history, doctor, fake):
+    twusage.add_command(command)

@@ -8,8 +8,9 @@ import os
 import sys
 from contextlib import suppress
 
-from twusage.cli.exit_codes import print_error, printable
+from twusage.cli.exit_codes import print_error
 from twusage.clock import Wait
+from twusage.display.format import printable
 
 __all__ = ["Countdown"]
 

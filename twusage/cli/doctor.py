@@ -11,16 +11,18 @@ import click
 from attrs import evolve
 from rich.text import Text
 
-from twusage.cli.exit_codes import exit_code, printable
+from twusage.cli.exit_codes import exit_code
 from twusage.cli.options import access_options, place_of, read_token, run_with_client
 from twusage.cli.output import page, write
 from twusage.client import UsageClient
 from twusage.diagnostics.credentials import check_address, check_environment
 from twusage.diagnostics.report import CheckReport, Finding, report_without_call
+from twusage.display.format import printable
+from twusage.display.terminal import AMBER, GREEN, RED
 
 __all__ = ["doctor"]
 
-_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+_STYLES = {"ok": GREEN, "warning": AMBER, "error": f"bold {RED}"}
 # Longer lines are not easier to read.
 _MAX_WIDTH = 100
 # Below this width, messages beside the subjects would be columns of single words.
@@ -42,18 +44,21 @@ _OPTIONS = {
 def doctor(ctx: click.Context, *, token_file: str | None, proxy: str | None, timeout: float, as_json: bool) -> None:
     """Check the credentials and the connection to the API; report what is wrong and what to do.
 
+    \b
+    $ twusage doctor
+
     Uses at most one call of GET /2/usage/tweets, of which an app has 50 in 15 minutes; none if the credentials are
     missing or malformed. It does not retry, and waits only for the response.
 
     The credentials are those of twusage show. No part of them is shown. Warnings alone are not a failure.
-    """
+    """  # noqa: D301 - click's mark for lines that are not wrapped
     report = _check(token_file, proxy=proxy, timeout=timeout)
     report = evolve(report, findings=tuple(map(_with_option, report.findings)))
     if as_json:
         # ASCII only, as in show.
         write(json.dumps(report.to_dict(), indent=2) + "\n")
     else:
-        write(page(lambda width, _: _format_report(report, width=min(width, _MAX_WIDTH))))
+        write(page(lambda screen: _format_report(report, width=min(screen.width, _MAX_WIDTH))))
     ctx.exit(0 if report.error is None else exit_code(report.error))
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from attrs import frozen
 
 from twusage.diagnostics.page import is_page
+from twusage.display.format import printable
 from twusage.errors import (
     ApiError,
     AuthenticationError,
@@ -32,7 +33,6 @@ __all__ = [
     "discard_stdout",
     "exit_code",
     "print_error",
-    "printable",
     "run_to_exit_code",
     "suggest_doctor",
 ]
@@ -122,13 +122,6 @@ def print_error(message: str) -> None:
         with suppress(OSError):
             sys.stderr.write(f"twusage: {printable(message)}\n")
             sys.stderr.flush()
-
-
-def printable(text: str) -> str:
-    """Return the text on one line, with control characters escaped. All text from the API passes through here."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def discard_stdout() -> None:

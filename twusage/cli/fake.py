@@ -57,9 +57,12 @@ __all__ = ["fake"]
 def fake(*, port: int, cap: int, reset_day: int, apps: int, history_days: int, tokens: str | None) -> None:
     """Serve a fake of the X/Twitter Usage API on this machine, until Ctrl-C.
 
+    \b
+    $ twusage fake --port 8080 --cap 1200000
+
     It answers GET /2/usage/tweets and POST /oauth2/token as the API does: with believable data, and with 50 calls in
     15 minutes for each app. Only programs on this machine can reach it.
-    """
+    """  # noqa: D301 - click's mark for lines that are not wrapped
     from twusage.testing import FakeServer  # here, because it needs aiohttp, which the other commands may not
 
     api = FakeApi(apps=apps, cap=cap, reset_day=reset_day, history_days=history_days)

@@ -18,7 +18,7 @@ from twusage.diagnostics.credentials import MAX_TOKEN_FILE, check_token_text, re
 from twusage.diagnostics.report import Finding
 from twusage.errors import ConfigurationError
 
-__all__ = ["access_options", "credentials", "place_of", "read_token", "run_with_client"]
+__all__ = ["access_options", "credentials", "names_option", "place_of", "read_token", "run_with_client"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,30 @@ def access_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def names_option(command: Callable[..., None]) -> Callable[..., None]:
+    """``--name ID=NAME``, and the variable TWUSAGE_APP_NAMES."""
+    return click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="ID=NAME",
+        callback=_checked_names,
+        help="A name for a client app; may be repeated. TWUSAGE_APP_NAMES holds several, with commas between.",
+    )(command)
+
+
+def _checked_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    listed = [pair for pair in os.environ.get("TWUSAGE_APP_NAMES", "").split(",") if pair.strip()]
+    names = {}
+    for place, pairs in (("TWUSAGE_APP_NAMES", listed), ("--name", given)):
+        for pair in pairs:
+            app, equals, name = (part.strip() for part in pair.partition("="))
+            if not (app and equals and name):
+                raise click.UsageError(f"{place} takes ID=NAME, such as 27002234=collector")
+            names[app] = name
+    return names
 
 
 def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.text import Text
 
 from twusage.cli.exit_codes import discard_stdout
+from twusage.display.bars import Screen
 
-__all__ = ["page", "write"]
+__all__ = ["is_terminal", "page", "screen_of", "write"]
 
 
-def page(text: Callable[[int, bool], Text]) -> str:
-    """A text, made for so many columns and, if that is true, for ASCII only, as what is written on this stdout."""
+def is_terminal() -> bool:
+    """Whether stdout is a terminal that understands escape codes."""
     screen = Console()
+    return screen.is_terminal and not screen.is_dumb_terminal
+
+
+def screen_of() -> Screen:
+    """What stdout can show."""
+    screen = Console()
+    color = is_terminal() and not screen.no_color
+    return Screen(width=screen.width, color=color, ascii_only=_is_ascii_only(os.environ))
+
+
+def page(text: Callable[[Screen], Text]) -> str:
+    """The text for the screen that stdout is, with escape codes if it shows colours."""
+    screen = screen_of()
+    content = text(screen)
+    if not screen.color:
+        return f"{content.plain}\n"
     paper = io.StringIO()  # not stdout itself, on which rich has its own way with a broken pipe
-    # Soft: what does not fit is wrapped by the terminal. A number that is cut short would lie.
-    content = text(screen.width, screen.options.ascii_only)
-    Console(file=paper, force_terminal=screen.is_terminal).print(content, soft_wrap=True)
+    # 256 colours whatever TERM says: the 16 colours of a terminal may be anything, and some are unreadable on white.
+    console = Console(file=paper, force_terminal=True, color_system="256", width=screen.width)
+    console.print(content, soft_wrap=True, highlight=False)
     return paper.getvalue()
 
 
@@ -36,3 +54,15 @@ def write(text: str) -> None:
         discard_stdout()
         # Of a broken pipe, this makes a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
+
+
+def _is_ascii_only(environ: Mapping[str, str]) -> bool:
+    """Whether stdout cannot encode blocks, or the user asked for the C locale."""
+    try:
+        "█".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return True
+    names = ["LC_ALL", "LC_CTYPE", "LANG"]
+    if sys.flags.utf8_mode and environ.get("PYTHONUTF8") != "1" and environ.get("LC_CTYPE") == "C.UTF-8":
+        names.remove("LC_CTYPE")  # Python has set it itself, because it found the C locale (PEP 538, PEP 540)
+    return next((environ[name] for name in names if environ.get(name)), "") in {"C", "POSIX"}

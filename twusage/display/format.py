@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
-from collections.abc import Callable
 
 __all__ = [
     "PARTIAL",
@@ -18,7 +16,6 @@ __all__ = [
     "plural",
     "printable",
     "rounded",
-    "rounded_down",
     "short_number",
     "spreadsheet_safe",
     "whole_percent",
@@ -40,12 +37,8 @@ def number(count: int | None) -> str:
 
 def rounded(count: float) -> str:
     """A count with three figures: ``33,800``."""
-    return f"{_three_figures(count, round):,}"
-
-
-def rounded_down(count: float) -> str:
-    """A count with three figures, never above it: what is safe must stay safe."""
-    return f"{_three_figures(count, math.floor):,}"
+    unit: int = 10 ** max(0, len(str(int(count))) - 3)
+    return f"{round(count / unit) * unit:,}"
 
 
 def short_number(count: float) -> str:
@@ -118,8 +111,3 @@ def cut(text: str, length: int) -> str:
 def spreadsheet_safe(text: str) -> str:
     """The text for a CSV cell that no spreadsheet takes for a formula."""
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
-
-
-def _three_figures(count: float, rounding: Callable[[float], int]) -> int:
-    unit: int = 10 ** max(0, len(str(int(count))) - 3)
-    return rounding(count / unit) * unit

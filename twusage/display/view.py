@@ -32,7 +32,6 @@ from twusage.display.format import (
     plural,
     printable,
     rounded,
-    rounded_down,
     whole_percent,
 )
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, RateLimit, Usage
@@ -372,7 +371,7 @@ def _runs_out(ahead: Forecast, cycle: BillingCycle) -> Verdict:
         State.RUNS_OUT,
         "Will run out",
         f"At this pace, the cap runs out on {day_name(day)}, {early} before the reset",
-        f"To last until {day_name(cycle.end)}, read at most {rounded_down(allowance)} posts a day. "
+        f"To last until {day_name(cycle.end)}, read at most {rounded(allowance)} posts a day. "
         f"The pace is {rounded(pace)}.",
     )
 
