@@ -1,4 +1,4 @@
-"""Which requests are answered: their Host, their origin, their password, their method. And the headers of every answer."""
+"""Which requests are answered, by Host, origin, password and method; and the headers of every answer."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Failure:
 
     @property
     def code(self) -> str:
-        """The reason for programs: ``auth``, ``quota``, ``rate_limited``, ``network``, ``server``, ``decode``, ``other``."""
+        """For programs: ``auth``, ``quota``, ``rate_limited``, ``network``, ``server``, ``decode``, ``other``."""
         return next((code for kind, code in _CODES if isinstance(self.error, kind)), "other")
 
     def problem(self, *, refused_only: bool) -> Problem:
@@ -177,9 +177,9 @@ class Poller:
                     if not isinstance(event, UsageSampled):
                         self.events = [*self.events, event][-_MOST_EVENTS:]
                         self.version += 1
-        except Exception as error:
-            _log.exception("the poller ended: %s", type(error).__name__)
-            raise
+        except Exception as error:  # noqa: BLE001
+            # A bug, or a closed client. /healthz shows it; the text of the error may hold anything.
+            _log.error("the poller has ended: %s", type(error).__name__)
 
     async def _record(self, error: Exception) -> None:
         last, self.failure = self.failure, Failure(error, self.now)

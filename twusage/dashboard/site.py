@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import cast
 
 from aiohttp import web
 from attrs import frozen
@@ -118,12 +119,13 @@ class Site:
     def _render(self, span: _Span, now: dt.datetime) -> str:
         poller = self._poller
         failure = poller.failure
+        problem = None if failure is None else failure.problem(refused_only=poller.usage is not None)
         feed = html.Feed(
             now=now,
             every=poller.every,
             title=self._title,
             next_at=poller.next_at,
-            problem=failure and failure.problem(refused_only=poller.usage is not None),
+            problem=problem,
             span=span.key,
             has_history=poller.history is not None,
         )
@@ -152,7 +154,7 @@ class Site:
         if days is not None or len(cycles) > 1 or cycles[0] not in {"this", "last"}:
             raise _BadQueryError("cycle is this or last, once, and without days")
         usage = self._poller.usage
-        cycle = usage and cycle_of(usage)
+        cycle = None if usage is None else cycle_of(usage)
         if usage is None or cycle is None:
             return _Span("30", 30)
         if cycles[0] == "this":
@@ -216,7 +218,8 @@ class Site:
         return [(row.date, app, row.usage) for app, series in apps.items() for row in series]
 
     async def _metrics_page(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._metrics(request)  # type: ignore[arg-type] - it reads the query and two headers
+        # Its handler wants a Request, and reads of it what a BaseRequest has: the query and two headers.
+        return await self._metrics(cast("web.Request", request))
 
     # -- The rest ------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,6 @@ from twusage.display.format import (
     number,
     plural,
     rounded,
-    rounded_down,
     whole_percent,
 )
 from twusage.display.view import LARGEST, NOT_BY_ANY_APP, App, Day, View
@@ -185,7 +184,7 @@ def _with_numbers(view: View, feed: Feed) -> dict[str, Any]:
         "figures": _figures(view),
         "spans": _spans(feed),
         "no_days": not any(day.reads for day in view.days),
-        "safe_pace": "" if pace is None else f"safe pace: {rounded_down(pace)} a day{above}",
+        "safe_pace": "" if pace is None else f"safe pace: {rounded(pace)} a day{above}",
         "columns": svg.columns(view),
         "table": _table(view),
         "period": f"{day_name(view.days[0].date)} to {day_name(view.days[-1].date)}",
@@ -226,7 +225,7 @@ def _figures(view: View) -> list[dict[str, str]]:
         _figure(
             "Pace",
             UNKNOWN if ahead.per_day is None else rounded(ahead.per_day),
-            "a day" if pace is None else f"a day; safe: {rounded_down(pace)}",
+            "a day" if pace is None else f"a day; safe: {rounded(pace)}",
         ),
     ]
     if view.cycle is None or view.seconds_left is None:

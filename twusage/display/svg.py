@@ -201,7 +201,7 @@ def _nice(highest: float) -> float:
     """The top of the axis: a round number, at or above the highest value."""
     if highest <= 2:
         return 2
-    unit = 10 ** math.floor(math.log10(highest))
+    unit = 10.0 ** math.floor(math.log10(highest))
     return next(unit * step for step in _STEPS if unit * step >= highest)
 
 
@@ -264,7 +264,7 @@ def _dates(days: tuple[Day, ...]) -> Iterator[Markup]:
     shown = mondays[:: 2 if every == 14 else 1]
     for rank, place in enumerate(shown):
         at = (place + 0.5) / count
-        if days[-1].today and at > 0.9 or not 0.03 < at < 0.97:
+        if (days[-1].today and at > 0.9) or not 0.03 < at < 0.97:
             continue
         day = days[place].date
         yield Markup('<text class="muted{}" {} y="{}" text-anchor="middle" fill="{}">{}</text>').format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from twusage.models import EPOCH, DailySeries, Usage
@@ -18,7 +19,7 @@ _COLORS = ("#2563eb", "#d9730d", "#0b5f58", "#c05fd0", "#8590a0")
 _LARGEST = 4
 
 
-def plot_usage(usage: Usage, ax: Axes | None = None, *, names: dict[str, str] | None = None) -> Axes:
+def plot_usage(usage: Usage, ax: Axes | None = None, *, names: Mapping[str, str] | None = None) -> Axes:
     """Draw the days of a usage as stacked columns, and return the axes.
 
     Args:
@@ -29,7 +30,7 @@ def plot_usage(usage: Usage, ax: Axes | None = None, *, names: dict[str, str] | 
     if ax is None:
         from matplotlib.figure import Figure
 
-        ax = Figure(figsize=(10, 4.5), layout="constrained").subplots()
+        ax = Figure(figsize=(11, 5), layout="constrained").subplots()
     days = _days(usage)
     base = dict.fromkeys(days, 0)
     for label, counts, color in _stacks(usage, names or {}, days):
@@ -57,9 +58,7 @@ def _days(usage: Usage) -> list[dt.date]:
     return [first + dt.timedelta(days=n) for n in range((max(known) - first).days + 1)]
 
 
-def _stacks(
-    usage: Usage, names: dict[str, str], days: list[dt.date]
-) -> list[tuple[str, dict[dt.date, int], str]]:
+def _stacks(usage: Usage, names: Mapping[str, str], days: list[dt.date]) -> list[tuple[str, dict[dt.date, int], str]]:
     """Label, counts and colour of each layer: the largest apps, and the rest of the project's count."""
     ranked = sorted(usage.daily_client_app_usage, key=lambda app: app.usage.total, reverse=True)
     stacks = []
@@ -70,9 +69,7 @@ def _stacks(
     project = usage.daily_project_usage
     total = _counts(project.usage) if project else {}
     shown = {day: sum(counts.get(day, 0) for _, counts, _ in stacks) for day in days}
-    rest = {
-        day: max(total.get(day, 0) - shown[day], sum(counts.get(day, 0) for counts in others), 0) for day in days
-    }
+    rest = {day: max(total.get(day, 0) - shown[day], sum(counts.get(day, 0) for counts in others), 0) for day in days}
     if any(rest.values()):
         label = f"{len(others)} more apps" if others else "not by any app" if ranked else "project"
         stacks.append((label, rest, _COLORS[-1]))

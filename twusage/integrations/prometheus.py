@@ -107,8 +107,8 @@ class UsageCollector(Collector):
             "forecast_low_posts": ahead.low,
             "forecast_high_posts": ahead.high,
             "cap_reached_timestamp_seconds": _midnight(ahead.exhausts_on),
-            "cycle_start_timestamp_seconds": _midnight(cycle and cycle.start),
-            "cycle_reset_timestamp_seconds": _midnight(cycle and cycle.end),
+            "cycle_start_timestamp_seconds": _midnight(None if cycle is None else cycle.start),
+            "cycle_reset_timestamp_seconds": _midnight(None if cycle is None else cycle.end),
         }
         for name, value in values.items():
             if value is not None:
