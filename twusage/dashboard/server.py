@@ -21,7 +21,7 @@ _MOST_CONNECTIONS = 64
 _MOST_HEADER_BYTES = 8192
 _TIMEOUT = 10.0
 """Seconds to send a whole request, and to take its answer."""
-_KEEP_ALIVE = 5.0
+_KEEP_ALIVE = 10.0
 _SHUTDOWN = 0.3
 """Seconds that running answers have when the server ends."""
 _TOO_LARGE = b"".join(
