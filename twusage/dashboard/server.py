@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -42,9 +42,11 @@ class _Connection(web.RequestHandler):
         self._server = server
         self._timer: asyncio.TimerHandle | None = None
         self._received = 0
+        self._socket: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._socket = cast("asyncio.Transport", transport)
         if len(self._server.connections) > _MOST_CONNECTIONS:
             self.force_close()
             return
@@ -57,9 +59,8 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > _MOST_HEADER_BYTES:
-            if self.transport is not None:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+            self._socket.write(_TOO_LARGE)
+            self._socket.close()
             return
         if self._timer is None:
             self._begin()
@@ -104,8 +105,7 @@ class _Connection(web.RequestHandler):
 
     def _abort(self) -> None:
         self._timer = None
-        if self.transport is not None:
-            self.transport.abort()
+        self._socket.abort()  # Not close(), which waits for a client that takes nothing.
 
 
 class _Server(web.Server):

@@ -107,8 +107,9 @@ class Site:
     async def _page(self, request: web.BaseRequest) -> web.StreamResponse:
         span = self._span(request)
         poller, now = self._poller, self._poller.now
-        age = 0 if poller.usage is None else int((now - poller.usage.fetched_at).total_seconds()) // 60
-        key = (span, poller.version, age, int(now.timestamp()) // 60)
+        age = 0.0 if poller.usage is None else (now - poller.usage.fetched_at).total_seconds()
+        # What a page says changes with these only.
+        key = (span, poller.version, age // 60, age > poller.stale_after, now.timestamp() // 60)
         text = self._pages.get(key)
         if text is None:
             if len(self._pages) >= _PAGES_KEPT:
@@ -209,11 +210,10 @@ class Site:
         """The rows of a history, for more days than the API has."""
         history, project = self._poller.history, usage.project_id or "-"
         if history is None:
-            _at_most(days, FETCHED_DAYS)
-        assert history is not None
+            raise _BadQueryError(f"days is a number from 1 to {FETCHED_DAYS}")
         today = usage.fetched_at.date()
-        cycles = await history.cycles(project)
-        _at_most(days, max(FETCHED_DAYS, (today - cycles[0].start).days + 1 if cycles else 0))
+        recorded = await history.days(project, dt.date.min, today + _DAY)
+        _at_most(days, max(FETCHED_DAYS, (today - recorded.dates[0]).days + 1 if recorded else 0))
         apps = await history.apps(project, today - (days - 1) * _DAY, today + _DAY)
         return [(row.date, app, row.usage) for app, series in apps.items() for row in series]
 

@@ -170,7 +170,7 @@ def _with_numbers(view: View, feed: Feed) -> dict[str, Any]:
     verdict, used = view.verdict, view.used_fraction
     tone = "idle" if view.stale else svg.gauge_tone(verdict.state)
     at = clock_time(view.usage.fetched_at)
-    pace = svg.safe_pace(view)
+    pace = svg.safe_pace(view) if view.cycle is not None and view.cycle.start <= view.days[-1].date else None
     above = ", above this chart" if svg.safe_pace_is_above(view) else ""
     return _common(feed, f"Project {view.project}") | {
         "title": f"{verdict.label if used is None else whole_percent(used) + ' used'} · twusage",
