@@ -92,16 +92,17 @@ class TestPoller:
 
     async def test_alive(self, poller: Poller, twusage_api: FakeApi) -> None:
         """A poller lives in every state of the API, and is dead when its client is closed."""
-        assert not poller.is_alive
-        await poller.stop()
         twusage_api.fail(Fault.status(503), times=4)
+        alive = [poller.is_alive]
+        await poller.stop()
         poller.start()
         await poller.clock.sleep(600)
-        assert poller.is_alive
+        alive.append(poller.is_alive)
         await poller.client.aclose()
         await poller.clock.sleep(600)
-        assert not poller.is_alive
+        alive.append(poller.is_alive)
         await poller.stop()
+        assert alive == [False, True, False]
 
     async def test_refused_credentials_do_not_end_it(self, poller: Poller, twusage_api: FakeApi) -> None:
         """A 401 is a state: the poller goes on, recovers, and reports both once."""
@@ -564,6 +565,7 @@ async def test_history(
         await history.record(poller.usage)
         twusage_clock.jump(20 * 86400)
         await poll(poller)
+    assert poller.usage is not None
     await history.record(poller.usage)
     text = await body(site, "/api/days.csv?days=120")
     days = {row["date"] for row in csv.DictReader(io.StringIO(text))}

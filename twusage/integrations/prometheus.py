@@ -106,7 +106,7 @@ class UsageCollector(Collector):
             "forecast_posts": ahead.expected,
             "forecast_low_posts": ahead.low,
             "forecast_high_posts": ahead.high,
-            "cap_reached_timestamp_seconds": _midnight(ahead.exhausts_on),
+            "cap_reached_timestamp_seconds": None if usage.remaining == 0 else _midnight(ahead.exhausts_on),
             "cycle_start_timestamp_seconds": _midnight(None if cycle is None else cycle.start),
             "cycle_reset_timestamp_seconds": _midnight(None if cycle is None else cycle.end),
         }
