@@ -47,6 +47,7 @@ nitpick_ignore = [
     ("py:class", "Axes"),
     ("py:class", "prometheus_client.metrics_core.Metric"),
     ("py:class", "prometheus_client.registry.Collector"),
+    ("py:class", "twusage.integrations.fleet_queue.FleetSlot"),
     ("py:class", "twusage.integrations.redis._RedisSlot"),
     ("py:class", "RetryCallState"),  # tenacity's
     ("py:class", "redis.asyncio.client.Redis"),

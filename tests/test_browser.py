@@ -207,7 +207,7 @@ def test_every_state(server: _Server, browser: Browser, width: int, scheme: Any)
         for state in _STATES:
             server.show(state)
             page, complaints = opened(page, f"{server.url}/?days={90 if state == 'big' else 30}")
-            if state != "big":  # The table of 90 days takes axe seconds, and is like the others.
+            if width == 390 and state != "big":  # Long tables take axe seconds, and one is like the others.
                 page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
             assert page.evaluate("document.documentElement.scrollWidth") == width, state
             violations = [(each["id"], each["nodes"][0]["html"]) for each in _axe(page)]

@@ -476,7 +476,7 @@ async def test_cancelled_at_each_step_over_a_socket(how: str, with_keys: bool) -
             assert ended or isinstance(outcome, Usage), f"{outcome!r} at {at}"
             assert ended or not stepped.struck or stepped.steps == at, "the cancellation was swallowed"
             assert isinstance(await client.get_usage(), Usage)
-            assert not any(queue.window.in_flight or queue._waiting for queue in limiter._queues.values())
+            assert not any(queue.window.in_flight or len(queue._waiting) for queue in limiter._queues.values())
             await transport.aclose()
             async with asyncio.timeout(PATIENCE):
                 while others := asyncio.all_tasks() - {asyncio.current_task()}:

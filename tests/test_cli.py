@@ -31,6 +31,7 @@ from click.testing import CliRunner, Result
 
 import twusage as sdk
 from twusage import __main__ as entry
+from twusage.cli import output
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
@@ -155,12 +156,12 @@ class TestPage:
         """The apps with their sums and their shares; a sum that lacks days says so; names replace ids."""
         wire.says(DOCUMENT)
         result = run("show", "--by-app", "--name", "31=bot", TWUSAGE_APP_NAMES="29462387=collector,31=no", COLUMNS="60")
-        assert [line[:27].rstrip() for line in result.stdout.splitlines()[-5:]] == [
+        assert [line[:24].rstrip() for line in result.stdout.splitlines()[-5:]] == [
             "Apps, the same 7 days",
-            "  █ collector       600+  50",
-            "  ▓ bot              200  16",
-            "  ▒ not by any app   400  33",
-            "  + and days whose count i",
+            "  █ collector       600+",
+            "  ▓ bot              200",
+            "  · not by any app   400",
+            "  + and days whose count",
         ]
 
     def test_all_apps(self, wire: Wire) -> None:
@@ -225,6 +226,29 @@ class TestPage:
         assert rb"Project pr\xf8ject" in output
         assert b"  #####" in output
         assert output.isascii()
+
+
+class TestLocale:
+    @pytest.mark.parametrize(
+        ("environ", "utf8_mode", "ascii_only"),
+        [
+            ({}, 1, False),
+            ({"LANG": "de_DE.UTF-8"}, 0, False),
+            ({"LANG": "C"}, 0, True),
+            ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, 0, False),
+            # Python's own doing, because of LANG.
+            ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, 1, True),
+            ({"LANG": "C", "LC_CTYPE": "C.UTF-8", "PYTHONUTF8": "1"}, 1, False),
+            ({"LC_ALL": "POSIX", "LANG": "de_DE.UTF-8"}, 1, True),
+            ({"LC_ALL": "", "LC_CTYPE": "", "LANG": "C.UTF-8"}, 0, False),
+        ],
+    )
+    def test_the_c_locale(
+        self, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], utf8_mode: int, ascii_only: bool
+    ) -> None:
+        """The C locale as the user set it means ASCII; what Python makes of it does not count."""
+        monkeypatch.setattr(output, "sys", SimpleNamespace(stdout=None, flags=SimpleNamespace(utf8_mode=utf8_mode)))
+        assert output._is_ascii_only(environ) is ascii_only
 
 
 class TestJson:

@@ -25,6 +25,7 @@ from usages import NOW, usage_of
 from twusage.cli import board as board_module
 from twusage.cli import watch as module
 from twusage.cli.board import Board
+from twusage.cli.call import Access
 from twusage.errors import TwUsageError
 from twusage.monitor import BillingCycle, CycleReset, ThresholdCrossed, UsageSampled, WatchFailing, forecast
 from twusage.protocol import Response
@@ -75,7 +76,7 @@ class TestPipe:
         assert all({"event", "at", "project_id", "cycle", "key"} <= set(event) for event in found)
         assert [event["threshold"] for event in found[1:]] == [0.5, 0.6]
 
-    def ended(self, wire: Wire, *options: str) -> Any:
+    def ended(self, wire: Wire, *options: str, **env: str) -> Any:
         """Run it without the minutes between two requests."""
         patch = pytest.MonkeyPatch()
 
@@ -84,7 +85,7 @@ class TestPipe:
 
         with patch.context() as patched:
             patched.setattr(sys.modules["twusage.monitor.watch"], "_sleep_until", skip)
-            return run("watch", *options)
+            return run("watch", *options, **env)
 
     def test_a_history(self, wire: Wire, tmp_path: Path) -> None:
         """With a history, a restarted watch does not repeat what was delivered."""
@@ -164,6 +165,66 @@ def watching() -> Iterator[Any]:
         for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
+
+
+class TestTerminal:
+    def test_the_live_view(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a terminal the events are drawn, not written as JSON."""
+        monkeypatch.setattr(module, "is_terminal", lambda: True)
+        wire.answers.append(Response(401, {}, b"{}"))
+        result = run("watch", FORCE_COLOR="1", TERM="xterm-256color")
+        assert result.exit_code == 4
+        assert "waiting for the first response" in result.stdout
+        wire.says({"data": {"project_id": "7"}})
+        wire.answers.append(Response(401, {}, b"{}"))
+        drawn = TestPipe().ended(wire, FORCE_COLOR="1", TERM="xterm-256color").stdout
+        assert "Project 7" in drawn
+        assert "{" not in drawn
+
+
+@posix
+class TestEnding:
+    def job(self) -> Any:
+        return module._Job(60.0, (), None, None, Access(None, None, None, 30.0, {}), by_app=False)
+
+    async def cancelled(self, job: Any, cause: Callable[[], object]) -> None:
+        import asyncio
+
+        async def body() -> None:
+            with job._ending():
+                cause()
+                await asyncio.sleep(20)
+
+        task = asyncio.create_task(body())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def test_sigterm(self) -> None:
+        """SIGTERM ends the watch with 143."""
+        job = self.job()
+        await self.cancelled(job, lambda: signal.raise_signal(signal.SIGTERM))
+        assert job.ended_with == 143
+
+    async def test_a_reader_that_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A closed pipe ends it with 0."""
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "w") as stdout:
+            monkeypatch.setattr(sys, "stdout", stdout)
+            job = self.job()
+            await self.cancelled(job, lambda: os.close(reader))
+            monkeypatch.undo()
+        assert job.ended_with == 0
+
+    def test_the_exit_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The command ends with the code of what ended it."""
+        import asyncio
+
+        async def end(job: Any, _: object) -> None:
+            job.ended_with = 143
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(module._Job, "run", end)
+        assert run("watch", "--demo").exit_code == 143
 
 
 @posix
@@ -310,7 +371,7 @@ class TestBoard:
         monkeypatch.setattr(Board, "tick", lambda _: ticked.set())
         real = asyncio.sleep
         monkeypatch.setattr(asyncio, "sleep", lambda _: real(0))
-        access = type("Access", (), {"names": {}})()
+        access = Access(None, None, None, 30.0, {})
         async with module._drawn(300, access, by_app=False):
             await asyncio.wait_for(ticked.wait(), 5)
         assert terminal.getvalue()

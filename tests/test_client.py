@@ -1010,3 +1010,22 @@ async def test_a_used_up_cap_has_a_date(client: UsageClient, api: FakeApi) -> No
         await client.get_usage()
     assert first.value.retry_at is None
     assert later.value.retry_at == cycle_of(usage).resets_at  # type: ignore[union-attr]
+
+
+async def test_a_wait_that_ends_with_another_calls_failure_is_charged(api: FakeApi, clock: VirtualClock) -> None:
+    """The wait behind a probe that could not connect counts against ``max_wait``."""
+
+    class Unreachable:
+        async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
+            await clock.sleep(timeout)
+            raise ConnectError("no route")
+
+        async def aclose(self) -> None: ...
+
+    retry = RetryPolicy(max_wait=70.0, max_attempts=50)
+    limiter = LocalRateLimiter(clock=clock)
+    client = UsageClient("token", transport=Unreachable(), limiter=limiter, clock=clock, timeout=30, retry=retry)
+    async with client:
+        outcomes = await asyncio.gather(*(client.get_usage() for _ in range(5)), return_exceptions=True)
+    assert clock.monotonic() <= 400.0
+    assert all(isinstance(outcome, ConnectError | RateLimitedError) for outcome in outcomes)

@@ -428,12 +428,20 @@ class TestColumns:
         expected = DailySeries(tuple(days), tuple(None if count is None else int(count) for count in counts))
         assert decoded(daily_project_usage={"usage": rows}).daily_project_usage == ProjectUsage(usage=expected)
 
+    def test_many_counts(self) -> None:
+        """A whole month of strings is read as each of them would be; leading zeros do not change a number."""
+        for texts in ([str(day) for day in range(1, 31)], [f"{day:02}" for day in range(1, 31)]):
+            rows = [{"date": f"2024-01-{day:02}", "usage": text} for day, text in enumerate(texts, 1)]
+            project = decoded(daily_project_usage={"usage": rows}).daily_project_usage
+            assert project is not None
+            assert project.usage.counts == tuple(range(1, 31))
+
     @pytest.mark.parametrize("value", BAD_COUNT_VALUES, ids=ascii)
-    @pytest.mark.parametrize("good", ["5", 5], ids=ascii)
-    def test_one_bad_count_among_good_ones(self, good: object, value: object) -> None:
+    @pytest.mark.parametrize(("good", "days"), [("5", 4), (5, 4), ("5", 30)], ids=ascii)
+    def test_one_bad_count_among_good_ones(self, good: object, days: int, value: object) -> None:
         """One value that is not a count is refused, with its path."""
-        counts = [good, good, value, good]
-        rows = [{"date": f"2024-01-0{day}", "usage": count} for day, count in enumerate(counts, 1)]
+        counts = [good, good, value, *[good] * (days - 3)]
+        rows = [{"date": f"2024-01-{day:02}", "usage": count} for day, count in enumerate(counts, 1)]
         error = refused(encoded({"data": {"daily_client_app_usage": [{}, {"usage": rows}]}}))
         assert error.path == "$.data.daily_client_app_usage[1].usage[2].usage"
         assert error.excerpt == excerpt(value)

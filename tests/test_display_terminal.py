@@ -177,6 +177,12 @@ class TestShow:
         page = shown(daily_project_usage=ProjectUsage("1", series(1, 10**9)), apps=0)
         assert page[15].endswith("            1  █")
 
+    def test_no_room_for_bars(self) -> None:
+        """Bars that would be shorter than four cells vanish; numbers stay whole."""
+        page = shown(40, daily_project_usage=ProjectUsage("1", series(*[10**15] * 7)), apps=0)
+        assert "  Tue 24 Nov  1,000,000,000,000,000" in page
+        assert "  Wed 25 Nov  1,000,000,000,000,000" in page
+
     def test_today_is_the_largest(self) -> None:
         """There is room for "so far" beside the longest bar."""
         page = shown(daily_project_usage=ProjectUsage("1", series(10, 20)), apps=0)

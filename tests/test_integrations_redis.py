@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import importlib
+import json
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from twusage import (
     RateLimit,
     RateLimitedError,
     RetryPolicy,
+    TlsError,
     UsageClient,
 )
 from twusage.clock import Wait
@@ -38,11 +40,14 @@ import redis as blocking
 import redis.asyncio as aioredis
 
 from twusage.integrations import redis as shared
-from twusage.integrations.redis import RedisRateLimiter
+from twusage.integrations.fleet import Exchange, FleetWindow, Reply, _Turn
+from twusage.integrations.fleet_queue import StoreUnavailable
+from twusage.integrations.redis import RedisRateLimiter, _RedisConnection
 
 pytestmark = pytest.mark.fault("Redis")
 
 APP = "0f" * 32
+KEY = f"twusage:{{{APP}}}"
 QUICK = 0.25  # what a call may pay at most for a Redis that is gone
 
 
@@ -94,15 +99,23 @@ class Server:
     def thaw(self) -> None:
         os.kill(self.process.pid, signal.SIGCONT)
 
+    def fleet(self) -> FleetWindow:
+        """The app's state as it is kept."""
+        kept: Any = self.client.hget(KEY, "state")
+        return FleetWindow.from_state(json.loads(kept), 35.0) if kept else FleetWindow(35.0)
+
+    def save(self, fleet: FleetWindow) -> None:
+        """Another state."""
+        self.client.hset(KEY, mapping={"version": "another's", "state": json.dumps(fleet.to_state())})
+
     def state(self) -> dict[str, Any]:
-        """What is kept of the app: the window's remainder, how many places are held, and how many wait."""
-        name = f"twusage:{{{APP}}}"
-        client: Any = self.client
+        """The window's remaining calls, its places, and the processes that wait."""
+        fleet = self.fleet()
+        remaining = fleet.window.remaining
         return {
-            "remaining": client.hget(name, "remaining"),
-            "held": client.zcard(f"{name}:leases"),
-            "waiting": client.zcard(f"{name}:queue"),
-            "wanted": client.hlen(f"{name}:wants"),
+            "remaining": None if remaining is None else remaining - fleet.window.unconfirmed_calls,
+            "held": len(fleet.leases),
+            "waiting": len(fleet.turns),
         }
 
 
@@ -158,8 +171,8 @@ async def call(limiter: RedisRateLimiter, says: RateLimit | None = None, **keywo
 
 async def told(limiter: RedisRateLimiter) -> None:
     """Wait until it has told Redis all that there is to tell."""
-    app = limiter._link.app(APP)
-    while app._outbox or app._queued or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
+    app = limiter._connection.app(APP)
+    while app._has_news() or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
         await asyncio.sleep(0.001)
 
 
@@ -204,10 +217,10 @@ async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: S
     """Of two remainders the smaller counts, an older reset says nothing, and a newer one opens a new window."""
     older, newer, newest = (seen(30, wait=wait) for wait in (500, 700, 900))
     for says, remaining in (
-        (RateLimit(50, 5, newer.reset_at), "5"),
-        (RateLimit(50, 7, newer.reset_at), "5"),
-        (RateLimit(50, 0, older.reset_at), "5"),
-        (RateLimit(50, 9, newest.reset_at), "9"),
+        (RateLimit(50, 5, newer.reset_at), 5),
+        (RateLimit(50, 7, newer.reset_at), 5),
+        (RateLimit(50, 0, older.reset_at), 4),
+        (RateLimit(50, 9, newest.reset_at), 9),
     ):
         await call(limiter, says)
         await told(limiter)
@@ -215,15 +228,15 @@ async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: S
 
 
 async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, server: Server) -> None:
-    """It may come out of a cache: the call counts, and its numbers do not. Nor do those of a late answer."""
+    """It may come out of a cache: the call counts, and its numbers do not. The same for a late response."""
     await call(limiter, seen(20))
     await call(limiter, seen(3, wait=-5))
     await told(limiter)
-    assert server.state()["remaining"] == "19"
+    assert server.state()["remaining"] == 19
     async with limiter.slot(APP) as slot:
         slot.observe(seen(2, wait=5), time.time() - 60)
     await told(limiter)
-    assert server.state()["remaining"] == "19"
+    assert server.state()["remaining"] == 18
 
 
 async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLimiter) -> None:
@@ -268,7 +281,7 @@ async def test_closed_without_a_time(limiter: RedisRateLimiter, says: float | No
 
 
 async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter) -> None:
-    """A wait of nothing is one second, and two after the next refusal."""
+    """A wait of nothing is one second, and half as long again after the next 429."""
     waits = []
     for _ in range(2):
         async with limiter.slot(APP) as slot:
@@ -278,7 +291,7 @@ async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter)
     await told(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
-    assert refused.value.retry_after == pytest.approx(2, abs=0.3)
+    assert refused.value.retry_after == pytest.approx(1.5, abs=0.3)
 
 
 async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server: Server) -> None:
@@ -287,10 +300,10 @@ async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server:
     async with limiter.slot(APP) as slot:
         slot.refund()
     await told(limiter)
-    assert server.state() == {"remaining": "2", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.state() == {"remaining": 2, "held": 0, "waiting": 0}
     await call(limiter)
     await told(limiter)
-    assert server.state()["remaining"] == "1"
+    assert server.state()["remaining"] == 1
 
 
 async def test_reserve_is_left_to_others(server: Server) -> None:
@@ -307,12 +320,10 @@ async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -
     """Another Redis takes over whose clock is an hour behind: a wait of 300 s is still one of 300 s."""
     await call(limiter, seen(0, wait=300))
     await told(limiter)
-    name = f"twusage:{{{APP}}}"
-    kept: Any = server.client.hgetall(name)
-    for field in ("at", "opens_at", "ends_at"):
-        server.client.hset(name, field, float(kept[field]) + 3600)
-    server.client.hset(name, "offset", float(kept["offset"]) - 3600)
-    server.client.hset(name, "closed", float(kept["opens_at"]) + 3600)
+    fleet = server.fleet()
+    fleet.window.on_clock_step(3600.0)
+    fleet.updated_at += 3600.0
+    server.save(fleet)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.retry_after == pytest.approx(300, abs=1)
@@ -330,28 +341,90 @@ async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLi
 
 
 async def test_the_place_of_a_killed_process_counts(server: Server, limiter: RedisRateLimiter) -> None:
-    """Its call may have reached the API. In a later window it does not count any more."""
+    """Its call may have reached the API, until the response to a later call shows whether it did."""
     says = seen(7, wait=600)
     await call(limiter, says)
     await told(limiter)
     killed = RedisRateLimiter(server.url, lease=0.1)
-    await killed.slot(APP).__aenter__()
-    await asyncio.sleep(0.15)
-    await call(limiter, says)
-    await told(limiter)
-    assert server.state()["remaining"] == "6"
     held = killed.slot(APP)
     await held.__aenter__()
-    says = seen(40, wait=800)
-    await call(limiter, says)
     await asyncio.sleep(0.15)
-    await call(limiter, says)
+    async with limiter.slot(APP) as slot:
+        slot.refund()
     await told(limiter)
-    assert server.state()["remaining"] == "40"
+    assert server.state() == {"remaining": 6, "held": 0, "waiting": 0}
     await held.__aexit__(None, None, None)  # It was not dead, but slow: its place was counted already.
     await told(killed)
-    assert server.state()["remaining"] == "40"
+    assert server.state()["remaining"] == 6
+    await call(limiter, says)
+    await told(limiter)
+    assert server.state()["remaining"] == 7
     await killed.aclose()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "not probed yet"])
+async def test_a_late_429_of_the_last_window_closes_nothing(
+    limiter: RedisRateLimiter, other: RedisRateLimiter, known: bool
+) -> None:
+    """It was sent before the window opened: the processes go on in the new one."""
+    await call(limiter, seen(9, wait=1.5))
+    async with limiter.slot(APP) as late:
+        await asyncio.sleep(1.7)
+        if known:
+            await call(other, seen(40, wait=600))
+            await told(other)
+        late.close_window(16.0)
+    await told(limiter)
+    assert await call(other, seen(39, wait=600), max_wait=1.0) < 1.0
+
+
+async def test_a_call_that_may_not_wait_is_rejected_behind_anothers_probe(
+    limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
+    """``max_wait`` bounds the wait for another process's response, too."""
+    async with limiter.slot(APP):
+        begin = time.monotonic()
+        for max_wait in (0.0, 0.3):
+            with pytest.raises(RateLimitedError, match="another call is finding out"):
+                await call(other, max_wait=max_wait)
+        assert 0.3 <= time.monotonic() - begin < 0.6
+
+
+async def test_a_probe_that_cannot_connect_ends_the_waits_behind_it(
+    limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
+    """In its process with the same failure, in another with one that quotes it; each counts its own attempt."""
+    async with limiter.slot(APP) as probe:
+        behind = [asyncio.create_task(call(each)) for each in (limiter, limiter, other, other)]
+        await asyncio.sleep(0.2)
+        probe.fail(TlsError("no trust"))
+    results = await asyncio.wait_for(asyncio.gather(*behind, return_exceptions=True), 1)
+    assert [type(result) for result in results] == [TlsError, TlsError, ConnectError, ConnectError]
+    assert "no trust" in str(results[2])
+    await call(limiter, seen(9), max_wait=1.0)
+    await told(limiter)
+    await call(other, max_wait=1.0)
+
+
+async def test_a_swap_that_another_process_outran_is_repeated(
+    limiter: RedisRateLimiter, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read, apply, swap; and all of it again on the new state."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+    apply, tries = FleetWindow.exchange, []
+
+    def outrun(self: FleetWindow, now: float, request: Exchange) -> Reply:
+        tries.append(request.number)
+        if len(tries) < 3:
+            server.client.hset(KEY, "version", f"another's {len(tries)}")
+        return apply(self, now, request)
+
+    monkeypatch.setattr(FleetWindow, "exchange", outrun)
+    await call(limiter)
+    assert len(set(tries[:3])) == 1
+    await told(limiter)
+    assert server.state() == {"remaining": 29, "held": 0, "waiting": 0}
 
 
 async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -> None:
@@ -367,8 +440,8 @@ async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -
 
 
 async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Who waits with an older ticket goes before a process that comes later; and who comes later waits for the next
-    window while the older tickets want all of this one.
+    """Older turns are served before those of a process that comes later, which waits for the next window if they want
+    all of this one. The probe may be anybody's.
     """
     order: list[str] = []
 
@@ -384,7 +457,7 @@ async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter
     await asyncio.sleep(0.1)
     second = [asyncio.create_task(one("second", other)) for _ in range(3)]
     await asyncio.wait([*first, *second], timeout=1.5)
-    assert order == ["first", "first", "second"]
+    assert sorted(order) == ["first", "first", "second"]
     for task in second:
         task.cancel()
 
@@ -402,15 +475,15 @@ async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter
 
 
 async def test_a_dead_waiter_holds_nobody_up(server: Server, limiter: RedisRateLimiter) -> None:
-    """Who is late is passed over, and who stays away for long is dropped."""
-    name = f"twusage:{{{APP}}}"
+    """A late turn is passed over, and one whose process stays away is dropped."""
     await call(limiter, seen(2, wait=600))
     await told(limiter)
-    for who, late in (("late", 1), ("dead", 60)):
-        server.client.zadd(f"{name}:queue", {who: 0})
-        server.client.hset(f"{name}:wants", who, f"5:{time.time() - late}")
+    fleet = server.fleet()
+    fleet.turns = {name: _Turn(5, fleet.updated_at - late) for name, late in (("late", 1), ("dead", 60))}
+    server.save(fleet)
     await asyncio.wait_for(call(limiter), 1)
-    assert server.client.zrange(f"{name}:queue", 0, -1) == ["late"]
+    await told(limiter)
+    assert list(server.fleet().turns) == ["late"]
 
 
 async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Server) -> None:
@@ -421,10 +494,9 @@ async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Serve
         while not server.state()["waiting"]:  # noqa: ASYNC110 - a process tells nobody
             await asyncio.sleep(0.01)
     keys: Any = server.client.keys("*")
-    assert len(keys) == 4
-    for key in keys:
-        assert key.startswith(f"twusage:{{{APP}}}")
-        assert 600 < server.client.ttl(key) < 3600
+    assert keys == [KEY]
+    ttl: Any = server.client.ttl(KEY)
+    assert 600 < ttl < 3600
     waiter.cancel()
 
 
@@ -524,7 +596,7 @@ async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLim
         task.cancel()
         await asyncio.wait([task])
         await told(limiter)
-        assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}, steps
+        assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}, steps
 
 
 async def test_a_request_that_could_not_connect_is_refunded(limiter: RedisRateLimiter, server: Server) -> None:
@@ -533,7 +605,7 @@ async def test_a_request_that_could_not_connect_is_refunded(limiter: RedisRateLi
     async with limiter.slot(APP) as slot:
         slot.fail(ConnectError("no route"))
     await told(limiter)
-    assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
 async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
@@ -549,7 +621,7 @@ async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateL
         await asyncio.wait(tasks)
         assert all(task.cancelled() for task in tasks)
         await told(limiter)
-        assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}, steps
+        assert server.state() == {"remaining": 0, "held": 0, "waiting": 0}, steps
 
 
 async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, server: Server) -> None:
@@ -558,18 +630,18 @@ async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, ser
     await told(limiter)
     task = asyncio.create_task(call(limiter))
     await asyncio.sleep(0)
-    app = limiter._link.app(APP)
-    grant = app._grant
+    app = limiter._connection.app(APP)
+    grant = app._waiting.grant
 
-    def grant_and_cancel(place: str) -> None:
-        grant(place)
+    def grant_and_cancel(place: object) -> bool:
         task.cancel()
+        return grant(place)
 
-    app._grant = grant_and_cancel  # type: ignore[method-assign]
+    app._waiting.grant = grant_and_cancel  # type: ignore[method-assign]
     await asyncio.wait([task])
     assert task.cancelled()
     await told(limiter)
-    assert server.state() == {"remaining": "30", "held": 0, "waiting": 0, "wanted": 0}
+    assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
 async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
@@ -584,8 +656,8 @@ async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
         await waiter
     with pytest.raises(ClientClosedError):
         await call(limiter)
-    assert server.state() == {"remaining": "0", "held": 0, "waiting": 0, "wanted": 0}
-    assert server.client.exists(f"twusage:{{{APP}}}:peers") == 0
+    assert server.state() == {"remaining": 0, "held": 0, "waiting": 0}
+    assert server.fleet().processes == {}
 
 
 async def test_a_place_held_over_the_end(server: Server) -> None:
@@ -624,10 +696,10 @@ def break_by(server: Server, how: str) -> None:
             server.client.replicaof("127.0.0.1", "1")
         case "wrong type":
             server.client.flushall()
-            server.client.set(f"twusage:{{{APP}}}:leases", "no zset")
+            server.client.set(KEY, "no hash")
         case _:
             server.client.flushall()
-            server.client.set(f"twusage:{{{APP}}}", "no hash")
+            server.client.hset(KEY, mapping={"version": "another's", "state": json.dumps({"format": 0})})
 
 
 def mend(server: Server, how: str) -> None:
@@ -644,7 +716,7 @@ def mend(server: Server, how: str) -> None:
             server.client.flushall()
 
 
-HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another wrong type"]
+HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another format"]
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -710,7 +782,7 @@ async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, ot
     assert not waiter.done()
     await asyncio.wait_for(asyncio.gather(waiter, late), 4)
     await told(limiter)
-    assert server.state()["remaining"] == "29"
+    assert server.state()["remaining"] == 29
 
 
 async def test_alone_each_keeps_to_its_share(
@@ -765,6 +837,46 @@ async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimi
         await call(limiter, max_wait=1)
 
 
+async def test_an_exchange_whose_reply_was_lost_is_recognised(
+    server: Server, limiter: RedisRateLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis swapped, and the process never heard of it: the places come back, and the report counts once."""
+    await call(limiter, seen(30, wait=600))
+    await told(limiter)
+    run = _RedisConnection._run_script
+    lost: list[Any] = []
+
+    async def lose(self: _RedisConnection, stored: Any, *swap: Any) -> float:
+        now = await run(self, stored, *swap)
+        if swap and not lost:
+            lost.append(swap)
+            self._mark_unavailable(TimeoutError())
+            raise StoreUnavailable
+        return now
+
+    monkeypatch.setattr(_RedisConnection, "_run_script", lose)
+    async with limiter.slot(APP) as slot:
+        assert limiter.degraded
+        assert server.state()["held"] == 1
+        slot.refund()
+    await until_it_is_back(limiter)
+    await told(limiter)
+    assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
+
+
+async def test_a_failed_probe_ends_the_waits_behind_it_alone(server: Server, limiter: RedisRateLimiter) -> None:
+    """Also while Redis is gone."""
+    await call(limiter)
+    server.freeze()
+    async with limiter.slot(APP) as probe:
+        behind = asyncio.create_task(call(limiter))
+        await asyncio.sleep(0.05)
+        probe.fail(ConnectError("no way"))
+    with pytest.raises(ConnectError, match="no way"):
+        await behind
+    server.thaw()
+
+
 async def test_a_flushed_redis_costs_a_probe(
     limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
 ) -> None:
@@ -797,21 +909,21 @@ async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, serv
     """Calls that are cancelled just when Redis is lost, or when the limiter closes, stay cancelled."""
     await call(limiter, seen(0, wait=600))
     await told(limiter)
-    app = limiter._link.app(APP)
+    app = limiter._connection.app(APP)
 
     async def cancelled_with(event: Any) -> None:
         task = asyncio.create_task(call(limiter))
         await asyncio.sleep(0.05)
-        (waiter,) = app._waiting
+        (waiter,) = app._waiting._waiting
         waiter.granted.cancel()
         event()
         await asyncio.wait([task])
         assert task.cancelled()
 
-    await cancelled_with(lambda: app._foresee(app.reply, math.inf))  # type: ignore[arg-type]
-    await cancelled_with(app.part)
-    await cancelled_with(lambda: app._grant("0:nobody:1:1"))
-    await cancelled_with(lambda: app.dismiss(ClientClosedError()))
+    await cancelled_with(lambda: app._notify_waiters(app.reply, math.inf))  # type: ignore[arg-type]
+    await cancelled_with(app.fall_back_to_local)
+    await cancelled_with(lambda: app._waiting.grant((0.0, 1)))
+    await cancelled_with(lambda: app.reject_waiters(ClientClosedError()))
     server.client.flushall()
 
 
@@ -855,7 +967,7 @@ async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, 
         async with limiter.slot(APP) as slot:
             slot.observe(seen(45), time.time())
             slot.refund()
-    assert len(limiter._link.app(APP)._outbox) == 200
+    assert len(limiter._connection.app(APP)._outbox) == 200
     server.thaw()
     await until_it_is_back(limiter)
 
@@ -872,7 +984,7 @@ async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -
     assert limiter.degraded
     server.thaw()
     await until_it_is_back(limiter)
-    assert server.state()["remaining"] == "12"
+    assert server.state()["remaining"] == 12
 
 
 async def test_closing_while_redis_is_gone(server: Server) -> None:
@@ -931,7 +1043,7 @@ def test_another_event_loop(server: Server) -> None:
     async def first() -> None:
         await call(limiter)
         await told(limiter)
-        await limiter._link.redis.aclose()
+        await limiter._connection.redis.aclose()
 
     asyncio.run(first())
     with pytest.raises(ConfigurationError, match="another event loop"):
@@ -956,7 +1068,7 @@ def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 )
 def test_what_the_log_says_of_an_error(error: Exception, name: str) -> None:
     """Its kind and Redis' own code; no host, no URL."""
-    assert shared._named(error) == name
+    assert shared._error_summary(error) == name
 
 
 # -- All together -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 from twusage import Request, Response, RetryPolicy, UsageClient
 from twusage.clock import SystemClock, Wait
 from twusage.errors import ConfigurationError, ConnectError, RateLimitedError
-from twusage.limiter import LocalRateLimiter, Slot, _AppQueue, default_limiter
+from twusage.limiter import LocalRateLimiter, Slot, Waiter, WaitQueue, _AppQueue, default_limiter
 from twusage.models import RateLimit
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
@@ -532,6 +532,16 @@ async def test_a_deadline_does_not_cut_a_known_wait(limiter: LocalRateLimiter, c
     assert await call(limiter, silent, max_wait=901.0) == careful(901.0)
 
 
+async def test_a_waiter_that_is_cancelled_in_the_tick_of_its_deadline_is_cancelled() -> None:
+    """A cancellation is never swallowed."""
+    queue, waiter = WaitQueue(), Waiter(5.0, 0.0, None)
+    queue.add(waiter)
+    waiter.granted.cancel()
+    assert queue.reject_overdue(5.0, 0.0, None) == math.inf
+    assert waiter.granted.cancelled()
+    assert not len(queue)
+
+
 async def test_a_probe_that_cannot_connect_ends_the_wait_of_those_behind_it(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
@@ -951,7 +961,7 @@ async def test_ten_thousand_are_cancelled_in_no_time(limiter: LocalRateLimiter, 
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert time.process_time() - began < 2.0  # 0.2 s; a deque takes 5 s
-    assert not limiter._queues["app"]._waiting
+    assert not len(limiter._queues["app"]._waiting)
 
 
 async def test_who_cancels_all_tasks_does_not_put_the_others_to_sleep(
@@ -1176,13 +1186,14 @@ async def test_waiters_are_notified_once_a_window_at_most(
     api = FakeApi(clock=clock, rate_limit=limit)
     told: list[tuple[float, Wait]] = []
     passes: list[float] = []
-    notify = _AppQueue._notify_waiters
+    notify = _AppQueue._notify_or_reject
 
-    def counting(self: _AppQueue, now: float) -> None:
-        passes.append(now)
-        notify(self, now)
+    def counting(self: _AppQueue, waiter: Waiter, position: int, now: float) -> None:
+        if position == 0:
+            passes.append(now)
+        notify(self, waiter, position, now)
 
-    monkeypatch.setattr(_AppQueue, "_notify_waiters", counting)
+    monkeypatch.setattr(_AppQueue, "_notify_or_reject", counting)
     client = UsageClient(
         api.apps[0].token,
         transport=FakeTransport(api, latency=0.1),
@@ -1193,7 +1204,7 @@ async def test_waiters_are_notified_once_a_window_at_most(
     )
     each = limit - reserve
     await asyncio.gather(*(client.get_usage() for _ in range(each * 60)))
-    assert len(passes) <= 60
+    assert len(passes) <= 61
     assert len(told) <= each * 59 * 30 / 4
     assert clock.monotonic() == pytest.approx(max(now + wait.seconds for now, wait in told), rel=0.001)
 

@@ -1,14 +1,18 @@
-"""The limiter before a server that counts for itself, with everything that can happen to a call, in any order.
+"""Both limiters before a server that counts for itself, with everything that can happen to a call, in any order.
 
-Below the machine stand bugs that somebody might put into the limiter; the machine must find each of them.
+One machine drives the local limiter and, on a store that is a string, the window of several processes. Below it stand
+bugs that somebody might put into them; the machine must find each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import itertools
+import json
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -18,8 +22,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from twusage import limiter as limiter_module
-from twusage.errors import RateLimitedError
-from twusage.limiter import LocalRateLimiter
+from twusage.errors import RateLimitedError, TransportError
+from twusage.integrations import fleet as fleet_module
+from twusage.integrations.fleet import CallReport, Exchange, FleetWindow, Place
+from twusage.limiter import LocalRateLimiter, Slot
 from twusage.models import RateLimit
 from twusage.testing import VirtualClock
 from twusage.window import RateWindow
@@ -36,6 +42,7 @@ class Window:
     opened: float
     limit: int
     used: int = 0
+    refused: int = 0
     excused: bool = False
     """Whether others have called in it: then nobody can be sure to meet no 429."""
 
@@ -60,6 +67,7 @@ class Server:
         window = self.window()
         goes = window.used < window.limit
         window.used += goes
+        window.refused += not goes
         reset = dt.datetime.fromtimestamp(math.floor(window.opened + PERIOD), dt.UTC)
         return window, goes, RateLimit(window.limit, window.limit - window.used, reset), self.clock.time()
 
@@ -73,6 +81,90 @@ class Call:
     answered: asyncio.Future[None]
     task: asyncio.Task[None] = field(init=False)
     on_the_wire: bool = False
+    process: str = ""
+
+
+class Processes:
+    """A limiter of three processes that share a window, without a Redis: the state is a string, and polls are steps."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.state = json.dumps(self.fleet(None).to_state())
+        self.waiting: dict[str, list[asyncio.Future[Place]]] = {name: [] for name in "abc"}
+        self.reports: dict[str, list[CallReport]] = {name: [] for name in "abc"}
+        self.received: dict[str, Place | None] = dict.fromkeys("abc")
+        self.numbers = dict.fromkeys("abc", 0)
+        self.turn = itertools.cycle("abc")
+
+    @staticmethod
+    def fleet(state: str | None) -> FleetWindow:
+        """The shared window. No lease ends here: no process is killed."""
+        arguments = (1e9, LIMIT, PERIOD)
+        return FleetWindow.from_state(json.loads(state), *arguments) if state else FleetWindow(*arguments)
+
+    def poll(self) -> None:
+        """Let all processes exchange until nothing changes."""
+        changed = True
+        while changed:
+            changed = bool(sum(self.exchange(name) for name in self.waiting))
+
+    def exchange(self, name: str) -> bool:
+        """One process reports, and takes its places. True: there was something to report or to take."""
+        self.waiting[name] = [waiter for waiter in self.waiting[name] if not waiter.done()]
+        reports, self.reports[name] = tuple(self.reports[name]), []
+        self.numbers[name] += 1
+        now, wanted = self.clock.monotonic(), len(self.waiting[name])
+        request = Exchange(name, self.numbers[name], now, wanted, self.received[name], reports)
+        fleet = self.fleet(self.state)
+        reply = fleet.exchange(now, request)
+        if reply.must_save:
+            self.state = json.dumps(fleet.to_state())
+        for place in reply.places:
+            self.received[name] = place
+            if self.waiting[name]:
+                self.waiting[name].pop(0).set_result(place)
+            else:
+                self.reports[name].append(CallReport(place, now, 0.0, confirmed=True))
+        return bool(reply.places or reports)
+
+    @contextlib.asynccontextmanager
+    async def slot(self, name: str) -> AsyncIterator[Slot]:
+        """A place of this process."""
+        granted: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        self.waiting[name].append(granted)
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if not granted.cancelled():
+                self.reports[name].append(CallReport(granted.result(), self.clock.monotonic(), 0.0, confirmed=True))
+            raise
+        slot = ReportingSlot()
+        try:
+            yield slot
+        finally:
+            report = {"confirmed": False, **slot.report}
+            self.reports[name].append(CallReport(granted.result(), self.clock.monotonic(), 0.0, **report))
+
+
+class ReportingSlot:
+    """Collects what a call's report says."""
+
+    waited = 0.0
+
+    def __init__(self) -> None:
+        self.report: dict[str, Any] = {}
+
+    def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
+        self.report.update(rate_limit=rate_limit, server_now=server_now)
+
+    def close_window(self, retry_after: float | None) -> None:
+        self.report.update(confirmed=True, closed=True, retry_after=retry_after)
+
+    def refund(self) -> None:
+        self.report.update(confirmed=True)
+
+    def fail(self, error: TransportError) -> None:
+        self.report.update(confirmed=True, failure=error)
 
 
 class LimiterBeforeServer(RuleBasedStateMachine):
@@ -81,9 +173,31 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = VirtualClock(auto=False)
         self.server = Server(self.clock)
-        self.limiter = LocalRateLimiter(clock=self.clock, limit=LIMIT, period=PERIOD)
+        self.start()
         self.calls: list[Call] = []
         self.overtaken: list[Call] = []
+
+    def start(self) -> None:
+        """Make the limiter."""
+        self.limiter = LocalRateLimiter(clock=self.clock, limit=LIMIT, period=PERIOD)
+
+    def slot(self, call: Call, max_wait: float) -> contextlib.AbstractAsyncContextManager[Slot]:
+        """A place for this call."""
+        return self.limiter.slot("app", max_wait=max_wait)
+
+    @property
+    def window(self) -> RateWindow | None:
+        """The limiter's window, as it is now."""
+        queue = self.limiter._queues.get("app")
+        return None if queue is None else queue.window
+
+    def next_process(self) -> str:
+        """The process of the next call."""
+        return ""
+
+    async def settle(self) -> None:
+        """Let everything run until all wait again."""
+        await self.clock.advance(0.0)
 
     # -- What is what --------------------------------------------------------------------------------------------------
 
@@ -98,8 +212,8 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @property
     def document_counts(self) -> bool:
         """Whether two probes have told nothing: then there is only the document, which knows of no lowered limits."""
-        window = self.limiter._queues["app"].window
-        return window.remaining is not None and window.reset == -math.inf
+        window = self.window
+        return window is not None and window.remaining is not None and window.reset == -math.inf
 
     def do(self, what: Coroutine[Any, Any, None] | None = None) -> None:
         """Do it, and let everything run until all wait again."""
@@ -107,14 +221,16 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         async def do() -> None:
             if what is not None:
                 await what
-            await self.clock.advance(0.0)
+            await self.settle()
 
         self.loop.run_until_complete(do())
 
     async def live(self, call: Call, max_wait: float) -> None:
         """The whole life of a call."""
-        async with self.limiter.slot("app", max_wait=max_wait) as slot:
-            self.overtaken += [other for other in self.waiting if other.number < call.number]
+        async with self.slot(call, max_wait) as slot:
+            self.overtaken += [
+                other for other in self.waiting if other.number < call.number and other.process == call.process
+            ]
             call.on_the_wire = True
             try:
                 if call.end == "refund":
@@ -147,7 +263,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         """Calls come; perhaps after the loop was busy for so long, and before the queue has seen what time it is."""
         self.clock._monotonic += busy
         for _ in range(count):
-            call = Call(len(self.calls), end, self.loop.create_future())
+            call = Call(len(self.calls), end, self.loop.create_future(), process=self.next_process())
             call.task = self.loop.create_task(self.live(call, max_wait))
             self.calls.append(call)
         self.do()
@@ -221,11 +337,18 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @invariant()
     def places_are_who_holds_them(self) -> None:
         """No place is lost, and none is held twice."""
-        for queue in self.limiter._queues.values():
-            assert queue.window.in_flight == len(self.on_the_wire), "places are not those that are held"
-            assert not self.waiting or queue.window.seconds_until_free(self.clock.monotonic()), (
-                "a place is free, and nobody goes"
-            )
+        window = self.window
+        if window is not None:
+            assert window.in_flight == len(self.on_the_wire), "places are not those that are held"
+            free = not window.seconds_until_free(self.clock.monotonic())
+            assert not (self.waiting and free), "a place is free, and nobody goes"
+
+    @invariant()
+    def a_window_is_closed_by_its_own_429(self) -> None:
+        """A late one was sent in the last window."""
+        window, last = self.window, self.server.windows[-1] if self.server.windows else None
+        if window is not None and last is not None and window.reset == math.floor(last.opened + PERIOD):
+            assert last.refused or window.closed_until == -math.inf, "a late 429 has closed the new window"
 
     @invariant()
     def first_come_first_served(self) -> None:
@@ -263,6 +386,29 @@ class LimiterBeforeServer(RuleBasedStateMachine):
             self.loop.close()
 
 
+class ProcessesBeforeServer(LimiterBeforeServer):
+    """The same with three processes, whose calls wait as long as it takes."""
+
+    def start(self) -> None:
+        self.processes = Processes(self.clock)
+
+    def slot(self, call: Call, max_wait: float) -> contextlib.AbstractAsyncContextManager[Slot]:
+        return self.processes.slot(call.process)
+
+    def next_process(self) -> str:
+        return next(self.processes.turn)
+
+    @property
+    def window(self) -> RateWindow:
+        return self.processes.fleet(self.processes.state).window
+
+    async def settle(self) -> None:
+        for _ in range(3):  # a place that a cancelled call was granted goes to the next one
+            await self.clock.advance(0.0)
+            self.processes.poll()
+        await self.clock.advance(0.0)
+
+
 PLAN = settings(
     max_examples=300,
     stateful_step_count=40,
@@ -273,9 +419,12 @@ PLAN = settings(
 )
 
 
-def test_everybody_is_served_and_the_server_never_gets_too_much() -> None:
+@pytest.mark.parametrize("machine", [LimiterBeforeServer, ProcessesBeforeServer], ids=["local", "processes"])
+def test_everybody_is_served_and_the_server_never_gets_too_much(machine: type[LimiterBeforeServer]) -> None:
     """In whatever order calls come, go, are answered, cancelled and lost."""
-    run_state_machine_as_test(LimiterBeforeServer, settings=PLAN)
+    # Each of a process's exchanges loads the state anew: that takes its time.
+    plan = PLAN if machine is LimiterBeforeServer else settings(PLAN, max_examples=60)
+    run_state_machine_as_test(machine, settings=plan)
 
 
 # -- Seeded bugs -------------------------------------------------------------------------------------------------------
@@ -294,6 +443,7 @@ def test_everybody_is_served_and_the_server_never_gets_too_much() -> None:
 #   LateAnswersCount      an answer out of an older window is believed            more than the server allows
 #   DeadProbe             a probe that dies leaves all others waiting             somebody waits for ever
 #   NoTimer               nobody wakes those who wait for the reset               a place is free, somebody waits
+#   LateRefusalCounts     a 429 of the last window closes this one                a late 429 has closed
 #   RefundWakesNobody     a place that is given back stays empty                  a place is free, somebody waits
 
 
@@ -310,30 +460,30 @@ class _Queue(limiter_module._AppQueue):
 
 class LostPlace(limiter_module._AppQueue):
     async def wait_for_place(self, max_wait: float, on_wait: Callable[..., None] | None) -> tuple[int, float]:
-        waiter = limiter_module.Waiter(asyncio.get_running_loop().create_future(), max_wait, 0.0, on_wait)
-        self._waiting[waiter] = None
+        waiter = limiter_module.Waiter(max_wait, 0.0, on_wait)
+        self._waiting.add(waiter)
         try:
             self._grant_places()
             return await waiter.granted, 0.0
         finally:
-            self._waiting.pop(waiter, None)
+            self._waiting.discard(waiter)
             self._grant_places()
 
 
 class GrantToTheCancelled(_Queue):
     def _grant(self, now: float) -> None:
-        while self._waiting and (ticket := self.window.acquire(now)):
-            first, _ = self._waiting.popitem(last=False)
+        waiting = self._waiting._waiting
+        while waiting and (ticket := self.window.acquire(now)):
+            first, _ = waiting.popitem(last=False)
             if not first.granted.done():
                 first.granted.set_result(ticket)
 
 
 class LastComeFirstServed(_Queue):
     def _grant(self, now: float) -> None:
-        while (
-            self._waiting and not next(reversed(self._waiting)).granted.done() and (ticket := self.window.acquire(now))
-        ):
-            self._waiting.popitem()[0].granted.set_result(ticket)
+        waiting = self._waiting._waiting
+        while waiting and not next(reversed(waiting)).granted.done() and (ticket := self.window.acquire(now)):
+            waiting.popitem()[0].granted.set_result(ticket)
 
 
 class Overtaking(limiter_module._AppQueue):
@@ -397,6 +547,11 @@ class LateAnswersCount(RateWindow):
         return super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
 
 
+class LateRefusalCounts(RateWindow):
+    def close(self, now: float, ticket: int, retry_after: float | None) -> None:
+        super().close(now, max(ticket, self.first_ticket), retry_after)
+
+
 class DeadProbe(RateWindow):
     def release(self, now: float, ticket: int, *, confirmed: bool) -> None:
         probe = self.probe_ticket
@@ -416,6 +571,7 @@ FOUND_BY = {
     OpensAtTheReset: "more than the . that it allows",
     UnknownIsFree: "more than the . that it allows",
     LateAnswersCount: "more than the . that it allows",
+    LateRefusalCounts: "a late 429 has closed the new window|more than the . that it allows",
     DeadProbe: "somebody waits for ever",
     NoTimer: "a place is free, and nobody goes|somebody waits for ever",
     RefundWakesNobody: "a place is free, and nobody goes|somebody waits for ever",
@@ -426,6 +582,18 @@ FOUND_BY = {
 def test_the_machine_finds_seeded_bugs(bug: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each by the property that it breaks, in the same cases that the limiter itself passes."""
     monkeypatch.setattr(limiter_module, "RateWindow" if issubclass(bug, RateWindow) else "_AppQueue", bug)
+    finds(bug, LimiterBeforeServer)
+
+
+@pytest.mark.parametrize("bug", [bug for bug in FOUND_BY if issubclass(bug, RateWindow)], ids=lambda bug: bug.__name__)
+def test_the_machine_finds_the_windows_bugs_among_processes(bug: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the same rules."""
+    monkeypatch.setattr(fleet_module, "RateWindow", bug)
+    finds(bug, ProcessesBeforeServer)
+
+
+def finds(bug: type[Any], machine: type[LimiterBeforeServer]) -> None:
+    """Run the machine until it fails for that reason."""
     plan = settings(PLAN, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError, match=FOUND_BY[bug]):
-        run_state_machine_as_test(LimiterBeforeServer, settings=plan)
+        run_state_machine_as_test(machine, settings=plan)

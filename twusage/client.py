@@ -226,7 +226,7 @@ class UsageClient:
 
     def _succeed(self, request: Request, usage: Usage, budget: CallBudget) -> Usage:
         budget.record_success()
-        self._cap_reset_day = usage.cap_reset_day
+        self._cap_reset_day = usage.cap_reset_day or self._cap_reset_day
         self._activity.record_usage(usage)
         self._cache.store(request.url, usage)
         return usage
@@ -241,12 +241,18 @@ class UsageClient:
         if app is None:
             app = token.fingerprint
             budget.retry_tokens = self._budgets[app]
+        queued_at: float | None = self._clock.monotonic()
         try:
             async with self._limiter_in_use.slot(app, max_wait=budget.wait_left, on_wait=self._notify_wait) as slot:
+                queued_at = None
                 if slot.waited:
                     budget.charge_wait(slot.waited)
                 token = credentials.current(token)  # Another call may have renewed it during the wait.
                 return await self._exchange(self._authorize(request, token), slot, transport)
+        except TransportError:
+            if queued_at is not None:  # The probe that this call waited for could not connect.
+                budget.charge_wait(self._clock.monotonic() - queued_at)
+            raise
         except AuthenticationError as error:
             if await credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # Retry with the new token.

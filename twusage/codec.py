@@ -66,18 +66,19 @@ def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at
     usage = _decode_exactly(document)
     if usage is None:
         usage = _decode_tolerantly(document)
-    if rate_limit is None and fetched_at is EPOCH:
-        return usage
-    return evolve(usage, rate_limit=rate_limit, fetched_at=fetched_at)
+    # Frozen, but not shared yet. evolve() would cost a tenth of decoding a small body.
+    usage.__dict__.update(rate_limit=rate_limit, fetched_at=fetched_at)
+    return usage
 
 
 def _decode_exactly(document: dict[str, object]) -> Usage | None:
     if len(document) != 1:
         return None
     try:
-        return _EXACT(document["data"], Usage)
-    except (BaseValidationError, ForbiddenExtraKeysError, LookupError, ValueError):
+        usage: Usage = _EXACT(document["data"], Usage)
+    except _IRREGULAR:
         return None
+    return usage
 
 
 def _decode_tolerantly(document: dict[str, Any]) -> Usage:
@@ -175,12 +176,17 @@ _DAY = re.compile(
 
 # -- Columns: daily rows -----------------------------------------------------------------------------------------------
 
-# Of rows that are not as the live API sends them.
-_IRREGULAR = (LookupError, TypeError, ValueError)
+# Raised for what is not as the live API sends it.
+_IRREGULAR = (AttributeError, LookupError, TypeError, ValueError, ForbiddenExtraKeysError)
 
 
-def _read_columns(rows: list[dict[str, Any]]) -> DailySeries:
-    """Return the series of rows that ascend and each have a date and a count. Raises one of ``_IRREGULAR``."""
+def _read_columns(rows: Any, *, fields: int = 0) -> DailySeries:
+    """Return the series of rows that ascend and each have a date and a count. Raises one of ``_IRREGULAR``.
+
+    With ``fields``, each row must have this number of fields.
+    """
+    if type(rows) is not list or (fields and sum(map(len, rows)) != fields * len(rows)):
+        raise TypeError(rows)
     values = list(map(_get_usage, rows))
     if not values:
         return _NO_DAYS
@@ -189,10 +195,10 @@ def _read_columns(rows: list[dict[str, Any]]) -> DailySeries:
     elif set(map(type, values)) == {int} and min(values) >= 0:
         counts = tuple(values)
     else:  # unknown counts among them
-        return _series_from(_read_days(tuple(map(_get_date, rows))), tuple(map(_count, values)))
+        return _series_from(_read_days(list(map(_get_date, rows))), tuple(map(_count, values)))
     if sum(counts) >= _COUNT_LIMIT:  # Faster than max(), and at least as strict.
         raise ValueError(values)
-    return _series_from(_read_days(tuple(map(_get_date, rows))), counts)
+    return _series_from(_read_days(list(map(_get_date, rows))), counts)
 
 
 _get_date, _get_usage = itemgetter("date"), itemgetter("usage")  # Without a frame for each list.
@@ -200,8 +206,21 @@ _series_from = DailySeries._from_columns  # noqa: SLF001 - made for this module
 _NO_DAYS = DailySeries()
 
 
-@lru_cache(maxsize=8)  # All apps have the same days, and share one tuple of them.
-def _read_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
+def _read_days(texts: list[str]) -> tuple[dt.date, ...]:
+    """Return the days of a column. All apps have the same ones, and share one tuple of them."""
+    global _latest_days  # noqa: PLW0603 - replaced as one value: each thread reads a column and its own days
+    known, days = _latest_days
+    if texts != known:  # Faster than hashing the column.
+        days = _parse_days(tuple(texts))
+        _latest_days = texts, days
+    return days
+
+
+_latest_days: tuple[list[str], tuple[dt.date, ...]] = ([], ())
+
+
+@lru_cache(maxsize=8)
+def _parse_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
     days = tuple(map(_day, texts))
     if all(map(lt, days, days[1:])):
         return days
@@ -297,9 +316,8 @@ _Structure: TypeAlias = Callable[[Any, Any], Any]
 class _Hooks:
     """The hooks for everything that is more than a leaf."""
 
-    def __init__(self, converter: Converter, *, exact: bool) -> None:
+    def __init__(self, converter: Converter) -> None:
         self._hook_for = converter.get_structure_hook
-        self._exact = exact
         self.structure_usage: _Structure
 
     def rows(self, value: object, cls: type) -> list[Any]:
@@ -323,9 +341,7 @@ class _Hooks:
 
     def series(self, value: Any, _: object = None) -> DailySeries:
         try:
-            # With a date and a count in each row, two fields a row are those two and no others.
-            if type(value) is list and not (self._exact and sum(map(len, value)) != 2 * len(value)):
-                return _read_columns(value)
+            return _read_columns(value)
         except _IRREGULAR:
             pass
         return _series_of(self.rows(value, DailyUsage))
@@ -357,27 +373,58 @@ class _Hooks:
 # -- The converter -----------------------------------------------------------------------------------------------------
 
 
-def _structure_usage(*, exact: bool) -> Callable[[object, type[Usage]], Usage]:
+def _converter(*, exact: bool) -> Converter:
+    """Return a converter with the leaves that both configurations share."""
     converter = Converter(detailed_validation=not exact, forbid_extra_keys=exact)
-    hooks = _Hooks(converter, exact=exact)
     converter.register_structure_hook_func(lambda cls: cls == (int | None), _count)
     converter.register_structure_hook_func(lambda cls: cls == (str | None), _identifier)
     converter.register_structure_hook(dt.date, _day)
-    converter.register_structure_hook(DailySeries, hooks.series)
-    converter.register_structure_hook_func(lambda cls: cls in _TUPLES, hooks.items)
-    converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), hooks.project)
-    for cls in (DailyUsage, ProjectUsage, ClientAppUsage, _AppCount, _DayWithApps):
-        converter.register_structure_hook(cls, _objects_only(make_dict_structure_fn(cls, converter)))
-    hooks.structure_usage = make_dict_structure_fn(
+    return converter
+
+
+def _usage_hook(converter: Converter, reset_day: _Structure) -> _Structure:
+    return make_dict_structure_fn(
         Usage,
         converter,
-        cap_reset_day=override(struct_hook=_reset_day if exact else _reset_day_or_none),
+        cap_reset_day=override(struct_hook=reset_day),
         # From the envelope and from the headers, not from the data.
         errors=override(omit=True),
         rate_limit=override(omit=True),
         fetched_at=override(omit=True),
         extra=override(omit=True),
     )
+
+
+def _exactly() -> _Structure:
+    """Return the hook for the live API's shape. Any other value raises one of ``_IRREGULAR``."""
+    converter = _converter(exact=True)
+    converter.register_structure_hook(DailySeries, lambda rows, _: _read_columns(rows, fields=2))
+    app = make_dict_structure_fn(ClientAppUsage, converter)
+    project = make_dict_structure_fn(ProjectUsage, converter)
+
+    def apps(values: Any, _: object) -> tuple[ClientAppUsage, ...]:
+        if type(values) is not list:
+            raise TypeError(values)
+        return tuple([app(value, ClientAppUsage) for value in values])
+
+    def project_or_none(value: Any, _: object) -> ProjectUsage | None:
+        return None if value is None else project(value, ProjectUsage)
+
+    converter.register_structure_hook_func(lambda cls: cls == tuple[ClientAppUsage, ...], apps)
+    converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), project_or_none)
+    return _usage_hook(converter, _reset_day)
+
+
+def _tolerantly() -> _Structure:
+    """Return the hook for every known shape. Any other value raises a ``Violation``, with notes of its path."""
+    converter = _converter(exact=False)
+    hooks = _Hooks(converter)
+    converter.register_structure_hook(DailySeries, hooks.series)
+    converter.register_structure_hook_func(lambda cls: cls in _TUPLES, hooks.items)
+    converter.register_structure_hook_func(lambda cls: cls == (ProjectUsage | None), hooks.project)
+    for cls in (DailyUsage, ProjectUsage, ClientAppUsage, _AppCount, _DayWithApps):
+        converter.register_structure_hook(cls, _objects_only(make_dict_structure_fn(cls, converter)))
+    hooks.structure_usage = _usage_hook(converter, _reset_day_or_none)
     return hooks.usage
 
 
@@ -391,8 +438,8 @@ def _objects_only(structure: _Structure) -> _Structure:
 
 
 _TUPLES = (tuple[ClientAppUsage, ...], tuple[_AppCount, ...])
-_EXACT = _structure_usage(exact=True)
-_TOLERANT = _structure_usage(exact=False)
+_EXACT = _exactly()
+_TOLERANT = _tolerantly()
 
 
 # -- Unknown fields: kept at every level -------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 from weakref import WeakKeyDictionary, ref
 
-from attrs import define
+from attrs import define, field
 
 from twusage.clock import Clock, SystemClock, Wait
-from twusage.errors import ConfigurationError, RateLimitedError, TransportError
+from twusage.errors import ConfigurationError, RateLimitedError, TransportError, TwUsageError
 from twusage.models import RateLimit
 from twusage.window import LIMIT, PERIOD, RateWindow
 
@@ -172,14 +172,19 @@ class _LocalSlot:
 class Waiter:
     """A call in a limiter's queue."""
 
-    granted: asyncio.Future[int]
-    """Its ticket, once it has a place."""
     max_wait: float
     since: float
     """Monotonic seconds."""
     on_wait: Callable[[Wait], None] | None
+    granted: asyncio.Future[Any] = field(factory=lambda: asyncio.get_running_loop().create_future())
+    """Its place, once it has one."""
     notified_until: float = -math.inf
     """The end of the wait that ``on_wait`` last received, in monotonic seconds."""
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it was granted a place; False if it was rejected or cancelled."""
+        return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
 
     def notify_or_reject(self, now: float, wait: float, server_now: float, rate_limit: RateLimit | None) -> None:
         """Call ``on_wait`` with the estimated wait, or raise ``RateLimitedError`` if it exceeds ``max_wait``."""
@@ -197,26 +202,111 @@ class Waiter:
             self.notified_until = now + wait
             self.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
 
-    def is_overdue(self, now: float) -> bool:
-        """Whether it has waited for ``max_wait``."""
-        return now - self.since >= self.max_wait
-
-    def reject_overdue(self, server_now: float, rate_limit: RateLimit | None) -> None:
-        """End a wait for another call's response, whose length is unknown."""
-        self.fail(
-            RateLimitedError(
-                "another call is finding out whether the app's 15-minute window has calls left, and max_wait allows no "
-                f"more than {self.max_wait:.0f} s of waiting for it. Nothing was sent",
-                rate_limit=rate_limit,
-                retry_at=_instant(server_now + RETRY_BEHIND_PROBE),
-                retry_after=RETRY_BEHIND_PROBE,
-            )
-        )
-
-    def fail(self, error: Exception) -> None:
-        """End the wait with this error, unless the call was granted a place or cancelled a moment ago."""
+    def reject(self, error: Exception) -> None:
+        """End the wait with this error, unless the call was cancelled a moment ago."""
         if not self.granted.done():
             self.granted.set_exception(error)
+
+
+class WaitQueue:
+    """The calls that wait for places, in the order in which they came."""
+
+    def __init__(self) -> None:
+        # OrderedDict for O(1) removal: cancelling 10,000 waiters in a deque is O(n^2).
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
+        # A heap of (deadline, number, waiter); waiters that have left are dropped when they come to its top.
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._numbers = itertools.count()
+        self._notified_opening = -math.inf  # when the window opens, as all waiters were notified
+        self.must_notify = False  # a waiter has come whose wait was unknown
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, waiter: Waiter) -> None:
+        """Put a waiter at the end."""
+        self._waiting[waiter] = None
+        if waiter.max_wait < math.inf:
+            heapq.heappush(self._deadlines, (waiter.since + waiter.max_wait, next(self._numbers), waiter))
+
+    def discard(self, waiter: Waiter) -> bool:
+        """Remove a waiter. False: it had left before."""
+        return self._waiting.pop(waiter, self) is not self
+
+    def first(self) -> Waiter | None:
+        """Return the first waiter that still waits, and remove those before it."""
+        while self._waiting:
+            waiter = next(iter(self._waiting))
+            if not waiter.granted.done():  # done: cancelled a moment ago, and still in the queue
+                return waiter
+            del self._waiting[waiter]
+        self._deadlines.clear()
+        self._notified_opening, self.must_notify = -math.inf, False
+        return None
+
+    def position_at_end(self) -> int:
+        """Count the waiters without those that were cancelled a moment ago: O(waiters)."""
+        return sum(not waiter.granted.done() for waiter in self._waiting)
+
+    def notify(self, opens_at: float, notify: Callable[[Waiter, int], None]) -> None:
+        """Call ``notify`` with each waiter and its position, if the window's opening moved by more than a second.
+
+        That is once a window, and after a 429. If it raises, too long a wait is rejected now and not after it.
+        """
+        if not self.must_notify and abs(opens_at - self._notified_opening) <= 1.0:
+            return
+        self._notified_opening, self.must_notify = opens_at, False
+        position = 0
+        for waiter in list(self._waiting):
+            if waiter.granted.done():
+                continue
+            try:
+                notify(waiter, position)
+                position += 1
+            except Exception as error:  # noqa: BLE001 - too long a wait, or an on_wait that fails: this call's alone
+                waiter.reject(error)
+                del self._waiting[waiter]
+
+    def reject_overdue(
+        self, now: float, server_now: float, rate_limit: RateLimit | None, came_until: float = math.inf
+    ) -> float:
+        """Reject the waiters that came until then and whose ``max_wait`` is over. Returns the next deadline.
+
+        They wait for another call's response: how long that takes is unknown.
+        """
+        while self._deadlines:
+            deadline, _, waiter = self._deadlines[0]
+            if waiter in self._waiting and (deadline > now or waiter.since > came_until):
+                return deadline
+            heapq.heappop(self._deadlines)
+            if self.discard(waiter):
+                waiter.reject(
+                    RateLimitedError(
+                        "another call is finding out whether the app's 15-minute window has calls left, and max_wait "
+                        f"allows no more than {waiter.max_wait:.0f} s of waiting for it. Nothing was sent",
+                        rate_limit=rate_limit,
+                        retry_at=_instant(server_now + RETRY_BEHIND_PROBE),
+                        retry_after=RETRY_BEHIND_PROBE,
+                    )
+                )
+        return math.inf
+
+    def reject_all(self, error: Exception, came_until: float = math.inf) -> None:
+        """Reject the waiters that came until then."""
+        while (waiter := self.first()) is not None and waiter.since <= came_until:
+            del self._waiting[waiter]
+            # A copy each: one exception raised by a thousand calls would gather a thousand tracebacks. An exception of
+            # a user's clock may have no copy.
+            waiter.reject(copy.copy(error) if isinstance(error, TwUsageError) else error)
+
+    def grant(self, place: object) -> bool:
+        """Give a place to the first waiter. False: no call waits."""
+        waiter = self.first()
+        if waiter is None:
+            return False
+        del self._waiting[waiter]
+        waiter.granted.set_result(place)
+        return True
 
 
 class _AppQueue:
@@ -225,44 +315,32 @@ class _AppQueue:
     def __init__(self, window: RateWindow, clock: Clock) -> None:
         self.window = window
         self.clock = clock
-        # OrderedDict for O(1) removal: cancelling 10,000 waiters in a deque is O(n^2).
-        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
-        # A heap of (deadline, number, waiter); waiters that have left are dropped when they come to its top.
-        self._deadlines: list[tuple[float, int, Waiter]] = []
-        self._numbers = itertools.count()
+        self._waiting = WaitQueue()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at = math.inf
-        self._notified_opening = -math.inf  # the ``opens_at`` that all waiters were notified of
-        self._must_notify = False  # a waiter has come whose wait was unknown
         self._wall_ahead = clock.time() - clock.monotonic()
         self._rate_limit: RateLimit | None = None
 
     def try_acquire(self) -> int:
         """Take a place if one is free and no other call waits for it. Returns its ticket, or 0."""
-        return 0 if self._waiting else self.window.acquire(self._now())
+        return 0 if len(self._waiting) else self.window.acquire(self._now())
 
     async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
         """Wait for a place and take it: its ticket, and the seconds of the wait."""
         since = self._now()
-        waiter = Waiter(asyncio.get_running_loop().create_future(), max_wait, since, on_wait)
+        waiter = Waiter(max_wait, since, on_wait)
         try:
             self._notify_or_reject(waiter, len(self._waiting), since)
         except RateLimitedError:
-            # Only before a rejection are those left out that were cancelled a moment ago: counting costs O(n).
-            self._notify_or_reject(waiter, sum(not other.granted.done() for other in self._waiting), since)
-        self._waiting[waiter] = None
-        if max_wait < math.inf:
-            heapq.heappush(self._deadlines, (since + max_wait, next(self._numbers), waiter))
+            self._notify_or_reject(waiter, self._waiting.position_at_end(), since)
+        self._waiting.add(waiter)
         try:
             self._grant_places()
             ticket = await waiter.granted
         except BaseException:
-            granted = waiter.granted
-            if waiter in self._waiting:
-                del self._waiting[waiter]
-            elif granted.done() and not granted.cancelled() and granted.exception() is None:
+            if not self._waiting.discard(waiter) and waiter.has_place:
                 # Cancelled in the tick of the grant: the next waiter gets the place.
-                self.window.release(self.clock.monotonic(), granted.result(), confirmed=True)
+                self.window.release(self.clock.monotonic(), waiter.granted.result(), confirmed=True)
             self._grant_places()
             raise
         return ticket, self.clock.monotonic() - since
@@ -271,10 +349,11 @@ class _AppQueue:
         """Give a place back. A probe's ``failure`` ends the wait of the calls behind it."""
         failed_probe = failure is not None and ticket == self.window.probe_ticket
         self.window.release(self.clock.monotonic(), ticket, confirmed=confirmed)
+        if not len(self._waiting):
+            return
         if failure is not None and failed_probe:
-            self._reject_waiters(failure)
-        if self._waiting or self._timer:
-            self._grant_places()
+            self._waiting.reject_all(failure)
+        self._grant_places()
 
     def observe(self, ticket: int, rate_limit: RateLimit, server_now: float | None) -> bool:
         """Pass a response's headers to the window."""
@@ -290,73 +369,29 @@ class _AppQueue:
     def _grant_places(self) -> None:
         """Grant free places to waiters in FIFO order, then arm the timer for the rest."""
         now = self._now()
-        while self._waiting:
-            first = next(iter(self._waiting))
-            if not first.granted.done():  # done: cancelled a moment ago, and still in the queue
-                ticket = self.window.acquire(now)
-                if not ticket:
-                    break
-                first.granted.set_result(ticket)
-            del self._waiting[first]
-        if not self._waiting:
-            self._deadlines.clear()
-            self._notified_opening, self._must_notify = -math.inf, False
-            self._arm_timer(math.inf)
-            return
-        deadline = math.inf
-        if self.window.seconds_until_free(now) < math.inf:
-            # Once a window: within one, its opening moves by more than a second only after a 429.
-            if self._must_notify or abs(self.window.opens_at - self._notified_opening) > 1.0:
-                self._notified_opening, self._must_notify = self.window.opens_at, False
-                self._notify_waiters(now)
+        while self._waiting.first() is not None and (ticket := self.window.acquire(now)):
+            self._waiting.grant(ticket)
+        wake_at = self.window.opens_at
+        if not len(self._waiting):
+            wake_at = math.inf
+        elif self.window.seconds_until_free(now) < math.inf:
+            self._waiting.notify(wake_at, lambda waiter, position: self._notify_or_reject(waiter, position, now))
         else:
-            deadline = self._reject_overdue(now)
-        # Even if the wait is unknown: a call in flight may hang beyond the end of its window.
-        self._arm_timer(min(self.window.opens_at, deadline) if self._waiting else math.inf)
-
-    def _notify_waiters(self, now: float) -> None:
-        """Pass each waiter its new estimate: a wait that has become too long is rejected now, not after it."""
-        rejected, position = [], 0
-        for waiter in self._waiting:
-            if waiter.granted.done():
-                continue
-            try:
-                self._notify_or_reject(waiter, position, now)
-                position += 1
-            except Exception as error:  # noqa: BLE001 - too long a wait, or an on_wait that fails: this call's alone
-                waiter.granted.set_exception(error)
-                rejected.append(waiter)
-        for waiter in rejected:
-            del self._waiting[waiter]
+            # Even now until the window opens: a call in flight may hang beyond its end.
+            deadline = self._waiting.reject_overdue(now, self._server_time(now), self._rate_limit)
+            wake_at = min(wake_at, deadline)
+        self._arm_timer(wake_at if len(self._waiting) else math.inf)
 
     def _notify_or_reject(self, waiter: Waiter, position: int, now: float) -> None:
-        """Notify a waiter of its wait, if that is known. The estimate is a lower bound for its position."""
+        """Notify a waiter of its wait, if that is known."""
         window = self.window
         wait = window.seconds_until_free(now)
         if not 0 < wait < math.inf:  # It depends on another call's response.
-            self._must_notify = True
+            self._waiting.must_notify = True
             return
-        windows = position // window.calls_per_window
-        wait += windows * (window.length + window.drift_margin)
+        wait += position // window.calls_per_window * (window.length + window.drift_margin)
         wait -= min(wait, window.drift_margin)  # A countdown need not be that careful.
         waiter.notify_or_reject(now, wait, self._server_time(now), self._rate_limit)
-
-    def _reject_overdue(self, now: float) -> float:
-        """Reject waiters behind another call's response after their ``max_wait``. Returns the next deadline."""
-        while self._deadlines:
-            deadline, _, waiter = self._deadlines[0]
-            if waiter in self._waiting:
-                if not waiter.is_overdue(now):
-                    return deadline
-                waiter.reject_overdue(self._server_time(now), self._rate_limit)
-                del self._waiting[waiter]
-            heapq.heappop(self._deadlines)
-        return math.inf
-
-    def _reject_waiters(self, error: Exception) -> None:
-        while self._waiting:
-            # A copy each: one exception raised by a thousand calls would gather a thousand tracebacks.
-            self._waiting.popitem(last=False)[0].fail(copy.copy(error))
 
     def _now(self) -> float:
         """Monotonic time. The window is notified if it diverges from the wall clock: the machine was suspended."""
@@ -384,7 +419,7 @@ class _AppQueue:
                 self._grant_places()
             raise
         except Exception as error:  # noqa: BLE001 - a user's clock that fails must not leave its waiters asleep
-            self._reject_waiters(error)
+            self._waiting.reject_all(error)
         self._timer, self._timer_at = None, math.inf
         self._grant_places()
 

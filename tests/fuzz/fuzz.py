@@ -78,7 +78,7 @@ def _tolerantly(body: bytes) -> Usage:
     return codec._decode_tolerantly(json_reader.decode_document(body))
 
 
-def _parsed_by(parse: Callable[[bytes], Any]) -> Callable[[bytes], Usage]:
+def _parsed_by(parse: Callable[[bytes | str], Any]) -> Callable[[bytes], Usage]:
     def decode(body: bytes) -> Usage:
         usual = json_reader._parser
         vars(json_reader)["_parser"] = lambda: parse

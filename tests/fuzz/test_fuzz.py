@@ -105,8 +105,8 @@ def test_a_seeded_bug_is_found(
     """The harness that never complained would prove nothing."""
     monkeypatch.setattr(module, name, bug)
     # The converters keep the hooks that they were made with.
-    monkeypatch.setattr(codec, "_EXACT", codec._structure_usage(exact=True))
-    monkeypatch.setattr(codec, "_TOLERANT", codec._structure_usage(exact=False))
+    monkeypatch.setattr(codec, "_EXACT", codec._exactly())
+    monkeypatch.setattr(codec, "_TOLERANT", codec._tolerantly())
     assert any(why.startswith(oracle) for block in range(20) for why in failures(block))
 
 

@@ -51,11 +51,14 @@ for command in (show, forecast, watch, serve, report, doctor, *history.commands.
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
-    """How much of the X/Twitter API your project has used of its monthly cap.
+    """How much of the X/Twitter API your project has used of its monthly cap, and whether that will last.
+
+    \b
+    $ twusage show --demo
 
     The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
     first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET.
-    """
+    """  # noqa: D301 - click's mark for lines that are not wrapped
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

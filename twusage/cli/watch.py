@@ -127,11 +127,11 @@ class _Job:
     def _ending(self) -> Iterator[None]:
         """End quietly at SIGTERM, and when the reader of a pipe leaves."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
 
         def end(code: int) -> None:
             self.ended_with = code
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
         descriptor = _pipe()
         with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or not the main thread

@@ -386,7 +386,7 @@ class History:
 def _engine_of(url: str) -> sa.Engine | str:
     """An engine for this URL, or what is wrong with it."""
     try:
-        parsed = sa.make_url(url)
+        parsed = sa.make_url(str(url))
         if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
             return _sqlite_engine(parsed)
         if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
@@ -433,7 +433,7 @@ def _use_wal(engine: sa.Engine) -> None:
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
     connect: dict[str, Any] = {
-        "connect_timeout": LOCK_TIMEOUT,
+        "connect_timeout": 5,
         # A server that vanished is noticed after 25 s, and not after hours.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
