@@ -172,8 +172,4 @@ class _Job:
             click.echo(f"The page is at http://{shown}:{port}/ until Ctrl-C.")
             if not is_loopback(self.host):
                 print_error("the password and the page travel in clear: put a reverse proxy with TLS in front")
-            await _forever()
-
-
-async def _forever() -> None:
-    await asyncio.Event().wait()
+            await asyncio.Event().wait()
