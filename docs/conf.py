@@ -53,7 +53,7 @@ nitpick_ignore = [
     ("py:class", "redis.asyncio.client.Redis"),
     ("py:class", "redis.asyncio.cluster.RedisCluster"),
     ("py:class", "twusage.monitor.guard._Ledger"),
-    ("py:class", "twusage.testing.api.Outcome"),
+    ("py:class", "twusage.testing.api.SimulatedExchange"),
     ("py:class", "twusage.testing.faults.Breakage"),
 ]
 
