@@ -206,7 +206,7 @@ def test_the_finding_of_a_check() -> None:
     """The finding stands on the page without numbers; beside numbers only if the credentials are refused."""
     failure = Failure(ServerError("x", status=503), dt.datetime.now(dt.UTC), "the network is down", "check it")
     assert failure.problem(refused_only=False).headline == "The network is down"
-    assert failure.problem(refused_only=False).detail == "The API answers with status 503"
+    assert failure.problem(refused_only=False).detail == "The API returns status 503"
     assert failure.problem(refused_only=True).headline == "The API is in trouble (503)"
     finding = Failure(ConnectError("x", reason="dns"), dt.datetime.now(dt.UTC), "no such host")
     assert not finding.problem(refused_only=False).detail

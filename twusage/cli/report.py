@@ -87,7 +87,7 @@ def _picture(view: View, access: Access, title: str | None) -> bytes:
 
 
 def _replace(path: str, content: bytes) -> None:
-    """Write the file at once: a reader sees the old one or the new one, and a failure leaves the old one."""
+    """Replace the file atomically: a reader sees the old one or the new one, and a failure leaves the old one."""
     path = os.path.realpath(path)
     descriptor, draft = tempfile.mkstemp(prefix=".twusage-", dir=os.path.dirname(path))  # noqa: PTH120
     try:

@@ -1,5 +1,5 @@
-"""``twusage serve``: one process polls the API, and everybody else looks at its page, its JSON or its metrics.
+"""``twusage serve``: one process polls the API, and its page, JSON and metrics serve the whole team.
 
-``poller`` asks the API and keeps what it brings, ``site`` answers requests from it, ``guards`` decides which requests
-are answered, ``server`` holds the connections.
+``poller`` calls the API and keeps the newest response, ``site`` responds from it, ``guards`` decides which requests are
+allowed, ``server`` holds the connections.
 """

@@ -1,4 +1,4 @@
-"""Which requests are answered, by Host, origin, password and method; and the headers of every answer."""
+"""Which requests are allowed, by Host, origin, password and method; and the headers of all responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS: Mapping[str, str] = {
     "Server": "twusage",
     "Cache-Control": "private, no-cache",
 }
-"""On every answer, errors too. Only static files have another Cache-Control."""
+"""On all responses, errors too. Only static files have another Cache-Control."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?", re.IGNORECASE | re.ASCII)
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 def text_response(status: int, text: str, **headers: str) -> web.Response:
-    """A plain answer. Nothing of the request is in it."""
+    """Return a plain response. Nothing of the request is in it."""
     response = web.Response(status=status, text=f"{text}\n", headers=HEADERS)
     for name, value in headers.items():
         response.headers[name.replace("_", "-")] = value
@@ -54,18 +54,18 @@ def _as_hosts(names: Iterable[str]) -> frozenset[str]:
 
 @frozen
 class Guard:
-    """Decides which requests are answered.
+    """Decides which requests are allowed.
 
     Args:
         hosts: the bound host and other names that ``Host`` may have.
-        password: demanded by HTTP Basic from everybody, with any user name; ``None`` demands none.
+        password: required by HTTP Basic, with any user name; ``None`` requires none.
     """
 
     hosts: frozenset[str] = field(converter=_as_hosts)
     password: str | None = field(default=None, repr=False)
 
     def refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
-        """The answer to a request that is not allowed, or ``None``."""
+        """Return the response to a request that is not allowed, or ``None``."""
         is_probe = path == "/healthz"  # Probes of Kubernetes and load balancers ask by address.
         if not is_probe:
             refusal = self._wrong_host(request) or _wrong_site(request) or self._wrong_password(request)

@@ -1,4 +1,4 @@
-"""Poller: asks the API at intervals for as long as the server lives, and keeps the newest response and its events."""
+"""Poller: calls the API at intervals for as long as the server runs, and keeps the newest response and its events."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Failure:
     since: dt.datetime
     """When the polls began to fail."""
     message: str = ""
-    """What ``client.check()`` found, if it was asked."""
+    """What ``client.check()`` found, if it was called."""
     advice: str = ""
     """What to do, by ``client.check()``."""
 
@@ -93,10 +93,10 @@ class Failure:
 
 
 class Poller:
-    """Asks the API every ``every`` seconds. Pages and scrapes read its attributes, and so cost no call.
+    """Calls the API every ``every`` seconds. Pages and scrapes read its attributes, and so cost no call.
 
     Args:
-        client: asks the API.
+        client: calls the API.
         every: seconds from one call to the next, at least 60.
         history: an open history, in which the counts and the events are kept.
     """
@@ -208,7 +208,7 @@ def _capital(text: str) -> str:
 
 
 def _status_of(error: Exception) -> str:
-    return f"The API answers with status {error.status}" if isinstance(error, ApiError) else ""
+    return f"The API returns status {error.status}" if isinstance(error, ApiError) else ""
 
 
 def _in_words(error: Exception) -> str:  # noqa: PLR0911 - a table

@@ -20,10 +20,10 @@ _log = logging.getLogger("twusage")
 _MOST_CONNECTIONS = 64
 _MOST_HEADER_BYTES = 8192
 _TIMEOUT = 10.0
-"""Seconds to send a whole request, and to take its answer."""
+"""Seconds to send a whole request, and to read its response."""
 _KEEP_ALIVE = 10.0
 _SHUTDOWN = 0.3
-"""Seconds that running answers have when the server ends."""
+"""Seconds that running responses have when the server ends."""
 _TOO_LARGE = b"".join(
     (
         b"HTTP/1.1 431 Request Header Fields Too Large\r\n",
@@ -35,7 +35,7 @@ _TOO_LARGE = b"".join(
 
 
 class _Connection(web.RequestHandler):
-    """One connection: closed if a request is slow or large; malformed requests get the headers of all answers."""
+    """One connection: closed if a request is slow or large; malformed requests get the headers of all responses."""
 
     def __init__(self, server: _Server, **keywords: Any) -> None:
         super().__init__(server, **keywords)
@@ -67,7 +67,7 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def handling(self) -> None:
-        """Note that a whole request has arrived: from now on the client has time to take the answer."""
+        """Note that a whole request has arrived: from now on the client has time to read the response."""
         self._received = 0
         self._begin()
 
@@ -84,9 +84,9 @@ class _Connection(web.RequestHandler):
         request: web.BaseRequest,
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp's names itself and quotes the request
+        message: str | None = None,  # noqa: ARG002 - aiohttp's message names aiohttp and quotes the request
     ) -> web.StreamResponse:
-        """The answer to a malformed request, or to one that met a bug."""
+        """Return the response to a malformed request, or to one that met a bug."""
         del request
         if status >= 500:
             _log.error("a request failed", exc_info=exc)

@@ -1,4 +1,4 @@
-"""Site: answers requests from what the poller has. It never calls the API, and reads nothing but a history."""
+"""Site: responds to requests from what the poller has. It never calls the API, and reads nothing but a history."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class _Span:
 
 
 class _BadQueryError(Exception):
-    """A parameter of the query is wrong. Its text is the answer, and does not quote it."""
+    """A parameter of the query is wrong. Its message is the response, and does not quote the parameter."""
 
 
 class Site:
-    """Answers requests: the page, JSON, CSV, metrics, health.
+    """Responds to requests: the page, JSON, CSV, metrics, health.
 
     Args:
-        poller: where the numbers come from.
+        poller: has the numbers.
         guard: decides which requests are answered.
         title: the heading of the page (default: the project's id).
         names: names for client apps, by id.
@@ -86,7 +86,7 @@ class Site:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to a request."""
+        """Return the response to a request."""
         path = request.raw_path.partition("?")[0]
         refusal = self._guard.refusal(request, path)
         if refusal is not None:
@@ -108,7 +108,7 @@ class Site:
         span = self._span(request)
         poller, now = self._poller, self._poller.now
         age = 0.0 if poller.usage is None else (now - poller.usage.fetched_at).total_seconds()
-        # What a page says changes with these only.
+        # The text of a page changes with these only.
         key = (span, poller.version, age // 60, age > poller.stale_after, now.timestamp() // 60)
         text = self._pages.get(key)
         if text is None:

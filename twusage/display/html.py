@@ -1,6 +1,6 @@
 """The page of ``twusage serve`` and the report of ``twusage report``, from a view. Pure, but for reading its templates.
 
-What belongs here: what the page says, in which order. The pictures are in ``svg``, the markup in ``templates/``.
+What belongs here: the words of the page, and their order. The pictures are in ``svg``, the markup in ``templates/``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Problem:
 
 @frozen(kw_only=True)
 class Feed:
-    """How the numbers come to the page: what a view does not say."""
+    """How the numbers come to the page: what a view does not contain."""
 
     now: dt.datetime
     """The instant for which the page is made, UTC."""
@@ -153,7 +153,7 @@ def _render(model: dict[str, Any], view: View | None) -> str:
     return _environment().get_template("page.html").render(page=model, view=view).lstrip()
 
 
-# -- What the page says ------------------------------------------------------------------------------------------------
+# -- The words of the page --------------------------------------------------------------------------------------------
 
 
 def _common(feed: Feed, heading: str) -> dict[str, Any]:
