@@ -28,7 +28,7 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 OLDEST = PYTHONS[0]
 EXTRAS = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
 # Not run with other extras or versions, because these do not change the result.
-WITHOUT_LONG = ["--ignore=tests/fuzz", "--ignore=tests/soak"]
+WITHOUT_LONG = ["--ignore=tests/torture/fuzz", "--ignore=tests/torture/soak"]
 WITH_EXTRAS = f".[{','.join(PROJECT['optional-dependencies'])}]"
 
 
@@ -163,7 +163,7 @@ def mutation(session: nox.Session) -> None:
 def fleet(session: nox.Session) -> None:
     """Run 64 processes with a real Redis; the server must count no 429. `-- --processes 8 --windows 3` is shorter."""
     session.install("-e", ".[redis]")
-    session.run("python", "tests/fleet/fleet.py", *session.posargs)
+    session.run("python", "tests/torture/fleet/fleet.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
@@ -177,28 +177,28 @@ def faults(session: nox.Session) -> None:
 def sim(session: nox.Session) -> None:
     """Simulate the rate limit: the cost of 500 calls in every world, and by other rules. The tests run a part."""
     session.install("-e", ".", *group("tests"))
-    session.run("python", "tests/sim/simulate.py", *session.posargs)
+    session.run("python", "tests/torture/sim/simulate.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def forecast(session: nox.Session) -> None:
     """Measure the forecast's error and the coverage of its range on 1,100 projects. `-- --seed 1` repeats a run."""
     session.install("-e", ".")
-    session.run("python", "tests/forecast/forecast_table.py", *session.posargs)
+    session.run("python", "tests/torture/forecast/forecast_table.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def fuzz(session: nox.Session) -> None:
     """Decode a million generated responses and check each result. `-- --cases 5000000` is the long form."""
     session.install("-e", ".[speed]", *group("tests"))  # so that both readers are compared
-    session.run("python", "tests/fuzz/fuzz.py", *session.posargs)
+    session.run("python", "tests/torture/fuzz/fuzz.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def soak(session: nox.Session) -> None:
     """Send 200,000 requests over a socket; poll for a year in 30 worlds. `-- --requests 1000000` is the long form."""
     session.install("-e", ".", *group("tests"))
-    session.run("python", "tests/soak/soak.py", *session.posargs)
+    session.run("python", "tests/torture/soak/soak.py", *session.posargs)
 
 
 @nox.session
