@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from twusage.codec import decode_usage
 
-SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fixtures" / "vendor_schema.json").read_text(encoding="utf-8"))
+SCHEMA: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "vendor_schema.json").read_text(encoding="utf-8")
+)
 INT32 = 2**31
 # A zone may move a day by one: the years at both ends of Python's calendar would leave it.
 TIMES = st.datetimes(dt.datetime(2, 1, 1), dt.datetime(9998, 1, 1))  # noqa: DTZ001 - the zone is drawn
