@@ -1,14 +1,14 @@
 """The fault catalogue, run: each row of the table over a socket and in memory, and what takes more than one call.
 
-`nox -s faults` runs what is marked here and elsewhere, and counts it. What holds after every row is in ``harness``.
+`nox -s faults` runs and counts all that is marked. ``fault_harness`` says what holds after every row.
 """
 
 import random
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from cases import CASES, SHORT
-from harness import TRIES, Case, check, in_memory, over_the_wire
+from fault_cases import CASES, SHORT
+from fault_harness import TRIES, Case, check, in_memory, over_the_wire
 
 from twusage.errors import RateLimitedError
 from twusage.models import Usage

@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from cases import GZIP, saying
-from harness import CountingLimiter, Place, nothing_left, script_of, served
+from fault_cases import GZIP, saying
+from fault_harness import CountingLimiter, Place, nothing_left, script_of, served
 from scripted_server import (
     AT_ONCE,
     CANARY_TOKEN,

@@ -22,7 +22,7 @@ from unittest import mock
 
 import aiohttp
 import trustme
-from harness import Act, Case, Place, served
+from fault_harness import Act, Case, Place, served
 from scripted_server import (
     CANARY_TOKEN,
     CHUNKED,
