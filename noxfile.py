@@ -115,6 +115,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures of README and site from the real command, with a fixed clock."""
+    session.install("-e", WITH_EXTRAS)
+    session.run("python", "docs/pictures.py")
+
+
+@nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
     """What a call costs, as a ratio to what people would use instead. It writes docs/speed.md's table and its JSON.
 
