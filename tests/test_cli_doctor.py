@@ -454,7 +454,7 @@ class TestSocket:
 
 def test_the_documented_options() -> None:
     """docs/cli.md lists the options that exist."""
-    section = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
+    section = DOCS.read_text(encoding="utf-8").partition("## twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
     assert documented == {parameter.opts[0] for parameter in doctor.params if isinstance(parameter, click.Option)}
 
@@ -463,7 +463,7 @@ def test_the_documented_codes() -> None:
     """docs/cli.md lists the codes that exist: scripts compare them."""
     from twusage.diagnostics import check, credentials, explain
 
-    text = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
+    text = DOCS.read_text(encoding="utf-8").partition("## twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text))
     modules = (check, credentials, explain, inspect.getmodule(doctor.callback) or doctor, inspect.getmodule(read_token))
     source = "".join(inspect.getsource(module) for module in modules if module)
