@@ -1,7 +1,7 @@
 """Draws the terminal pictures of the README and the site: ``python docs/pictures.py``, or ``nox -s pictures``.
 
-They show the real output of ``twusage show --demo`` at a fixed time, as SVG: block characters are rectangles, so that no
-font can leave gaps between them. With ``--check`` it only compares, and exits with 1 if a picture is out of date.
+They show the real output of ``twusage show --demo`` at a fixed time, as SVG. Block characters are rectangles, because
+fonts leave gaps between them. With ``--check`` it only compares, and exits with 1 if a picture is out of date.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ FONT = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
 PAPER_AND_INK = {"light": ("#ffffff", "#1f2328"), "dark": ("#0d1117", "#e6edf3")}
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHADES = {"▒": 0.55, "░": 0.3}
+BARS = {*EIGHTHS[1:], *SHADES}
 
 
 class Style(NamedTuple):
@@ -61,7 +62,7 @@ def _line(line: Text, top: int, ink: str) -> str:
         cells.append((character, Style(color, background, bold=bool(style.bold), dim=bool(style.dim))))
     drawn, column = "", 0
     for style, group in groupby(cells, key=lambda cell: cell[1]):
-        for is_bar, part in groupby((character for character, _ in group), key=lambda c: c in EIGHTHS[1:] or c in SHADES):
+        for is_bar, part in groupby((character for character, _ in group), key=BARS.__contains__):
             text = "".join(part)
             drawn += (_bar if is_bar else _words)(text, column, top, style, ink)
             column += len(text)
@@ -71,8 +72,8 @@ def _line(line: Text, top: int, ink: str) -> str:
 def _bar(text: str, column: int, top: int, style: Style, ink: str) -> str:
     """Rectangles: one for each run of equal characters, and one for the background of a partial cell."""
     drawn = ""
-    for character, run_ in groupby(text):
-        count = len(list(run_))
+    for character, equal in groupby(text):
+        count = len(list(equal))
         left, color = MARGIN + column * CELL, style.color or ink
         if style.background:
             drawn += _rectangle(left, top + 2, count * CELL, style.background)
