@@ -1,14 +1,18 @@
 """Sphinx: the site that `nox -s docs` builds. Warnings are errors there, and nothing is fetched from anywhere."""
 
+import html
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext import napoleon
 from sphinx.ext.napoleon.docstring import GoogleDocstring
+from sphinx_design.shared import PassthroughTextElement
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -23,9 +27,8 @@ copyright = "the twusage maintainers"
 language = "en"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design", "sphinx_llm.txt"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
 nitpicky = True
-suppress_warnings = ["myst.xref_missing"] if tags.has("markdown") else []  # type: ignore[name-defined]  # noqa: F821
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -56,7 +59,8 @@ nitpick_ignore = [
 
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+templates_path = ["_templates"]
+html_css_files = ["site.css"]
 html_title = f"twusage {version}"
 html_copy_source = False
 html_show_sphinx = False
@@ -68,6 +72,8 @@ html_theme_options = {
     "top_of_page_buttons": [],
 }
 copybutton_prompt_text = "$ "
+llms_txt_full_build = True
+llms_txt_suffix_mode = "replace"
 llms_txt_description = "asyncio client, command, dashboard and test fake for GET /2/usage/tweets of the X/Twitter API"
 
 # The module imports it for annotations only, and autodoc looks these up.
@@ -108,15 +114,43 @@ def _signature(
     return signature and signature.replace("= NOTHING", "= {}"), returns  # attrs' word for a default that is made anew
 
 
-def _keyboard_access(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Make tables and code blocks focusable, because wide ones scroll (WCAG 2.1.1)."""
+def _accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Fix what axe reports in the HTML of Sphinx and furo: scrollable regions, signatures, captions."""
     del app, page, template, doctree
     body = context.get("body", "").replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
-    context["body"] = body.replace("<pre>", '<pre tabindex="0">')
+    body = body.replace("<pre>", '<pre tabindex="0">')  # wide tables and code blocks scroll
+    context["body"] = _SIGNATURE.sub(lambda match: _as_spans(match[1]), body)
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
+_SIGNATURE = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
+
+
+def _as_spans(lines: str) -> str:
+    """Turn a signature of several lines, a ``<dl>`` without terms, into spans; site.css breaks the lines."""
+    return lines.replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+
+
+def _plain(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Keep the text of nodes that the Markdown pages of sphinx-llm would drop."""
+    del page
+    if app.builder.name != "html":
+        for node in [*doctree.findall(nodes.abbreviation), *doctree.findall(PassthroughTextElement)]:
+            node.replace_self(nodes.Text(node.astext()))
+
+
+def _without_entities(app: Sphinx, failed: Exception | None) -> None:
+    """Write Markdown into llms.txt: sphinx-llm escapes every backtick and asterisk."""
+    path = Path(app.outdir, "llms.txt")
+    if failed is None and path.is_file():
+        path.write_text(html.unescape(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("html-page-context", _keyboard_access, priority=900)  # after furo wraps the tables
+    app.connect("html-page-context", _accessible, priority=900)  # after furo wraps the tables
+    app.connect("doctree-resolved", _plain)
+    app.connect("build-finished", _without_entities, priority=900)  # after sphinx-llm
     app.connect("missing-reference", _by_public_name)
     app.connect("autodoc-process-bases", _public_bases)
     app.connect("autodoc-process-docstring", _google_style)

@@ -79,7 +79,7 @@ ROWS = (
 
 def table(figures: Mapping[str, Any]) -> str:
     """The table as docs/speed.md shows it, without a figure that is not in docs/bench.json."""
-    lines = ["| what | against | twusage | the other | ratio | goal | |", "|---|---|---:|---:|---:|---:|---|"]
+    lines = ["| what | against | twusage | alternative | ratio | goal | result |", "|---|---|---:|---:|---:|---:|---|"]
     lines += [line(row, figures["rows"][row.key]) for row in ROWS]
     return "\n".join([_told(figures), "", *lines, ""])
 
