@@ -1,21 +1,20 @@
 """The code blocks of README.md and docs/*.md are tests: each page runs from top to bottom, against the fake.
 
 A page's blocks share one namespace and one event loop, and may ``await`` at the top level, as in ``python -m asyncio``.
-Before a page begins, a fake API of its own is served on loopback, and the environment points there, so that
-``UsageClient.from_env()`` does what a reader's would. No other host can be reached, and files go to a directory that is
-removed afterwards.
+Each page has its own fake API on loopback, and environment variables that point to it, so that
+``UsageClient.from_env()`` works as for a reader. No other host can be reached. The working directory is temporary.
 
 =============================  =====================================================================================
-in the page                    what is done with it
+in the page                    effect
 =============================  =====================================================================================
-a ``python`` block             it runs; so do the ``test_*`` functions that it defines, with twusage's own fixtures
-a ``text`` block right after   it must be what that block printed
-``% invisible-code-block:``    runs unseen: it brings about what the next block is to meet
-``% skip: start if(...)``      the blocks up to ``% skip: end`` are skipped, without an extra that they need
+a ``python`` block             is run, and so are the ``test_*`` functions that it defines, with twusage's fixtures
+a ``text`` block right after   must equal the output of that block
+``% invisible-code-block:``    is run but not shown, to prepare the next block
+``% skip: start if(...)``      skips the blocks up to ``% skip: end``, if an extra that they need is missing
 =============================  =====================================================================================
 
-Unseen, a page has ``fake`` (its ``FakeApi``, whose clock stands at 2026-01-15 12:00 UTC) and ``new_window()``, which
-gives it a token with a fresh rate-limit window.
+Two more names are defined: ``fake`` (the page's ``FakeApi``, whose clock is stopped at 2026-01-15 12:00 UTC), and
+``new_window()``, which sets a token with a new rate-limit window.
 """
 
 import ast
@@ -40,17 +39,17 @@ _KEYS = ("X_API_KEY", "X_API_SECRET", "TWITTER_API_KEY", "TWITTER_API_SECRET")
 
 
 class Stage:
-    """What stands behind one page: a fake API on loopback, an event loop, and what was printed last."""
+    """The environment of one page: a fake API on loopback, an event loop, and the last output."""
 
     def __init__(self) -> None:
         self.fake = FakeApi(clock=VirtualClock(auto=False))
-        # Ids that do not depend on how many fakes there were before: pages print them.
+        # Fixed ids, because pages print them.
         self.fake.project.id = "1281043626347900822499"
         for number, app in enumerate(self.fake.apps, start=1):
             app.id = f"2700{number:04}"
         self.printed, self.printed_by = "", -1
         self.runner = asyncio.Runner()
-        # In a thread of its own: a page's asyncio.run must find it alive as well.
+        # In its own thread, so that it also serves the asyncio.run of a page.
         self._server = FakeServer(self.fake)
         self._server.__enter__()
         self._directory = TemporaryDirectory()
@@ -64,7 +63,7 @@ class Stage:
         self.new_window()
 
     def new_window(self) -> None:
-        """Another token for the first app, which the limiter has not seen, and a window that nobody has drawn on."""
+        """Give the first app another token, which is new to the limiter, and an unused window."""
         self._tokens += 1
         app = self.fake.apps[0]
         app.window_start = None
@@ -81,7 +80,7 @@ class Stage:
 def _loopback_only(resolve: Callable[..., Any]) -> Callable[..., Any]:
     def getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
         if host not in {"127.0.0.1", "localhost", "::1"}:
-            raise AssertionError(f"a page of the docs wants to reach {host!r}")
+            raise AssertionError(f"a page of the docs connects to {host!r}")
         return resolve(host, *rest, **options)
 
     return getaddrinfo
@@ -115,7 +114,7 @@ def _check_text(example: Example) -> str | None:
 
 
 def pytest_itemcollected(item: Any) -> None:
-    """Sybil's own filter of tracebacks ends the whole run where a failure is in no block: a client left open."""
+    """Replace Sybil's traceback filter, which ends the run after an error outside a block, e.g. a client left open."""
     if isinstance(item, SybilItem):
         item.__dict__["_traceback_filter"] = lambda failure: failure.traceback.cut(path=__file__)
 

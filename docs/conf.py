@@ -39,12 +39,11 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
-# The pages of these projects are elsewhere, and their inventories would have to be fetched. `dt` is what the code calls
-# datetime.
+# Without their inventories, which would have to be fetched. `dt` is the code's name of datetime.
 nitpick_ignore_regex = [
     (r"py:.*", r"(aiohttp|asyncio|collections|concurrent|contextlib|datetime|dt|enum|os|ssl|types|typing)\..*"),
 ]
-# Not public: they are named in annotations only, and nobody has to know more of them than is said there.
+# Not public, and named in annotations only.
 nitpick_ignore = [
     ("py:class", "twusage.limiter._LocalSlot"),
     ("py:class", "twusage.integrations.fleet_queue.FleetSlot"),
@@ -53,7 +52,7 @@ nitpick_ignore = [
     ("py:class", "redis.asyncio.client.Redis"),
     ("py:class", "redis.asyncio.cluster.RedisCluster"),
     ("py:class", "twusage.monitor.guard._Ledger"),
-    ("py:class", "twusage.testing.api.Outcome"),
+    ("py:class", "twusage.testing.api.SimulatedExchange"),
     ("py:class", "twusage.testing.faults.Breakage"),
 ]
 
@@ -76,14 +75,14 @@ llms_txt_full_build = True
 llms_txt_suffix_mode = "replace"
 llms_txt_description = "asyncio client, command, dashboard and test fake for GET /2/usage/tweets of the X/Twitter API"
 
-# The module imports it for annotations only, and autodoc looks these up.
+# The module imports it for annotations only, and autodoc resolves these.
 vars(twusage.errors)["RateLimit"] = twusage.RateLimit
 
 _PAGES = {name: module.__name__ for module in (twusage.testing, twusage.monitor, twusage) for name in module.__all__}
 
 
 def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:
-    """Annotations name the module that a class is written in; the reference has it where users import it from."""
+    """Resolve an annotation, which names the private module, to the public name in the reference."""
     name = node.get("reftarget", "").rpartition(".")[2]
     target = f"{_PAGES.get(name)}.{name}"
     if node.get("refdomain") != "py" or name not in _PAGES or node["reftarget"] == target:
@@ -91,14 +90,14 @@ def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, cont
     return env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
 
 
-def _public_bases(*told: Any) -> None:
-    """A private base is told as what it is itself: its attributes stand with those who inherit them."""
-    bases: list[type] = told[-1]
+def _public_bases(*arguments: Any) -> None:
+    """Replace a private base by its own base: its attributes are listed in the subclasses."""
+    bases: list[type] = arguments[-1]
     bases[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in bases]
 
 
 def _google_style(app: Sphinx, what: Any, name: str, item: object, options: Any, lines: list[str]) -> None:
-    """Napoleon, except where it would take what stands before an attribute's first colon for a type."""
+    """Apply Napoleon, except to attributes: it would read the text before the first colon as a type."""
     if what not in {"attribute", "property", "data"}:
         config: Any = napoleon.Config()  # its defaults
         lines[:] = GoogleDocstring(lines, config, app, what, name, item, options).lines()
@@ -107,11 +106,11 @@ def _google_style(app: Sphinx, what: Any, name: str, item: object, options: Any,
 def _signature(
     app: Sphinx, what: str, name: str, item: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """The API's values are read, not made, and a protocol is no class to call: neither needs a signature."""
+    """Omit the signature of the API's values and of protocols, because users do not call them."""
     del app, what, name, options
     if isinstance(item, type) and (item.__module__ == "twusage.models" or getattr(item, "_is_protocol", False)):
         return "", None
-    return signature and signature.replace("= NOTHING", "= {}"), returns  # attrs' word for a default that is made anew
+    return signature and signature.replace("= NOTHING", "= {}"), returns  # attrs' name for a default factory
 
 
 def _accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -59,7 +59,7 @@ def test_the_options_of_the_fake_are_documented() -> None:
     documented = dict(re.findall(r"^\| [^`|]+ \| `(--[a-z-]+) \S+` \| (.+) \|$", page("fake"), re.MULTILINE))
     context = click.Context(fake)
     options = {parameter.opts[0]: parameter.get_default(context) for parameter in fake.params}
-    # What click gives where there is no default depends on its version.
+    # What click returns without a default depends on its version.
     assert documented == {name: str(value) if isinstance(value, int) else "made up" for name, value in options.items()}
 
 

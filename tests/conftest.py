@@ -1,5 +1,5 @@
-"""What several test modules share: the mend of aioresponses, the token that nobody may ever read, a command that hears
-Ctrl-C, and the count of the fault catalogue.
+"""Shared fixtures: a fix of aioresponses, the canary token, an interruptible command, databases; and the count of the
+fault catalogue.
 """
 
 import inspect
@@ -16,14 +16,13 @@ import aiohttp
 import aioresponses.core
 import pytest
 from postgresql import Server, find_initdb
+from scripted_server import CANARY_TOKEN
 
 from twusage.protocol import Request
 
-CANARY = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear"
-
 
 class _Response(aiohttp.ClientResponse):
-    """What aioresponses 0.7.9 makes, with the argument that aiohttp 3.14 asks for (aioresponses#289)."""
+    """The response of aioresponses 0.7.9, with the argument that aiohttp 3.14 requires (aioresponses#289)."""
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         keywords.setdefault("stream_writer", SimpleNamespace(output_size=0))
@@ -36,21 +35,19 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
 
 @pytest.fixture
 def canary() -> str:
-    """A token of the real ones' length and letters: to be looked for wherever it must not be."""
-    return CANARY
+    """A token as long as a real one, to search for in all output."""
+    return CANARY_TOKEN
 
 
 @pytest.fixture
 def canary_request() -> Request:
     """A request with the canary, to a host that does not exist."""
-    return Request("GET", "https://api.test/2/usage/tweets", {"authorization": f"Bearer {CANARY}"})
+    return Request("GET", "https://api.test/2/usage/tweets", {"authorization": f"Bearer {CANARY_TOKEN}"})
 
 
 @pytest.fixture
 def interruptible() -> list[str]:
-    """The beginning of a twusage command line that Ctrl-C ends: a shell's background job ignores it, and so would what
-    a test that runs in one starts.
-    """
+    """The beginning of a twusage command line that handles Ctrl-C, which background jobs of a shell ignore."""
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     return [sys.executable, "-c", f"{listen}; from twusage.__main__ import main; main()"]
 
@@ -86,7 +83,7 @@ def history_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each report is to say of which layer it is: a report knows no markers."""
+    """Add the layer to each report, because reports have no markers."""
     for item in items:
         marker = item.get_closest_marker("fault")
         if marker is not None:
@@ -94,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What `nox -s faults` prints: a line for each layer of the catalogue, and a total."""
+    """Print a line for each layer of the fault catalogue, and a total."""
     if config.getoption("markexpr") != "fault":
         return
     cases: dict[str, Counter[str]] = {}
@@ -104,5 +101,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
                 cases.setdefault(layer, Counter())[how] += 1
     terminalreporter.section("the fault catalogue")
     for layer, ends in [*cases.items(), ("in all", sum(cases.values(), Counter()))]:
-        told = ", ".join(f"{number} {how}" for how, number in ends.items())
-        terminalreporter.line(f"{layer:10} {ends.total():4} cases: {told}")
+        counts = ", ".join(f"{number} {how}" for how, number in ends.items())
+        terminalreporter.line(f"{layer:10} {ends.total():4} cases: {counts}")

@@ -14,13 +14,15 @@ import traceback
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from twusage.errors import TwUsageError
 from twusage.protocol import Request
 
 LOOPBACK = "127.0.0.1"
-CANARY = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4may5hear"
+# Marked, so that tests can search all output for it. As long as a real token.
+CANARY_TOKEN = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fcanary%3D0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6"
+Retry = Literal["always", "once", "never"]
 # Seconds within which everything here happens that is not about time. Nobody ever waits that long.
 AT_ONCE = 5.0
 # The timeout of the tests that are about time, and how much later than that is still in time.
@@ -132,7 +134,7 @@ class Server:
         """A request to this server, with the canary."""
         scheme = "https" if self._tls else "http"
         url = f"{scheme}://{host}:{self.port}/2/usage/tweets{query}"
-        return Request("GET", url, {"authorization": f"Bearer {CANARY}"}, **extra)
+        return Request("GET", url, {"authorization": f"Bearer {CANARY_TOKEN}"}, **extra)
 
 
 def says(*data: bytes, then: str = "hold") -> Script:
@@ -181,9 +183,9 @@ def bomb(megabytes: int) -> bytes:
 # -- What an error must be ---------------------------------------------------------------------------------------------
 
 
-def fate(error: TwUsageError) -> str:
-    """R: may be retried. R1: once. N: never."""
-    return "R1" if error.retry_once else "R" if error.retryable else "N"
+def retry_of(error: TwUsageError) -> Retry:
+    """How often a call may be retried after this error."""
+    return "once" if error.retry_once else "always" if error.retryable else "never"
 
 
 def secrets_of(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from aiohttp.client_proto import ResponseHandler
 from attrs import frozen
 from scripted_server import (
     AT_ONCE,
-    CANARY,
+    CANARY_TOKEN,
     CHUNKED,
     GOOD,
     GRACE,
@@ -38,8 +38,8 @@ from scripted_server import (
     Wire,
     answer,
     bomb,
-    fate,
     hold,
+    retry_of,
     says,
     secrets_of,
     zipped,
@@ -118,7 +118,7 @@ async def refusal(
     assert asyncio.get_running_loop().time() - begun < within + GRACE
     error = caught.value
     assert type(error) is kind, error
-    assert CANARY not in secrets_of(error)
+    assert CANARY_TOKEN not in secrets_of(error)
     assert str(error).isprintable()
     return error
 
@@ -128,15 +128,15 @@ async def refusal(
 
 class TestConnecting:
     async def test_refused(self, transport: AiohttpTransport) -> None:
-        """Where nobody listens there is no connection: R."""
+        """Where nobody listens there is no connection: retried."""
         with socket.create_server((LOOPBACK, 0)) as listener:
             port = listener.getsockname()[1]
         error = await refusal(transport, Request("GET", f"http://{LOOPBACK}:{port}/"), ConnectError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert f"{LOOPBACK}:{port} (" in str(error)
 
     async def test_unknown_name(self, serve: Serve) -> None:
-        """A name that cannot be resolved is a connection that cannot be made: R."""
+        """A name that cannot be resolved is a connection that cannot be made: retried."""
 
         class Unknown(AbstractResolver):
             async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
@@ -147,14 +147,14 @@ class TestConnecting:
 
         connector = aiohttp.TCPConnector(resolver=Unknown())
         async with aiohttp.ClientSession(connector=connector) as session:
-            request = Request("GET", "https://nobody.test/", {"authorization": f"Bearer {CANARY}"})
+            request = Request("GET", "https://nobody.test/", {"authorization": f"Bearer {CANARY_TOKEN}"})
             error = await refusal(AiohttpTransport(session), request, ConnectError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert "nobody.test:443 (Name or service not known)" in str(error)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses")
     async def test_connecting_takes_too_long(self, transport: AiohttpTransport) -> None:
-        """A host that does not answer at all: after half of the timeout it is known that nothing was sent: R."""
+        """A host that does not answer at all: after half of the timeout it is known that nothing was sent: retried."""
         with socket.socket() as listener, socket.socket() as one, socket.socket() as other:
             listener.bind((LOOPBACK, 0))
             listener.listen(0)
@@ -163,29 +163,29 @@ class TestConnecting:
                 waiting.connect_ex(listener.getsockname())
             request = Request("GET", f"http://{LOOPBACK}:{listener.getsockname()[1]}/")
             error = await refusal(transport, request, ConnectError, within=SHORT)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
 
     async def test_the_tls_handshake_hangs(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """A server that never says hello: nothing was sent, R; and the connection is closed."""
+        """A server that never says hello: nothing was sent: retried; and the connection is closed."""
         server = await serve(Wire.wait_until_gone)
-        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY}"})
+        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY_TOKEN}"})
         error = await refusal(transport, request, ConnectError, within=SHORT)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert "no connection within 0.125 s" in str(error)
         await server.all_gone()
 
     async def test_the_tls_handshake_is_cut(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """A connection that ends in the handshake says nothing about the server's certificate: R."""
+        """A connection that ends in the handshake says nothing about the server's certificate: retried."""
 
         async def hang_up(wire: Wire) -> None:
             await wire._reader.read(1)
 
         server = await serve(hang_up)
         error = await refusal(transport, Request("GET", f"https://{LOOPBACK}:{server.port}/"), ConnectError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
 
     async def test_the_pool_is_exhausted(self, serve: Serve) -> None:
-        """Who waits too long for one of the own connections is not told that the host is to blame: R."""
+        """Who waits too long for one of the own connections is not told that the host is to blame: retried."""
         server = await serve(hold)
         transport = AiohttpTransport(limit=1)
         async with asyncio.timeout(AT_ONCE), asyncio.TaskGroup() as group:
@@ -193,7 +193,7 @@ class TestConnecting:
             await server.heard.wait()
             error = await refusal(transport, server.request(), RequestTimeoutError, within=SHORT)
             busy.cancel()
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert "connection" not in str(error)
         assert len(server.requests) == 1
         await transport.aclose()
@@ -216,14 +216,14 @@ class TestConnecting:
         await transport.aclose()
 
     async def test_a_proxy_refuses(self, serve: Serve) -> None:
-        """A proxy that opens no tunnel is a connection that cannot be made; the token never leaves: R."""
+        """A proxy that opens no tunnel is a connection that cannot be made; the token never leaves: retried."""
         proxy = await serve(says(answer(status=b"502 Bad Gateway")))
         transport = AiohttpTransport(proxy=f"http://{LOOPBACK}:{proxy.port}")
-        request = Request("GET", "https://api.test/", {"authorization": f"Bearer {CANARY}"})
+        request = Request("GET", "https://api.test/", {"authorization": f"Bearer {CANARY_TOKEN}"})
         error = await refusal(transport, request, ConnectError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert "the proxy refused to connect (502)" in str(error)
-        assert CANARY.encode() not in b"".join(proxy.requests)
+        assert CANARY_TOKEN.encode() not in b"".join(proxy.requests)
         await transport.aclose()
 
     async def test_the_environments_proxies_and_netrc_are_ignored(
@@ -268,39 +268,39 @@ class TestTls:
         await transport.aclose()
 
     async def test_an_unknown_authority(self, serve: Serve, authority: trustme.CA) -> None:
-        """A certificate of an authority that nobody knows: N, and the token is not sent."""
+        """A certificate of an authority that nobody knows: not retried, and the token is not sent."""
         server = await serve(says(answer()), tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport()
         error = await refusal(transport, server.request(), TlsError)
-        assert fate(error) == "N"
+        assert retry_of(error) == "never"
         assert "unable to get local issuer certificate" in str(error)
         assert not server.requests
         await transport.aclose()
 
     async def test_another_hosts_certificate(self, serve: Serve, authority: trustme.CA) -> None:
-        """A certificate that is another host's: N, and the token is not sent."""
+        """A certificate that is another host's: not retried, and the token is not sent."""
         server = await serve(says(answer()), tls=self.identity(authority, "other.test"))
         transport = AiohttpTransport(ssl=self.trusting(authority))
         error = await refusal(transport, server.request(), TlsError)
-        assert fate(error) == "N"
+        assert retry_of(error) == "never"
         assert "not valid for" in str(error)
         assert not server.requests
         await transport.aclose()
 
     async def test_a_server_that_speaks_no_tls(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """Plain HTTP where TLS is spoken is no server that can be trusted: N."""
+        """Plain HTTP where TLS is spoken is no server that can be trusted: not retried."""
 
         async def plain(wire: Wire) -> None:
             await wire.say(answer(status=b"400 Bad Request"))
             await wire.wait_until_gone()
 
         server = await serve(plain)
-        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY}"})
-        assert fate(await refusal(transport, request, TlsError)) == "N"
+        request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY_TOKEN}"})
+        assert retry_of(await refusal(transport, request, TlsError)) == "never"
         await server.all_gone()
 
     async def test_a_later_chunk_is_garbled(self, serve: Serve, authority: trustme.CA) -> None:
-        """A chunk that goes wrong while it is waited for is told at once, though nobody says goodbye: R1."""
+        """A chunk that goes wrong while it is waited for is told at once, though nobody says goodbye: retried once."""
         heard = asyncio.Event()
 
         async def script(wire: Wire) -> None:
@@ -314,16 +314,16 @@ class TestTls:
         server = await serve(script, tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport(ssl=self.trusting(authority))
         asyncio.get_running_loop().call_later(0.15, heard.set)
-        assert fate(await refusal(transport, server.request(), ProtocolError)) == "R1"
+        assert retry_of(await refusal(transport, server.request(), ProtocolError)) == "once"
         await transport.aclose()
         for task in server._tasks:
             task.cancel()
 
     async def test_cut_in_the_middle_of_the_body(self, serve: Serve, authority: trustme.CA) -> None:
-        """A TLS connection that breaks off in the body is a cut answer, and no fault of the certificate: R."""
+        """A TLS connection that breaks off in the body is a cut answer, and no fault of the certificate: retried."""
         server = await serve(says(answer(length=99), then="reset"), tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport(ssl=self.trusting(authority))
-        assert fate(await refusal(transport, server.request(), ProtocolError)) == "R"
+        assert retry_of(await refusal(transport, server.request(), ProtocolError)) == "always"
         await transport.aclose()
 
 
@@ -344,7 +344,7 @@ class TestSending:
         await transport.send(server.request(), timeout=AT_ONCE)
         lines = server.requests[0].lower().split(b"\r\n")
         assert [line for line in lines if line.startswith(b"authorization")] == [
-            f"authorization: bearer {CANARY.lower()}".encode()
+            f"authorization: bearer {CANARY_TOKEN.lower()}".encode()
         ]
         assert b"accept-encoding: gzip" in lines
 
@@ -353,10 +353,10 @@ class TestSending:
     async def test_the_connection_ends_before_the_headers(
         self, serve: Serve, transport: AiohttpTransport, data: bytes, then: str
     ) -> None:
-        """One charge, one wire request: what aiohttp would silently send again is ours to retry: R."""
+        """One charge, one wire request: what aiohttp would silently send again is ours to retry: retried."""
         server = await serve(says(data, then=then))
         error = await refusal(transport, server.request(), ProtocolError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert (server.connections, len(server.requests)) == (1, 1)
 
     @pytest.mark.parametrize("then", ["close", "reset"])
@@ -375,7 +375,7 @@ class TestSending:
         server = await serve(once)
         await transport.send(server.request(), timeout=AT_ONCE)
         error = await refusal(transport, server.request(), ProtocolError)
-        assert fate(error) == "R"
+        assert retry_of(error) == "always"
         assert (server.connections, len(server.requests)) == (1, 2)
 
     async def test_a_connection_that_ended_meanwhile_is_replaced(
@@ -408,14 +408,14 @@ class TestSending:
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     async def test_redirects_are_not_followed(self, serve: Serve, transport: AiohttpTransport, status: int) -> None:
-        """The second host sees no connection, let alone the token: N."""
+        """The second host sees no connection, let alone the token: not retried."""
         other = await serve(says(answer()))
         location = f"location: http://{LOOPBACK}:{other.port}/2/usage/tweets".encode()
         server = await serve(says(answer(b"", location, status=b"%d Moved" % status)))
         response = await transport.send(server.request(), timeout=AT_ONCE)
         with pytest.raises(ProtocolError, match="redirect") as caught:
             protocol.read_usage(response, request=server.request())
-        assert fate(caught.value) == "N"
+        assert retry_of(caught.value) == "never"
         assert other.connections == 0
         assert len(server.requests) == 1
 
@@ -428,43 +428,43 @@ class Row:
     """Bytes that are no good answer, what the connection does then, and what may be tried again."""
 
     data: bytes
-    fate: str
+    retry: str
     then: str = "hold"
 
 
 GARBLED = {
-    "chunk size": Row(CHUNKED + b"zz\r\n{}\r\n", "R1"),
-    "chunk without an end": Row(CHUNKED + b"2\r\n{}{}{}\r\n", "R1"),
-    "chunk size overflow": Row(CHUNKED + b"f" * 21 + b"\r\n{}\r\n", "R1"),
-    "negative content-length": Row(OK + b"content-length: -5\r\n\r\n{}", "R1"),
-    "content-length that is no number": Row(OK + b"content-length: 2x\r\n\r\n{}", "R1"),
-    "two content-lengths": Row(OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", "R1"),
+    "chunk size": Row(CHUNKED + b"zz\r\n{}\r\n", "once"),
+    "chunk without an end": Row(CHUNKED + b"2\r\n{}{}{}\r\n", "once"),
+    "chunk size overflow": Row(CHUNKED + b"f" * 21 + b"\r\n{}\r\n", "once"),
+    "negative content-length": Row(OK + b"content-length: -5\r\n\r\n{}", "once"),
+    "content-length that is no number": Row(OK + b"content-length: 2x\r\n\r\n{}", "once"),
+    "two content-lengths": Row(OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", "once"),
     "content-length with chunks": Row(
-        OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "R1"
+        OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "once"
     ),
-    "chunks with content-length": Row(CHUNKED[:-2] + b"content-length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "R1"),
-    "NUL in a name": Row(answer(GOOD, b"x\0y: 1"), "R1"),
-    "NUL in a value": Row(answer(GOOD, b"x: 1\x002"), "R1"),
-    "a long header": Row(answer(GOOD, b"x: " + b"y" * 70_000), "R1"),
-    "a header without an end": Row(OK + b"x: " + b"y" * 90_000, "R1"),
-    "too many headers": Row(answer(GOOD, *(b"x-%d: 1" % number for number in range(5000))), "R1"),
-    "a long reason": Row(answer(status=b"200 " + b"y" * 9000), "R1"),
-    "SSH": Row(b"SSH-2.0-OpenSSH_9.6\r\n", "R1"),
-    "SMTP": Row(b"220 mail.test ESMTP\r\n", "R1"),
-    "TLS": Row(b"\x15\x03\x01\x00\x02\x02\x46", "R1"),
-    "HTTP/2": Row(b"\0\0\x12\x04\0\0\0\0\0", "R1"),
-    "control characters": Row(b"\x1b]0;owned\x07\x1b[2J\r\n\r\n", "R1"),
-    "no version of HTTP": Row(b"HTTP/3.7 200 OK\r\n\r\n", "R1"),
-    "status 2000": Row(answer(status=b"2000 OK"), "R1"),
-    "status abc": Row(answer(status=b"abc OK"), "R1"),
-    "status -20": Row(answer(status=b"-20 OK"), "R1"),
-    "gzip with a broken middle": Row(zipped(ZIPPED[:12] + b"\xff\xff\xff" + ZIPPED[15:]), "R1"),
-    "gzip with a wrong CRC": Row(zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), "R1"),
-    "gzip with a wrong length": Row(zipped(ZIPPED[:-4] + b"\1\2\3\4"), "R1"),
-    "bytes after gzip": Row(zipped(ZIPPED + b"!"), "R1"),
-    "gzip after gzip": Row(zipped(ZIPPED + ZIPPED), "R1"),
-    "no gzip": Row(zipped(GOOD), "R1"),
-    "zlib for gzip": Row(zipped(zlib.compress(GOOD)), "R1"),
+    "chunks with content-length": Row(CHUNKED[:-2] + b"content-length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "once"),
+    "NUL in a name": Row(answer(GOOD, b"x\0y: 1"), "once"),
+    "NUL in a value": Row(answer(GOOD, b"x: 1\x002"), "once"),
+    "a long header": Row(answer(GOOD, b"x: " + b"y" * 70_000), "once"),
+    "a header without an end": Row(OK + b"x: " + b"y" * 90_000, "once"),
+    "too many headers": Row(answer(GOOD, *(b"x-%d: 1" % number for number in range(5000))), "once"),
+    "a long reason": Row(answer(status=b"200 " + b"y" * 9000), "once"),
+    "SSH": Row(b"SSH-2.0-OpenSSH_9.6\r\n", "once"),
+    "SMTP": Row(b"220 mail.test ESMTP\r\n", "once"),
+    "TLS": Row(b"\x15\x03\x01\x00\x02\x02\x46", "once"),
+    "HTTP/2": Row(b"\0\0\x12\x04\0\0\0\0\0", "once"),
+    "control characters": Row(b"\x1b]0;owned\x07\x1b[2J\r\n\r\n", "once"),
+    "no version of HTTP": Row(b"HTTP/3.7 200 OK\r\n\r\n", "once"),
+    "status 2000": Row(answer(status=b"2000 OK"), "once"),
+    "status abc": Row(answer(status=b"abc OK"), "once"),
+    "status -20": Row(answer(status=b"-20 OK"), "once"),
+    "gzip with a broken middle": Row(zipped(ZIPPED[:12] + b"\xff\xff\xff" + ZIPPED[15:]), "once"),
+    "gzip with a wrong CRC": Row(zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), "once"),
+    "gzip with a wrong length": Row(zipped(ZIPPED[:-4] + b"\1\2\3\4"), "once"),
+    "bytes after gzip": Row(zipped(ZIPPED + b"!"), "once"),
+    "gzip after gzip": Row(zipped(ZIPPED + ZIPPED), "once"),
+    "no gzip": Row(zipped(GOOD), "once"),
+    "zlib for gzip": Row(zipped(zlib.compress(GOOD)), "once"),
 }
 
 if tuple(map(int, aiohttp.__version__.split(".")[:2])) < (3, 14):  # aiohttp accepts them
@@ -485,7 +485,7 @@ class TestBrokenAnswers:
 
     @pytest.mark.parametrize("tail", [b"zz\r\n{}\r\n", b"2\r\n{}{}{}\r\n"], ids=["size", "end"])
     async def test_a_later_chunk_is_garbled(self, serve: Serve, tail: bytes) -> None:
-        """A chunk that goes wrong after the headers were read is told at once, and not by the timeout: R1.
+        """A chunk that goes wrong after the headers were read is told at once, and not by the timeout: retried once.
 
         aiohttp closes the connection then, and lets the reader of the body wait for ever.
         """
@@ -500,17 +500,17 @@ class TestBrokenAnswers:
 
             server = await serve(script)
             error = await refusal(AiohttpTransport(session), server.request(), ProtocolError)
-            assert fate(error) == "R1"
+            assert retry_of(error) == "once"
             await server.all_gone()
 
     @pytest.mark.parametrize(
         "data",
         [
-            f"{CANARY} is not HTTP\r\n\r\n".encode(),
-            f"HTTP/1.1 200 {CANARY}{'y' * 9000}\r\n\r\n".encode(),
-            f"HTTP/1.1 200 OK\r\nx: {'y ' * 15}{CANARY}{'y' * 90_000}\r\n\r\n".encode(),
-            f"HTTP/1.1 200 OK\r\nx\0{CANARY}: 1\r\n\r\n".encode(),
-            f"HTTP/1.1 200 OK\r\ncontent-length: {CANARY}\r\n\r\n".encode(),
+            f"{CANARY_TOKEN} is not HTTP\r\n\r\n".encode(),
+            f"HTTP/1.1 200 {CANARY_TOKEN}{'y' * 9000}\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\nx: {'y ' * 15}{CANARY_TOKEN}{'y' * 90_000}\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\nx\0{CANARY_TOKEN}: 1\r\n\r\n".encode(),
+            f"HTTP/1.1 200 OK\r\ncontent-length: {CANARY_TOKEN}\r\n\r\n".encode(),
         ],
         ids=["first line", "reason", "cut by aiohttp", "name", "value"],
     )
@@ -520,7 +520,7 @@ class TestBrokenAnswers:
         """Bytes that are no HTTP and hold the token, or a part of it, are not quoted."""
         server = await serve(says(data))
         error = await refusal(transport, server.request(), ProtocolError)
-        assert CANARY[20:40] not in str(error)
+        assert CANARY_TOKEN[20:40] not in str(error)
         assert "CANARY" not in str(error)
 
     @pytest.mark.parametrize("then", ["close", "reset"])
@@ -546,12 +546,12 @@ class TestBrokenAnswers:
         ids=["000", "099", "999", "101", "204", "304", "empty", "empty gzip"],
     )
     async def test_a_status_that_means_nothing(self, serve: Serve, transport: AiohttpTransport, data: bytes) -> None:
-        """Statuses that this API does not have, and answers without a body, reach protocol, which refuses them: R1."""
+        """Statuses that this API does not have, and responses without a body, reach protocol: retried once."""
         server = await serve(says(data))
         response = await transport.send(server.request(), timeout=AT_ONCE)
         with pytest.raises(ProtocolError) as caught:
             protocol.read_usage(response, request=server.request())
-        assert fate(caught.value) == "R1"
+        assert retry_of(caught.value) == "once"
         assert len(server.requests) == 1
 
     async def test_a_switched_connection_is_not_used_again(self, serve: Serve, transport: AiohttpTransport) -> None:
@@ -562,7 +562,7 @@ class TestBrokenAnswers:
 
     @pytest.mark.parametrize("where", ["value", "name", "reason"])
     async def test_an_absurd_header_is_named(self, serve: Serve, transport: AiohttpTransport, where: str) -> None:
-        """The error names what is too large: R1."""
+        """The error names what is too large: retried once."""
         size = 70_000 if where != "reason" else 9000
         data = {
             "value": answer(GOOD, b"x: " + b"y" * size),
@@ -571,7 +571,7 @@ class TestBrokenAnswers:
         }[where]
         server = await serve(says(data))
         error = await refusal(transport, server.request(), ProtocolError)
-        assert fate(error) == "R1"
+        assert retry_of(error) == "once"
         assert "its status line or a header is too large" in str(error)
 
 
@@ -670,7 +670,7 @@ class TestTooMuch:
 
     async def test_at_most_max_body_is_held(self, serve: Serve, transport: AiohttpTransport, script: Script) -> None:
         """What is larger than max_body is refused as soon as that is known, the connection is closed, and others had
-        their turn all the time: N.
+        their turn all the time: not retried.
         """
         server = await serve(script)
         turns = 0
@@ -692,7 +692,7 @@ class TestTooMuch:
         finally:
             tracemalloc.stop()
             beating.cancel()
-        assert fate(caught.value) == "N"
+        assert retry_of(caught.value) == "never"
         assert f"max_body ({MAX_BODY} bytes)" in str(caught.value)
         assert held < MAX_BODY * 1.5
         # A piece at a time: between any two, everybody else ran.
@@ -703,9 +703,9 @@ class TestTooMuch:
     async def test_a_length_that_is_too_large_is_not_waited_for(
         self, serve: Serve, transport: AiohttpTransport
     ) -> None:
-        """A body that announces itself as too large is refused before a byte of it: N."""
+        """A body that announces itself as too large is refused before a byte of it: not retried."""
         server = await serve(says(answer(b"", length=256 * 2**20)))
-        assert fate(await refusal(transport, server.request(), ProtocolError)) == "N"
+        assert retry_of(await refusal(transport, server.request(), ProtocolError)) == "never"
         await server.all_gone()
 
     async def test_what_was_refused_is_not_kept(self, serve: Serve, transport: AiohttpTransport) -> None:
@@ -857,7 +857,7 @@ class TestCancelling:
         for task in (stage.task, *stage.ahead):
             with pytest.raises(ClientClosedError) as caught:
                 await task
-            assert CANARY not in secrets_of(caught.value)
+            assert CANARY_TOKEN not in secrets_of(caught.value)
         await stage.server.all_gone()
 
     async def test_cancelled_while_closing(self, stage: Stage) -> None:

@@ -224,7 +224,7 @@ class TestCredentials:
 
     def test_client_refuses_malformed_text(self) -> None:
         """The client refuses a malformed token in its constructor, long before a request."""
-        with pytest.raises(ConfigurationError, match="holds a space"):
+        with pytest.raises(ConfigurationError, match="contains a space"):
             UsageClient("Bearer canary")
 
     def test_client_takes_a_hand_made_auth(self) -> None:
@@ -362,7 +362,7 @@ class TestAppOnlyAuth:
 
     async def test_needs_a_client_at_first(self, keys: AppOnlyAuth) -> None:
         """Alone it cannot send; with a token it needs nobody."""
-        with pytest.raises(ConfigurationError, match="give this AppOnlyAuth to a UsageClient"):
+        with pytest.raises(ConfigurationError, match="pass it to a UsageClient"):
             await keys.token()
         assert await keys.token(FetchToken("T1")) == await keys.token()
 
@@ -524,32 +524,32 @@ class TestMinting:
         assert {app for app, _ in told} == {Secret(api.apps[0].api_key).fingerprint}, "also after a renewal"
 
     @pytest.mark.parametrize(
-        ("fault", "kind", "fate", "sent"),
+        ("fault", "kind", "retry", "sent"),
         [
-            (Fault.status(403, {"errors": [{"code": 99, "message": "no"}]}), AuthenticationError, "N", 1),
-            (Fault.status(401), AuthenticationError, "N", 1),
-            (Fault.status(400), AuthenticationError, "N", 1),
-            (Fault.status(404), ApiError, "N", 1),
-            (Fault.status(503), ServerError, "R", 4),
-            (Fault.html(502), ServerError, "R", 4),
-            (Fault.rate_limited(headers={}), RateLimitedError, "R", 4),
-            (Fault.rate_limited(headers={"retry-after": "701"}), RateLimitedError, "R", 1),
-            (Fault.html(), DecodeError, "R1", 2),
-            (Fault.garbled(), DecodeError, "R1", 2),
-            (Fault.empty(), DecodeError, "R1", 2),
-            (Fault.status(200, {"errors": [{"code": 99}]}), DecodeError, "R1", 2),
-            (Fault.status(200, {"token_type": "mac", "access_token": "AAAA"}), DecodeError, "R1", 2),
-            (Fault.status(200, {"token_type": "bearer", "access_token": "AAAA\n"}), DecodeError, "R1", 2),
-            (Fault.status(204, b""), ProtocolError, "R1", 2),
-            (Fault.status(302, b"", headers={"location": "https://elsewhere.test"}), ProtocolError, "N", 1),
-            (Fault.reset(), ProtocolError, "R", 4),
-            (Fault.disconnected(), ProtocolError, "R", 4),
-            (Fault.timeout(), RequestTimeoutError, "R", 4),
-            (Fault.connect_error(), ConnectError, "R", 0),
+            (Fault.status(403, {"errors": [{"code": 99, "message": "no"}]}), AuthenticationError, "never", 1),
+            (Fault.status(401), AuthenticationError, "never", 1),
+            (Fault.status(400), AuthenticationError, "never", 1),
+            (Fault.status(404), ApiError, "never", 1),
+            (Fault.status(503), ServerError, "always", 4),
+            (Fault.html(502), ServerError, "always", 4),
+            (Fault.rate_limited(headers={}), RateLimitedError, "always", 4),
+            (Fault.rate_limited(headers={"retry-after": "701"}), RateLimitedError, "always", 1),
+            (Fault.html(), DecodeError, "once", 2),
+            (Fault.garbled(), DecodeError, "once", 2),
+            (Fault.empty(), DecodeError, "once", 2),
+            (Fault.status(200, {"errors": [{"code": 99}]}), DecodeError, "once", 2),
+            (Fault.status(200, {"token_type": "mac", "access_token": "AAAA"}), DecodeError, "once", 2),
+            (Fault.status(200, {"token_type": "bearer", "access_token": "AAAA\n"}), DecodeError, "once", 2),
+            (Fault.status(204, b""), ProtocolError, "once", 2),
+            (Fault.status(302, b"", headers={"location": "https://elsewhere.test"}), ProtocolError, "never", 1),
+            (Fault.reset(), ProtocolError, "always", 4),
+            (Fault.disconnected(), ProtocolError, "always", 4),
+            (Fault.timeout(), RequestTimeoutError, "always", 4),
+            (Fault.connect_error(), ConnectError, "always", 0),
         ],
         ids=str,
     )
-    async def test_what_fails(self, api: FakeApi, fault: Fault, kind: type, fate: str, sent: int) -> None:
+    async def test_what_fails(self, api: FakeApi, fault: Fault, kind: type, retry: str, sent: int) -> None:
         """Ten calls that wait for one token have one failure, are retried as it deserves, and no usage is asked for.
         The window knows nothing of it, and the next call works.
         """
@@ -560,7 +560,7 @@ class TestMinting:
             assert {type(error) for error in errors} == {kind}
             for error in errors:
                 assert isinstance(error, TwUsageError)
-                assert ("R1" if error.retry_once else "R" if error.retryable else "N") == fate
+                assert ("once" if error.retry_once else "always" if error.retryable else "never") == retry
                 assert not isinstance(error, RateLimitedError) or (
                     not error.window_exhausted and error.rate_limit is None
                 )
@@ -809,7 +809,7 @@ class TestFromEnvironment:
     def test_malformed_is_refused_by_name(self, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A malformed value is refused, not passed over; the message names its variable and does not quote it."""
         monkeypatch.setenv(name, text)
-        with pytest.raises(ConfigurationError, match=f"^{name}: the value holds") as caught:
+        with pytest.raises(ConfigurationError, match=f"^{name}: the value contains") as caught:
             auth_from_env()
         assert "canary" not in "".join(traceback.format_exception(caught.value))
 
@@ -862,7 +862,7 @@ class TestFromEnvironment:
         for each in pair:
             monkeypatch.setenv(each, "canary")
         monkeypatch.setenv(name, "canary canary")
-        with pytest.raises(ConfigurationError, match=f"^{name}: the value holds a space") as caught:
+        with pytest.raises(ConfigurationError, match=f"^{name}: the value contains a space") as caught:
             auth_from_env()
         assert "canary" not in frames_of(caught.value)
 

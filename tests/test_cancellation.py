@@ -1,7 +1,7 @@
-"""A call that is cancelled leaves everything as if it had never come: at each of its steps, one after the other.
+"""A cancelled call leaves no trace, at whichever suspension point it is cancelled.
 
-A scenario is run once to count its victim's steps, and then once for each of them, the victim struck down just there.
-What must hold afterwards is in ``World.check``; seeded bugs at the end show that it notices.
+Each scenario is run once to count the suspension points of its coroutine, then once per point, cancelling there. What
+must hold afterwards is in ``Scenario.check``; the seeded bugs at the end are all detected.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, VirtualCl
 
 pytestmark = pytest.mark.fault("asyncio")
 
-# More than any scenario has: one that never ends is told as such.
-MOST_STEPS = 400
-# Seconds after which a wait is in its midst: a request takes one, whoever comes later is there after 0.1.
-MIDST = 0.5
-# Real seconds that a run may take, most of which needs milliseconds.
-PATIENCE = 5.0
-Victim = Coroutine[Any, Any, Any]
+# More than any scenario has, so that an endless one fails.
+MAX_STEPS = 400
+# Seconds after which a wait is in its middle: a request takes 1 s, and later calls start after 0.1 s.
+MIDDLE = 0.5
+# Real seconds that a run may take. Most take milliseconds.
+TIMEOUT = 5.0
+CoroutineUnderTest = Coroutine[Any, Any, Any]
 
 
-# -- Striking at a step ------------------------------------------------------------------------------------------------
+# -- Cancelling at a step ----------------------------------------------------------------------------------------------
 
 
 class Stepped:
-    """Awaits a coroutine, counts where it suspends, and strikes at one of these places.
+    """Awaits a coroutine, counts its suspension points, and cancels it at one of them.
 
     Args:
         call: what is awaited.
-        at: the number of the step, from 1 on; 0 strikes nowhere.
-        when: when in that step: as it begins to wait, in the midst, or when what it waits for has come and it has not
-            gone on yet.
+        at: the number of the step, from 1 on; 0 does not cancel.
+        when: the time in that step: when its wait begins, in the middle, or after its end, before the coroutine
+            continues.
     """
 
-    def __init__(self, call: Victim, at: int, when: str = "first") -> None:
+    def __init__(self, call: CoroutineUnderTest, at: int, when: str = "first") -> None:
         self._call, self._at, self._when = call, at, when
         self.clock: Clock = SystemClock()
-        self.strike: Callable[[], object] = lambda: None
+        self.cancel: Callable[[], object] = lambda: None
         self.steps = 0
-        self.struck = False
+        self.cancelled = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
         sent: Callable[[Any], Any] = self._call.send
@@ -68,62 +68,62 @@ class Stepped:
             except StopIteration as end:
                 return end.value
             self.steps += 1
-            assert self.steps < MOST_STEPS, "it never ends"
-            striker = self._strike(waits_for) if self.steps == self._at else None
+            assert self.steps < MAX_STEPS, "it never ends"
+            canceller = self._cancel(waits_for) if self.steps == self._at else None
             try:
                 yield waits_for
                 sent, value = self._call.send, None
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is the coroutine's
+            except BaseException as error:  # noqa: BLE001 - any error is passed to the coroutine
                 sent, value = self._call.throw, error
-            if striker is not None:
-                striker.cancel()
+            if canceller is not None:
+                canceller.cancel()
 
-    def _strike(self, waits_for: Any) -> asyncio.Task[None] | None:
-        if self._when == "midst":
-            return asyncio.create_task(self._strike_later())
+    def _cancel(self, waits_for: Any) -> asyncio.Task[None] | None:
+        if self._when == "middle":
+            return asyncio.create_task(self._cancel_later())
         if self._when == "last" and waits_for is not None:
-            waits_for.add_done_callback(self._strike_now)
+            waits_for.add_done_callback(self._cancel_now)
         else:
-            self._strike_now()
+            self._cancel_now()
         return None
 
-    async def _strike_later(self) -> None:
-        await self.clock.sleep(MIDST)
-        self._strike_now()
+    async def _cancel_later(self) -> None:
+        await self.clock.sleep(MIDDLE)
+        self._cancel_now()
 
-    def _strike_now(self, _: object = None) -> None:
-        self.struck = True
-        self.strike()
+    def _cancel_now(self, _: object = None) -> None:
+        self.cancelled = True
+        self.cancel()
 
 
 How = Callable[[Stepped], Coroutine[Any, Any, Any]]
 
 
-async def cancelled(stepped: Stepped) -> Any:
+async def cancel_once(stepped: Stepped) -> Any:
     """``task.cancel()``."""
     task = asyncio.current_task()
     assert task is not None
-    stepped.strike = task.cancel
+    stepped.cancel = task.cancel
     return await stepped
 
 
-async def cancelled_twice(stepped: Stepped) -> Any:
+async def cancel_twice(stepped: Stepped) -> Any:
     """And once more while it deals with that."""
     task = asyncio.current_task()
     assert task is not None
 
-    def strike() -> None:
+    def cancel() -> None:
         task.cancel()
         asyncio.get_running_loop().call_soon(task.cancel)
 
-    stepped.strike = strike
+    stepped.cancel = cancel
     return await stepped
 
 
 async def timed_out(stepped: Stepped) -> Any:
     """By an ``asyncio.timeout`` of the caller's."""
-    async with asyncio.timeout(None) as leash:
-        stepped.strike = lambda: leash.reschedule(asyncio.get_running_loop().time())
+    async with asyncio.timeout(None) as timeout:
+        stepped.cancel = lambda: timeout.reschedule(asyncio.get_running_loop().time())
         return await stepped
 
 
@@ -134,7 +134,7 @@ class BoomError(Exception):
 async def in_a_group(stepped: Stepped) -> Any:
     """By the failure of another task in its group."""
     boom = asyncio.Event()
-    stepped.strike = boom.set
+    stepped.cancel = boom.set
 
     async def fail() -> None:
         await boom.wait()
@@ -157,22 +157,22 @@ async def in_a_group(stepped: Stepped) -> Any:
 
 
 HOWS: dict[str, tuple[How, str]] = {
-    "at once": (cancelled, "first"),
-    "in the midst": (cancelled, "midst"),
-    "in the last tick": (cancelled, "last"),
-    "twice": (cancelled_twice, "first"),
-    "twice in the midst": (cancelled_twice, "midst"),
-    "by a timeout": (timed_out, "midst"),
+    "immediately": (cancel_once, "first"),
+    "in the middle": (cancel_once, "middle"),
+    "in the last tick": (cancel_once, "last"),
+    "twice": (cancel_twice, "first"),
+    "twice in the middle": (cancel_twice, "middle"),
+    "by a timeout": (timed_out, "middle"),
     "in a group": (in_a_group, "first"),
-    "in a group in the midst": (in_a_group, "midst"),
+    "in a group in the middle": (in_a_group, "middle"),
 }
 
 
-# -- The world of a scenario, and what must hold in the end ------------------------------------------------------------
+# -- A scenario, and what must hold in the end -------------------------------------------------------------------------
 
 
-class World:
-    """A fake, a client of its first app, and what runs beside the victim."""
+class Scenario:
+    """A fake, a client of its first app, and the calls that run beside the coroutine under test."""
 
     def __init__(self, *, with_keys: bool) -> None:
         self.with_keys = with_keys
@@ -184,7 +184,7 @@ class World:
         self.client = self.another()
         self.others: list[asyncio.Task[Any]] = []
         self.complaints: list[object] = []
-        self.most_patience = 5.0
+        self.max_wait = 5.0
         """Seconds that the next call may wait."""
 
     def another(self) -> UsageClient:
@@ -197,20 +197,20 @@ class World:
         )
 
     async def beside(self, *calls: Coroutine[Any, Any, Any]) -> None:
-        """These are under way when the victim comes."""
+        """Start these calls before the coroutine under test."""
         for call in calls:
             self.others.append(asyncio.create_task(call))
             await asyncio.sleep(0)
 
     async def check(self) -> None:
-        """Nothing is left of the victim, and nobody has noticed it."""
+        """The cancelled coroutine has left nothing behind, and no other call was affected."""
         for other in await asyncio.gather(*self.others, return_exceptions=True):
             assert isinstance(other, Usage), f"another call: {other!r}"
         for _ in range(5):
             await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}, "a task was left"
         assert not self.client._cache._flights, "a shared call was left"
-        assert not self.client._active_calls, "a leash was left"
+        assert not self.client._active_calls, "an active call was left"
         assert not any(lock.locked() for lock in self.keys._locks.values()), "a lock was left locked"
         for queue in self.limiter._queues.values():
             assert not queue.window.in_flight, "a place was kept"
@@ -219,7 +219,7 @@ class World:
         before = self.clock.monotonic()
         async with asyncio.timeout(1):
             assert isinstance(await self.another().get_usage(), Usage), "the next call"
-        assert self.clock.monotonic() - before <= self.most_patience, "the next call waited"
+        assert self.clock.monotonic() - before <= self.max_wait, "the next call waited"
         (queue,) = self.limiter._queues.values()
         assert queue.window.remaining == self.api.rate_limit - self.app.window_used, "a place was lost"
         assert not queue.window.unconfirmed_calls, "a place was lost"
@@ -228,144 +228,144 @@ class World:
 
 # -- Scenarios ---------------------------------------------------------------------------------------------------------
 
-Scenario = Callable[[World], Awaitable[Victim]]
+Setup = Callable[[Scenario], Awaitable[CoroutineUnderTest]]
 
 
-async def a_plain_call(world: World) -> Victim:
-    """On the wire, nobody else there."""
-    return world.client.get_usage()
+async def a_plain_call(scenario: Scenario) -> CoroutineUnderTest:
+    """On the wire, without other calls."""
+    return scenario.client.get_usage()
 
 
-async def a_known_window(world: World) -> Victim:
-    """The same, where the window is known, beside others."""
-    await world.client.get_usage()
-    await world.beside(world.client.get_usage(), world.another().get_usage())
-    return world.client.get_usage()
+async def a_known_window(scenario: Scenario) -> CoroutineUnderTest:
+    """The same beside others, in a known window."""
+    await scenario.client.get_usage()
+    await scenario.beside(scenario.client.get_usage(), scenario.another().get_usage())
+    return scenario.client.get_usage()
 
 
-async def behind_a_probe(world: World) -> Victim:
-    """In the queue, until another call's answer tells the window."""
-    await world.beside(world.client.get_usage(), world.client.get_usage())
-    return world.client.get_usage()
+async def behind_a_probe(scenario: Scenario) -> CoroutineUnderTest:
+    """In the queue, until another call's response reports the window."""
+    await scenario.beside(scenario.client.get_usage(), scenario.client.get_usage())
+    return scenario.client.get_usage()
 
 
-async def before_a_queue(world: World) -> Victim:
-    """Others wait for what the victim's answer tells."""
+async def before_a_queue(scenario: Scenario) -> CoroutineUnderTest:
+    """Others wait for the window that its response reports."""
 
     async def after() -> Usage:
-        await world.clock.sleep(0.1)
-        return await world.client.get_usage()
+        await scenario.clock.sleep(0.1)
+        return await scenario.client.get_usage()
 
-    await world.beside(after(), after())
-    return world.client.get_usage()
+    await scenario.beside(after(), after())
+    return scenario.client.get_usage()
 
 
-async def for_a_spent_window(world: World) -> Victim:
+async def for_the_next_window(scenario: Scenario) -> CoroutineUnderTest:
     """In the queue, for a quarter of an hour, among others."""
-    await asyncio.gather(*(world.client.get_usage() for _ in range(50)))
-    await world.beside(world.client.get_usage())
-    world.most_patience = 1000.0
-    return world.client.get_usage()
+    await asyncio.gather(*(scenario.client.get_usage() for _ in range(50)))
+    await scenario.beside(scenario.client.get_usage())
+    scenario.max_wait = 1000.0
+    return scenario.client.get_usage()
 
 
-async def alone_for_a_spent_window(world: World) -> Victim:
-    """The same, and the timer runs for nobody else."""
-    await asyncio.gather(*(world.client.get_usage() for _ in range(50)))
-    world.most_patience = 1000.0
-    return world.client.get_usage()
+async def alone_for_the_next_window(scenario: Scenario) -> CoroutineUnderTest:
+    """The same, without other waiters."""
+    await asyncio.gather(*(scenario.client.get_usage() for _ in range(50)))
+    scenario.max_wait = 1000.0
+    return scenario.client.get_usage()
 
 
-async def refused_by_the_window(world: World) -> Victim:
+async def refused_by_the_window(scenario: Scenario) -> CoroutineUnderTest:
     """A 429, a closed window, and another attempt when it opens."""
-    world.api.fail(Fault.rate_limited())
-    world.most_patience = 1000.0
-    return world.client.get_usage()
+    scenario.api.fail(Fault.rate_limited())
+    scenario.max_wait = 1000.0
+    return scenario.client.get_usage()
 
 
-async def backing_off(world: World) -> Victim:
+async def backing_off(scenario: Scenario) -> CoroutineUnderTest:
     """Between two attempts, twice."""
-    world.api.fail(Fault.status(503), times=2)
-    return world.client.get_usage()
+    scenario.api.fail(Fault.status(503), times=2)
+    return scenario.client.get_usage()
 
 
-async def minting(world: World) -> Victim:
+async def minting(scenario: Scenario) -> CoroutineUnderTest:
     """It fetches the token that others wait for."""
 
     async def after(client: UsageClient) -> Usage:
-        await world.clock.sleep(0.1)
+        await scenario.clock.sleep(0.1)
         return await client.get_usage()
 
-    await world.beside(after(world.client), after(world.another()))
-    return world.client.get_usage()
+    await scenario.beside(after(scenario.client), after(scenario.another()))
+    return scenario.client.get_usage()
 
 
-async def waiting_for_a_mint(world: World) -> Victim:
+async def waiting_for_a_mint(scenario: Scenario) -> CoroutineUnderTest:
     """It waits for the token that another call fetches."""
-    await world.beside(world.another().get_usage(), world.client.get_usage())
-    return world.client.get_usage()
+    await scenario.beside(scenario.another().get_usage(), scenario.client.get_usage())
+    return scenario.client.get_usage()
 
 
-async def renewing(world: World) -> Victim:
+async def renewing(scenario: Scenario) -> CoroutineUnderTest:
     """Its token is refused, and it is the first to fetch another."""
-    await world.client.get_usage()
-    world.app.tokens[:] = ["AAAAanother%2Ftoken"]
+    await scenario.client.get_usage()
+    scenario.app.tokens[:] = ["AAAAanother%2Ftoken"]
 
     async def after() -> Usage:
-        await world.clock.sleep(0.1)
-        return await world.client.get_usage()
+        await scenario.clock.sleep(0.1)
+        return await scenario.client.get_usage()
 
-    await world.beside(after(), after())
-    return world.client.get_usage()
+    await scenario.beside(after(), after())
+    return scenario.client.get_usage()
 
 
-async def waiting_for_a_renewal(world: World) -> Victim:
+async def waiting_for_a_renewal(scenario: Scenario) -> CoroutineUnderTest:
     """Its token is refused, and others fetch another."""
-    await world.client.get_usage()
-    world.app.tokens[:] = ["AAAAanother%2Ftoken"]
-    await world.beside(world.another().get_usage(), world.client.get_usage())
-    return world.client.get_usage()
+    await scenario.client.get_usage()
+    scenario.app.tokens[:] = ["AAAAanother%2Ftoken"]
+    await scenario.beside(scenario.another().get_usage(), scenario.client.get_usage())
+    return scenario.client.get_usage()
 
 
-async def sharing_first(world: World) -> Victim:
+async def sharing_first(scenario: Scenario) -> CoroutineUnderTest:
     """It began the call that others share."""
 
     async def after() -> Usage:
-        await world.clock.sleep(0.1)
-        return await world.client.get_usage(max_age=60)
+        await scenario.clock.sleep(0.1)
+        return await scenario.client.get_usage(max_age=60)
 
-    await world.beside(after(), after())
-    return world.client.get_usage(max_age=60)
+    await scenario.beside(after(), after())
+    return scenario.client.get_usage(max_age=60)
 
 
-async def sharing_last(world: World) -> Victim:
+async def sharing_last(scenario: Scenario) -> CoroutineUnderTest:
     """It shares the call of others."""
-    await world.beside(world.client.get_usage(max_age=60), world.client.get_usage(max_age=60))
-    return world.client.get_usage(max_age=60)
+    await scenario.beside(scenario.client.get_usage(max_age=60), scenario.client.get_usage(max_age=60))
+    return scenario.client.get_usage(max_age=60)
 
 
-async def sharing_alone(world: World) -> Victim:
+async def sharing_alone(scenario: Scenario) -> CoroutineUnderTest:
     """Nobody else waits for the shared call: it ends with its only caller."""
-    return world.client.get_usage(max_age=60)
+    return scenario.client.get_usage(max_age=60)
 
 
-async def sharing_all_cancelled(world: World) -> Victim:
+async def sharing_all_cancelled(scenario: Scenario) -> CoroutineUnderTest:
     """All who share it are cancelled together, among them the one who was just granted a place."""
 
     async def all_of_them() -> None:
-        await asyncio.gather(*(world.client.get_usage(max_age=60) for _ in range(3)))
+        await asyncio.gather(*(scenario.client.get_usage(max_age=60) for _ in range(3)))
 
     return all_of_them()
 
 
-async def a_young_result(world: World) -> Victim:
+async def a_young_result(scenario: Scenario) -> CoroutineUnderTest:
     """It is there already."""
-    await world.client.get_usage()
-    return world.client.get_usage(max_age=60)
+    await scenario.client.get_usage()
+    return scenario.client.get_usage(max_age=60)
 
 
-async def closing(world: World) -> Victim:
+async def closing(scenario: Scenario) -> CoroutineUnderTest:
     """The closing itself, with calls under way: they end all the same, and it can be closed again."""
-    client = world.another()
+    client = scenario.another()
     under_way = [asyncio.create_task(client.get_usage(max_age=age)) for age in (None, 0, 0, None)]
     await asyncio.sleep(0)
 
@@ -373,20 +373,20 @@ async def closing(world: World) -> Victim:
         outcomes = await asyncio.gather(*under_way, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {ClientClosedError}, outcomes
         await client.aclose()
-        return await world.client.get_usage()
+        return await scenario.client.get_usage()
 
-    await world.beside(ended())
+    await scenario.beside(ended())
     return client.aclose()
 
 
-WITH_KEYS: tuple[Scenario, ...] = (minting, waiting_for_a_mint, renewing, waiting_for_a_renewal)
-PLAIN: tuple[Scenario, ...] = (
+WITH_KEYS: tuple[Setup, ...] = (minting, waiting_for_a_mint, renewing, waiting_for_a_renewal)
+PLAIN: tuple[Setup, ...] = (
     a_plain_call,
     a_known_window,
     behind_a_probe,
     before_a_queue,
-    for_a_spent_window,
-    alone_for_a_spent_window,
+    for_the_next_window,
+    alone_for_the_next_window,
     refused_by_the_window,
     backing_off,
     sharing_first,
@@ -405,54 +405,54 @@ def outcome_of(task: asyncio.Task[Any]) -> object:
     return task.exception() or task.result()
 
 
-async def run(scenario: Scenario, how: str, at: int) -> Stepped:
-    """One run of a scenario, its victim struck at that step."""
-    world = World(with_keys=scenario in WITH_KEYS)
+async def run(setup: Setup, how: str, at: int) -> Stepped:
+    """Run a scenario once, and cancel its coroutine at that step."""
+    scenario = Scenario(with_keys=setup in WITH_KEYS)
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: world.complaints.append(context))
+    loop.set_exception_handler(lambda _, context: scenario.complaints.append(context))
     by, when = HOWS[how]
-    stepped = Stepped(await scenario(world), at, when)
-    stepped.clock = world.clock
+    stepped = Stepped(await setup(scenario), at, when)
+    stepped.clock = scenario.clock
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             task = asyncio.create_task(by(stepped))
             await asyncio.wait([task])
             outcome = outcome_of(task)
             ended = isinstance(outcome, asyncio.CancelledError | TimeoutError)
             assert ended or outcome is None or isinstance(outcome, Usage), repr(outcome)
-            assert ended <= stepped.struck
-            assert ended or not stepped.struck or stepped.steps == at, "the cancellation was swallowed"
-            await world.check()
+            assert ended <= stepped.cancelled
+            assert ended or not stepped.cancelled or stepped.steps == at, "the cancellation was swallowed"
+            await scenario.check()
     finally:
         loop.set_exception_handler(None)
     return stepped
 
 
-async def sweep(scenario: Scenario, how: str) -> int:
-    """A scenario, its victim struck at each of its steps: how often it was."""
-    steps = (await run(scenario, how, 0)).steps
-    struck = 0
+async def sweep(setup: Setup, how: str) -> int:
+    """Run a scenario once per step, cancelling there. Returns how often it was cancelled."""
+    steps = (await run(setup, how, 0)).steps
+    cancelled = 0
     for at in range(1, steps + 1):
         try:
-            struck += (await run(scenario, how, at)).struck
+            cancelled += (await run(setup, how, at)).cancelled
         except BaseException as error:
-            error.add_note(f"struck {how} at step {at} of {steps}")
+            error.add_note(f"cancelled {how} at step {at} of {steps}")
             raise
-    return struck
+    return cancelled
 
 
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("scenario", PLAIN + WITH_KEYS, ids=lambda scenario: scenario.__name__)
-async def test_cancelled_at_each_step(scenario: Scenario, how: str) -> None:
-    """Whenever it is: nothing is left of it, nobody else notices, and the next call succeeds."""
-    # These two wait for nothing that takes its time.
-    assert await sweep(scenario, how) or (HOWS[how][1] == "midst" and scenario in {a_young_result, closing})
+@pytest.mark.parametrize("setup", PLAIN + WITH_KEYS, ids=lambda setup: setup.__name__)
+async def test_cancelled_at_each_step(setup: Setup, how: str) -> None:
+    """Whenever it is: it leaves nothing behind, no other call is affected, and the next call succeeds."""
+    # These two have no wait that takes time.
+    assert await sweep(setup, how) or (HOWS[how][1] == "middle" and setup in {a_young_result, closing})
 
 
 # -- Over a socket -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["at once", "in the last tick", "twice", "in a group"])
+@pytest.mark.parametrize("how", ["immediately", "in the last tick", "twice", "in a group"])
 @pytest.mark.parametrize("with_keys", [False, True], ids=["token", "keys"])
 async def test_cancelled_at_each_step_over_a_socket(how: str, with_keys: bool) -> None:
     """A plain fetch by aiohttp: connecting, sending, at the headers, in the body, while a token is fetched."""
@@ -474,18 +474,18 @@ async def test_cancelled_at_each_step_over_a_socket(how: str, with_keys: bool) -
             outcome = outcome_of(task)
             ended = isinstance(outcome, asyncio.CancelledError | TimeoutError)
             assert ended or isinstance(outcome, Usage), f"{outcome!r} at {at}"
-            assert ended or not stepped.struck or stepped.steps == at, "the cancellation was swallowed"
+            assert ended or not stepped.cancelled or stepped.steps == at, "the cancellation was swallowed"
             assert isinstance(await client.get_usage(), Usage)
             assert not any(queue.window.in_flight or len(queue._waiting) for queue in limiter._queues.values())
             await transport.aclose()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 while others := asyncio.all_tasks() - {asyncio.current_task()}:
                     await asyncio.wait(others)
             steps, at = (stepped.steps if at == 0 else steps), at + 1
     assert steps >= 3
 
 
-# -- The sweep itself --------------------------------------------------------------------------------------------------
+# -- The tests detect --------------------------------------------------------------------------------------------------
 
 
 def a_place_is_kept(patch: pytest.MonkeyPatch) -> None:
@@ -539,13 +539,13 @@ def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TokenEndpoint, "fetch_token", confusing)
 
 
-async def sweep_all(scenario: Scenario) -> None:
+async def sweep_all(setup: Setup) -> None:
     for how in HOWS:
-        await sweep(scenario, how)
+        await sweep(setup, how)
 
 
 @pytest.mark.parametrize(
-    ("bug", "scenario"),
+    ("bug", "setup"),
     [
         (a_place_is_kept, a_plain_call),
         (a_lock_stays_locked, minting),
@@ -557,13 +557,13 @@ async def sweep_all(scenario: Scenario) -> None:
     ids=lambda part: part.__name__,
 )
 async def test_a_seeded_bug_is_found(
-    bug: Callable[[pytest.MonkeyPatch], None], scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+    bug: Callable[[pytest.MonkeyPatch], None], setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of these bugs is noticed at some step."""
     bug(monkeypatch)
-    monkeypatch.setattr("test_cancellation.PATIENCE", 0.3)
+    monkeypatch.setattr("test_cancellation.TIMEOUT", 0.3)
     with pytest.raises((AssertionError, TimeoutError)):
-        await sweep_all(scenario)
+        await sweep_all(setup)
     monkeypatch.undo()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()

@@ -401,7 +401,7 @@ class TestToken:
         """The variable is named, its value is not shown."""
         result = run("show", X_BEARER_TOKEN=f"Bearer {TOKEN}")
         assert result.exit_code == 3
-        assert sentence(result).startswith("X_BEARER_TOKEN: the value holds a space")
+        assert sentence(result).startswith("X_BEARER_TOKEN: the value contains a space")
 
     @pytest.mark.parametrize(
         ("content", "reason"),
@@ -911,10 +911,10 @@ class Loop:
 
 
 NOON = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
-SPENT = "the app's 15-minute window is spent"
+EXHAUSTED = "no calls left in the app's 15-minute window"
 
 
-def wait_of(seconds: float, reason: str = SPENT) -> sdk.Wait:
+def wait_of(seconds: float, reason: str = EXHAUSTED) -> sdk.Wait:
     return sdk.Wait(seconds, NOON + dt.timedelta(seconds=seconds), reason)
 
 
@@ -935,7 +935,7 @@ class TestCountdown:
             Countdown()(wait_of(62.5))
             loop.move(100)
         times = ["1:03", "1:02", "1:01", "1:00", *(f"0:{left:02}" for left in range(59, 0, -1))]
-        assert screen.seen == ["", *(f"{left} to wait, until 12:01:02 UTC: {SPENT}" for left in times), ""]
+        assert screen.seen == ["", *(f"waiting {left}, until 12:01:02 UTC: {EXHAUSTED}" for left in times), ""]
         assert loop.calls == []
 
     def test_no_escape_sequence(self, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -954,7 +954,7 @@ class TestCountdown:
             countdown(wait_of(900))
             loop.move(1.5)
             countdown.clear()
-            assert screen.seen[-2:] == [f"14:59 to wait, until 12:15:00 UTC: {SPENT}", ""]
+            assert screen.seen[-2:] == [f"waiting 14:59, until 12:15:00 UTC: {EXHAUSTED}", ""]
             loop.move(100)
             countdown.clear()
         assert len(screen.seen) == 4
@@ -966,7 +966,7 @@ class TestCountdown:
             countdown(wait_of(900))
             countdown(wait_of(45, "a"))
             loop.move(1)
-            assert screen.seen[-2:] == ["0:45 to wait, until 12:00:45 UTC: a", "0:44 to wait, until 12:00:45 UTC: a"]
+            assert screen.seen[-2:] == ["waiting 0:45, until 12:00:45 UTC: a", "waiting 0:44, until 12:00:45 UTC: a"]
             countdown(wait_of(0.5))
         assert screen.seen[-1] == ""
         assert loop.calls == []
@@ -974,14 +974,14 @@ class TestCountdown:
     @pytest.mark.parametrize(
         ("columns", "line"),
         [
-            (71, f"15:00 to wait, until 12:15:00 UTC: {SPENT}"),
-            (70, "15:00 to wait, until 12:15:00 UTC"),
-            (34, "15:00 to wait, until 12:15:00 UTC"),
-            (33, "15:00"),
-            (6, "15:00"),
-            (5, ""),
+            (79, f"waiting 15:00, until 12:15:00 UTC: {EXHAUSTED}"),
+            (78, "waiting 15:00, until 12:15:00 UTC"),
+            (34, "waiting 15:00, until 12:15:00 UTC"),
+            (33, "waiting 15:00"),
+            (14, "waiting 15:00"),
+            (13, ""),
             (1, ""),
-            (0, f"15:00 to wait, until 12:15:00 UTC: {SPENT}"),
+            (0, f"waiting 15:00, until 12:15:00 UTC: {EXHAUSTED}"),
         ],
     )
     def test_a_narrow_terminal(
@@ -1015,8 +1015,8 @@ class TestCountdown:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.splitlines() == [
-            f"twusage: waiting 900 s, until 2026-01-15 12:15:00 UTC: {SPENT}",
-            f"twusage: waiting 45 s, until 2026-01-15 12:00:45 UTC: {SPENT}",
+            f"twusage: waiting 900 s, until 2026-01-15 12:15:00 UTC: {EXHAUSTED}",
+            f"twusage: waiting 45 s, until 2026-01-15 12:00:45 UTC: {EXHAUSTED}",
         ]
         assert loop.calls == []
 
@@ -1163,7 +1163,8 @@ class TestProcess:
                     pass
             assert process.communicate(timeout=30)[0] == b""
         assert process.returncode == 130
-        assert re.fullmatch(rb"10:00 to wait, until [\d:]{8} UTC: the app's 15-minute window is spent\r", first), first
+        line = rb"waiting 10:00, until [\d:]{8} UTC: no calls left in the app's 15-minute window\r"
+        assert re.fullmatch(line, first), first
         assert re.fullmatch(rb"(9:59 [^\r\n]+\r)* +\r", rest), rest
 
     @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}])

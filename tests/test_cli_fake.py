@@ -62,7 +62,7 @@ def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]
     """The address on loopback, a line to try it with, and a token for each app; Ctrl-C leaves quietly."""
     result = serve("--apps", "2")
     assert result.exit_code == 130
-    assert re.search(r"answers at http://127\.0\.0\.1:\d+ until Ctrl-C", result.stdout)
+    assert re.search(r"Serving the fake API at http://127\.0\.0\.1:\d+ until Ctrl-C", result.stdout)
     assert len(re.findall(r"^app \d+: token \S+ \(or API key \S+ and secret \S+\)$", result.stdout, re.MULTILINE)) == 2
     assert result.stderr == ""
 
@@ -71,7 +71,7 @@ def test_many_apps_are_not_all_told(serve: Callable[..., Result]) -> None:
     """Ten, and how many more there are."""
     result = serve("--apps", "12")
     assert result.stdout.count(": token ") == 10
-    assert "and 2 apps more" in result.stdout
+    assert "and 2 more apps" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_token_that_no_client_could_send_is_refused() -> None:
     """One with a space in it, for instance."""
     result = RUNNER.invoke(twusage, ["fake", "--tokens", "a b"])
     assert result.exit_code == 3
-    assert "the token holds a space" in result.stderr
+    assert "the token contains a space" in result.stderr
 
 
 def test_a_taken_port_is_told() -> None:
@@ -103,7 +103,7 @@ def test_a_taken_port_is_told() -> None:
 
 
 def test_tokens_are_given_to_the_apps_in_order(serve: Callable[..., Result]) -> None:
-    """The rest of the apps keep made-up ones."""
+    """The other apps keep generated ones."""
     result = serve("--tokens", "one, two,")
     assert [line.split()[3][:4] for line in result.stdout.splitlines()[-3:]] == ["one", "two", "AAAA"]
 
@@ -132,7 +132,7 @@ def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(INSIDE, "FakeApi", remember)
         serve()
-    assert made[0].most_requests > 10**12
+    assert made[0].max_requests > 10**12
 
 
 def test_a_program_in_another_process_can_ask_it(interruptible: list[str]) -> None:

@@ -465,7 +465,7 @@ async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) 
         await clock.sleep(100.0)
         assert told == []
         await client.get_usage()
-    assert told == [(100.0, Wait(801.0, at(noon, 901), "the app's 15-minute window is spent"))]
+    assert told == [(100.0, Wait(801.0, at(noon, 901), "no calls left in the app's 15-minute window"))]
 
 
 async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
@@ -528,7 +528,7 @@ async def test_a_long_wait_is_a_line_in_the_log(
         (
             "twusage",
             logging.INFO,
-            "waiting 901 s, until 2026-01-15 12:15:01+00:00: the app's 15-minute window is spent",
+            "waiting 901 s, until 2026-01-15 12:15:01+00:00: no calls left in the app's 15-minute window",
         )
     ]
     assert api.apps[0].token not in caplog.text

@@ -728,7 +728,7 @@ class TestRefusedJson:
     def test_more_values_than_any_response_has(self) -> None:
         """A few kilobytes can inflate to millions of values, which would block the event loop for seconds."""
         body = b'{"data":{"daily_client_app_usage":[' + b"{}," * 400_001 + b"{}]}}"
-        assert "more values than any answer" in str(refused(body))
+        assert "more values than any response" in str(refused(body))
         assert decode_usage(b" " * 500_000 + fixture("usage_live")) == EXPECTED
 
     def test_a_key_that_is_half_a_character(self) -> None:

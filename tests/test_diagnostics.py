@@ -701,8 +701,8 @@ class TestCheck:
             (Fault.status(429, headers={"x-rate-limit-remaining": "7"}), "api.other-limit", "another limit"),
             (Fault.timeout(), "network.timeout", "in time"),
             (Fault.connect_error(), "network.refused", "no connection"),
-            (Fault.disconnected(), "network.broken", "before the answer began"),
-            (Fault.reset(), "network.broken", "cut short"),
+            (Fault.disconnected(), "network.broken", "before the response began"),
+            (Fault.reset(), "network.broken", "truncated"),
         ],
     )
     async def test_each_trouble(
@@ -852,7 +852,7 @@ class TestCheck:
     async def test_an_auth_of_the_users(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
         """One that gives no token, or raises anything, is told of. Of what is not ours the type alone is told."""
         for gives, kind, said in (
-            ("two words", ConfigurationError, "the token holds a space"),
+            ("two words", ConfigurationError, "the token contains a space"),
             (ConnectError("no vault"), ConnectError, "no vault"),
             (FileNotFoundError(2, "secret"), ConfigurationError, "it raised FileNotFoundError"),
             (ClientClosedError("no vault"), ClientClosedError, "no vault"),

@@ -535,7 +535,7 @@ async def test_on_wait_tells_a_wait_that_is_known(limiter: RedisRateLimiter, oth
     await asyncio.sleep(0.1)
     assert [round(wait.seconds) for wait in waits] == [300]
     assert waits[0].until.timestamp() == pytest.approx(time.time() + 300, abs=2)
-    assert "spent" in waits[0].reason
+    assert "no calls left" in waits[0].reason
     for task in (waiter, *more):
         task.cancel()
 

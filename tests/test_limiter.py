@@ -627,7 +627,7 @@ async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualCloc
     assert now == 0.0
     assert wait.seconds == pytest.approx(900.0)
     assert wait.until == dt.datetime(2026, 1, 15, 12, 15, tzinfo=dt.UTC)
-    assert wait.reason == "the app's 15-minute window is spent"
+    assert wait.reason == "no calls left in the app's 15-minute window"
 
 
 async def test_the_server_clock_is_told(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
@@ -699,9 +699,9 @@ async def test_a_hook_that_fails_fails_its_own_call_only(limiter: LocalRateLimit
         other = asyncio.create_task(go(limiter, log, "other"))
         await asyncio.sleep(0)
         slot.observe(told(clock, 0), clock.time())
-    with pytest.raises(LookupError, match="spent"):
+    with pytest.raises(LookupError, match="no calls left"):
         await failing
-    with pytest.raises(LookupError, match="spent"):
+    with pytest.raises(LookupError, match="no calls left"):
         await waits(limiter, broken)
     await other
     assert log == ["other"]

@@ -405,7 +405,7 @@ class TestBaseUrl:
 
     def test_user_information_is_explained(self) -> None:
         """The message says where the token belongs instead."""
-        with pytest.raises(ConfigurationError, match="must not hold a user name or a password"):
+        with pytest.raises(ConfigurationError, match="must not contain a user name or a password"):
             check_base_url("https://@api.twitter.com")
 
     @pytest.mark.parametrize("url", [None, b"https://api.twitter.com", 7, Path("https://api.twitter.com")], ids=repr)

@@ -116,7 +116,7 @@ def test_reads_count(api: FakeApi) -> None:
 
 def test_reads_of_an_unknown_app_are_a_mistake_of_the_test(api: FakeApi) -> None:
     """A wrong id is told, not counted nowhere."""
-    with pytest.raises(LookupError, match=r"give one of api\.apps"):
+    with pytest.raises(LookupError, match=r"pass one of api\.apps"):
         api.read_posts("nobody", 1)
 
 
@@ -143,7 +143,7 @@ def test_its_history_is_there_before_anybody_asks(api: FakeApi) -> None:
 )
 def test_a_project_that_cannot_be_is_refused(knobs: dict[str, Any]) -> None:
     """When it is made, not when it is asked."""
-    with pytest.raises(ValueError, match="no project is like that"):
+    with pytest.raises(ValueError, match="reset_day 1 to 31"):
         FakeApi(**knobs)
 
 
@@ -157,7 +157,7 @@ def test_an_app_may_leave_its_project(api: FakeApi) -> None:
 def test_a_program_that_reads_for_ever_is_stopped(clock: VirtualClock) -> None:
     """A loop round refused reads ends as one round refused requests does."""
     api = FakeApi(cap=0, history_days=0, clock=clock)
-    api.most_requests = 10
+    api.max_requests = 10
 
     def loop() -> None:
         while True:
@@ -376,7 +376,7 @@ def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
     """A test that does not go where it meant to is no test."""
     api.fail(Fault.status(503), times=2)
     ask(api)
-    with pytest.raises(AssertionError, match=r"Fault\.status\(503\) \(met 1 of 2 times\)"):
+    with pytest.raises(AssertionError, match=r"Fault\.status\(503\) \(used 1 of 2 times\)"):
         api.assert_all_used()
     ask(api)
     api.assert_all_used()
@@ -385,7 +385,7 @@ def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
 def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
     """times=math.inf: an outage without end, which is used when it was met once."""
     api.fail(Fault.status(503), times=math.inf)
-    with pytest.raises(AssertionError, match="met 0 of inf times"):
+    with pytest.raises(AssertionError, match="used 0 of inf times"):
         api.assert_all_used()
     assert {ask(api).status for _ in range(60)} == {503}
     api.assert_all_used()
@@ -393,7 +393,7 @@ def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
 
 def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
     """A retry loop without end ends here, even if it catches every Exception, instead of hanging the test."""
-    api.most_requests = 100
+    api.max_requests = 100
 
     def loop() -> None:
         while True:

@@ -143,7 +143,7 @@ async def test_a_test_that_nobody_moves_on_is_told_so(monkeypatch: pytest.Monkey
 async def test_a_sleep_without_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a clock that moves itself cannot reach infinity."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
-    with pytest.raises(RuntimeError, match="sleeps for inf s of virtual time, it never ends"):
+    with pytest.raises(RuntimeError, match="sleeps for inf s of virtual time, which never end"):
         await VirtualClock().sleep(math.inf)
 
 
@@ -166,7 +166,7 @@ async def test_a_woken_sleep_is_not_called_stalled() -> None:
     await clock.sleep(1)
     sleeper = clock_module._Sleeper(1.0, 0, asyncio.get_running_loop().create_future())
     sleeper.woken.set_result(None)
-    clock._stalled(sleeper, 1.0, 0.0)
+    clock._on_stall(sleeper, 1.0, 0.0)
     assert sleeper.woken.result() is None
 
 
@@ -193,7 +193,7 @@ async def test_one_clock_is_advanced_by_one_at_a_time() -> None:
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
 async def test_it_moves_forward_only(seconds: float) -> None:
     """Nobody can advance it by less than nothing, or to no end."""
-    with pytest.raises(ValueError, match="moves forward"):
+    with pytest.raises(ValueError, match="0 or more"):
         await VirtualClock().advance(seconds)
 
 

@@ -140,7 +140,7 @@ async def test_a_request_that_was_not_recorded_is_told(api: FakeApi, path: Path,
     async with recorded_by(api, path) as client:
         await client.get_usage()
     async with replayed_by(path, clock) as client:
-        with pytest.raises(AssertionError, match=r"no answer \(left\) to GET .*days=2&.*holds: GET /2/usage"):
+        with pytest.raises(AssertionError, match=r"no response \(left\) to GET .*days=2&.*contains: GET /2/usage"):
             await client.get_usage(days=2)
 
 
@@ -159,7 +159,7 @@ async def test_what_was_never_asked_for_is_told(api: FakeApi, path: Path) -> Non
     async with recorded_by(api, path) as client:
         await client.get_usage()
     replay = ReplayTransport(path)
-    with pytest.raises(AssertionError, match=r"never asked for: \{'GET /2/usage/tweets': 1\}"):
+    with pytest.raises(AssertionError, match=r"never requested: \{'GET /2/usage/tweets': 1\}"):
         replay.assert_all_used()
     await replay.send(Request("GET", "https://api.twitter.com/2/usage/tweets"), timeout=1)
     replay.assert_all_used()
@@ -179,7 +179,7 @@ async def test_an_unknown_error_is_a_transport_error(path: Path) -> None:
 async def test_a_recording_of_nothing_says_so(path: Path) -> None:
     """An empty recording has no answers."""
     path.write_text('{"twusage_recording": 1, "exchanges": []}')
-    with pytest.raises(AssertionError, match="It holds: nothing"):
+    with pytest.raises(AssertionError, match="It contains: nothing"):
         await ReplayTransport(path).send(Request("GET", "https://api.x.com/"), timeout=1)
 
 

@@ -172,4 +172,4 @@ async def test_a_connection_that_is_gone_is_not_hung_up_again() -> None:
     """A client that has left before its fault comes leaves nothing to break."""
     gone = cast(web.Request, SimpleNamespace(transport=None))
     server_module._hang_up(gone)
-    await server_module._until_it_hangs_up(gone)
+    await server_module._until_client_disconnects(gone)

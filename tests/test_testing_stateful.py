@@ -96,7 +96,8 @@ class FakeBesideModel(RuleBasedStateMachine):
     @invariant()
     def usage_agrees(self) -> None:
         """What it reports is what was read: in the cycle, by day and by app."""
-        data = json.loads(self.api._answer(self.request(self.api.apps[0], 0), self._outsider(), self.clock.time()).body)
+        response = self.api._respond(self.request(self.api.apps[0], 0), self._outsider(), self.clock.time())
+        data = json.loads(response.body)
         data = data["data"]
         assert data["project_usage"] == str(self.model.usage(self.today))
         since = self.today - dt.timedelta(days=89)

@@ -1,7 +1,7 @@
 """How much of the X/Twitter API your project has used: an asyncio SDK for ``GET /2/usage/tweets``.
 
-Nothing but the public names. ``AiohttpTransport`` is loaded when it is first asked for, so that whoever uses the fake
-does not pay for aiohttp; and so are the names of a check-up.
+Public names only. ``AiohttpTransport`` is loaded on first use, because programs that use the fake do not need aiohttp;
+so are ``CheckReport`` and ``Finding``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The ``twusage`` command and ``python -m twusage``. What it does is ``twusage.cli``'s business."""
+"""Entry point of the ``twusage`` command and of ``python -m twusage``. The commands are in ``twusage.cli``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command with the process's own arguments, and leave with its exit code."""
+    """Run the command with the process's arguments, and exit with its code."""
     sys.exit(run_to_exit_code(_run))
 
 

@@ -311,7 +311,7 @@ class _Connector(aiohttp.TCPConnector):
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            # After the request the same exceptions mean that it may have been counted (faults: "proxy says nothing").
+            # After the request the same exceptions mean that it may have been counted (faults: "proxy sends nothing").
             raise _ProxyDisconnected(type(error).__name__) from None
         self._seen.add(protocol)
         transport: Any = connection.transport
@@ -341,7 +341,7 @@ async def _read_chunk(response: aiohttp.ClientResponse) -> bytes:
             async with asyncio.timeout(_BODY_POLL_INTERVAL):
                 return await response.content.readany()
         except (TimeoutError, RuntimeError):
-            # After a malformed chunk aiohttp 3.14 closes the connection, but its reader waits for ever (faults: "chunk
+            # After a malformed chunk aiohttp 3.14 closes the connection, but its reader waits forever (faults: "chunk
             # with ..."). Checked before the wait: the end of a body without a length closes the connection as well.
             if closed:
                 raise HttpProcessingError(message="a malformed body") from None

@@ -1,4 +1,4 @@
-"""Secret, and where bearer tokens come from: Auth, BearerToken, AppOnlyAuth. Nothing here shows a secret."""
+"""Secret, and the sources of bearer tokens: Auth, BearerToken, AppOnlyAuth. Nothing here shows a secret."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
-# Where there is none of these: an API key, and the secret that goes with it.
+# Read if none of these is set: an API key and its secret.
 KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
 
 
@@ -43,8 +43,8 @@ class Secret:
         name: its name in error messages.
 
     Raises:
-        ConfigurationError: it is no str, empty, holds what an HTTP header cannot carry, or has a quotation mark around
-            it. The text is not shown.
+        ConfigurationError: it is not a str, is empty, contains a character that an HTTP header cannot contain, or has a
+            quotation mark around it. The message does not show it.
     """
 
     __slots__ = ("__text", "fingerprint")
@@ -90,12 +90,12 @@ def _malformed(text: object, name: str) -> str | None:
         return f"the {name} is empty"
     # RFC 9110 allows visible ASCII. A line break in a header would be a second header.
     if not is_visible_ascii(text):
-        reason = "holds a space, a line break or a character that is not ASCII"
+        reason = "contains a space, a line break or a character that is not ASCII"
     elif text[0] in QUOTES or text[-1] in QUOTES:  # A shell strips them, an .env file may not.
         reason = "has a quotation mark around it"
     else:
         return None
-    return f"the {name} {reason}. Give the {name} alone, without 'Bearer' and without quotes"
+    return f"the {name} {reason}. Pass only the {name}, without 'Bearer' and without quotes"
 
 
 class _UnpickledSecret(Secret):
@@ -111,22 +111,24 @@ class _UnpickledSecret(Secret):
 
 
 class Auth(Protocol):
-    """Where the bearer token comes from. It is asked before every attempt, so a token may change in between; and after
-    a 401 once more: another token than the one that was refused is then tried, once.
+    """The source of the bearer token.
 
-    All the tokens that one ``Auth`` gives are of one project: a client may hand on a result that another token brought.
+    The client calls ``token`` before every attempt, so the token may change in between; and again after a 401. If the
+    new token differs from the rejected one, the call is retried once.
+
+    All tokens of one ``Auth`` must belong to one project, because calls with different tokens may share a result.
     """
 
     async def token(self) -> Secret | str:
-        """The app-only bearer token to use now."""
+        """Return the app-only bearer token to use now."""
         ...
 
 
 class BearerToken:
-    """A fixed app-only bearer token, from the developer portal. It is used verbatim: its %2F and %3D are literal.
+    """A fixed app-only bearer token, from the developer portal. It is sent verbatim: its %2F and %3D are literal.
 
     Raises:
-        ConfigurationError: the token is empty or malformed. It is not quoted.
+        ConfigurationError: the token is empty or malformed. The message does not show it.
     """
 
     __slots__ = ("_secret",)
@@ -184,7 +186,7 @@ class AppOnlyAuth:
     Clients may share an AppOnlyAuth, and with it the token and the app's window.
 
     Raises:
-        ConfigurationError: the key or the secret is empty or malformed. Neither is quoted.
+        ConfigurationError: the key or the secret is empty or malformed. The message shows neither.
     """
 
     def __init__(self, api_key: str | Secret, api_secret: str | Secret) -> None:
@@ -218,12 +220,12 @@ class AppOnlyAuth:
         A client passes ``fetch_token``. Without it, and without a cached token, this raises ``ConfigurationError``.
         """
         cached = self._cached_token  # Read once: a client in another thread may replace it.
-        # Not ``!=``: an exchange that ended since made another Secret. If it holds the same token, a second exchange
-        # would return that one again.
+        # Not ``!=``: an exchange that has ended since then returned another Secret. Even if its token is the same, a
+        # second exchange would only return it again.
         if cached is not None and cached is not refused:
             return cached
         if fetch_token is None:
-            raise ConfigurationError("there is no token yet: give this AppOnlyAuth to a UsageClient, which fetches one")
+            raise ConfigurationError("this AppOnlyAuth has no token yet: pass it to a UsageClient, which fetches one")
         generation = self._generation
         loop = asyncio.get_running_loop()
         async with self._locks.setdefault(loop, asyncio.Lock()):
@@ -315,9 +317,11 @@ def as_secret(text: Secret | str, *, name: str = "token") -> Secret:
 
 
 def auth_from_env() -> BearerToken | AppOnlyAuth:
-    """The credentials in the environment: the first of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN``, ``BEARER_TOKEN``
-    that is not empty; without any, ``X_API_KEY`` with ``X_API_SECRET``, or ``TWITTER_API_KEY`` with
-    ``TWITTER_API_SECRET``. Raises ``ConfigurationError`` where there is none, or where it is malformed.
+    """Return the credentials of the environment.
+
+    They are the first of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` and ``BEARER_TOKEN`` that is not empty; without
+    one, ``X_API_KEY`` with ``X_API_SECRET``, or ``TWITTER_API_KEY`` with ``TWITTER_API_SECRET``. Raises
+    ``ConfigurationError`` if there are none, or if they are malformed.
     """
     for name in TOKEN_VARIABLES:
         if os.environ.get(name):

@@ -15,7 +15,7 @@ from twusage.models import Usage
 
 __all__ = ["UsageCache"]
 
-# Enough for every combination that one program requests; a bound, so that a program that tries all does not grow.
+# More than one program requests; bounds the memory of a program that tries every combination.
 _CACHE_SIZE = 16
 
 
@@ -50,7 +50,7 @@ class UsageCache:
                 del self._flights[url]
 
     def store(self, url: str, usage: Usage) -> None:
-        """Keep the result as the newest of this URL."""
+        """Store the result as the latest of this URL."""
         self._entries.pop(url, None)  # so that the newest is last
         self._entries[url] = _CacheEntry(usage, self._clock.monotonic(), self._clock.time())
         if len(self._entries) > _CACHE_SIZE:

@@ -132,7 +132,7 @@ class UsageClient:
         the environment: with ``auth=`` no credentials are read.
 
         Raises:
-            ConfigurationError: no variable is set, or what it holds is malformed.
+            ConfigurationError: no variable is set, or its value is malformed.
         """
         if "base_url" not in keywords and (base_url := os.environ.get("TWUSAGE_BASE_URL")):
             keywords["base_url"] = protocol.check_base_url(base_url, name="TWUSAGE_BASE_URL")
@@ -159,7 +159,7 @@ class UsageClient:
         """Return the project's usage, with daily counts per project and client app if requested.
 
         Args:
-            days: 1 to 90 days of daily usage. Alone, it asks for both daily fields.
+            days: 1 to 90 days of daily usage. Without ``fields``, it requests both daily fields.
             fields: what to request beyond the summary, from ``UsageField``: one, or several.
             max_age: seconds. Accept a cached result of an equal call up to this old; concurrent equal calls share one
                 request. ``None`` always sends a request.
@@ -306,7 +306,7 @@ class UsageClient:
                 call.close()
                 raise
         task = asyncio.current_task(loop)
-        assert task is not None  # on a loop there is one
+        assert task is not None  # coroutines on a loop run in a task
         cancelled = task.cancelling()
         self._active_calls.add(task)
         try:
@@ -369,7 +369,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
-    """Responses arrive out of order: the later window counts; within a window, the fewer calls left."""
+    """Return the newer one: of the later window, or with fewer calls left, because responses arrive out of order."""
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other

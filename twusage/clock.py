@@ -1,4 +1,4 @@
-"""What time it is, and waiting. The only room that reads the system's clocks."""
+"""Clock protocol, SystemClock and Wait. The only module that reads the system clocks."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ __all__ = ["Clock", "SystemClock", "Wait"]
 
 
 class Clock(Protocol):
-    """Three readings of time, so that a test can bring its own (``twusage.testing.VirtualClock``)."""
+    """Wall time, monotonic time and sleep. Tests use ``twusage.testing.VirtualClock``."""
 
     def time(self) -> float:
-        """Wall time: seconds since 1970, UTC. It may jump; never measure a wait by it."""
+        """Return wall time: seconds since 1970, UTC. It may jump, so it does not measure waits."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some moment, never going back. Waits are measured by it."""
+        """Return seconds since an arbitrary start. They never decrease, so they measure waits."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that long by the monotonic clock."""
+        """Sleep for this many seconds of the monotonic clock."""
         ...
 
 
 @frozen
 class SystemClock:
-    """The system's own clocks. All instances are equal."""
+    """The system clocks. All instances are equal."""
 
     def time(self) -> float:
-        """Seconds since 1970, UTC."""
+        """Return seconds since 1970, UTC."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment, never going back."""
+        """Return seconds since an arbitrary start."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait that many seconds."""
+        """Sleep for this many seconds."""
         await asyncio.sleep(seconds)
 
 
 @frozen
 class Wait:
-    """A wait that a call begins, for whoever shows a countdown: ``UsageClient(..., on_wait=print)``."""
+    """A wait that a call begins, for a countdown: ``UsageClient(..., on_wait=print)``."""
 
     seconds: float
-    """How long, as far as is known now."""
+    """The estimated length."""
     until: dt.datetime
-    """Until when: UTC, the server's clock where it is known."""
+    """The estimated end: UTC, by the server's clock if it is known."""
     reason: str
-    """Why, in words that hold no secret."""
+    """The reason, in words without secrets."""

@@ -1,4 +1,4 @@
-"""Response bodies to models: the one private cattrs converter, and the shapes of the same numbers. No I/O, no clock.
+"""Response bodies to models, with a private cattrs converter. No I/O, no clock.
 
 Strict about numbers, for the reason that ``json_reader`` gives. Tolerant about the envelope, because the live API and
 the vendor's documents disagree about it (numbers for strings, lists for objects), and an added field must not stop a
@@ -176,7 +176,7 @@ _DAY = re.compile(
 
 # -- Columns: daily rows -----------------------------------------------------------------------------------------------
 
-# Raised for what is not as the live API sends it.
+# Raised for rows in another form than the live API sends.
 _IRREGULAR = (AttributeError, LookupError, TypeError, ValueError, ForbiddenExtraKeysError)
 
 
@@ -201,7 +201,7 @@ def _read_columns(rows: Any, *, fields: int = 0) -> DailySeries:
     return _series_from(_read_days(list(map(_get_date, rows))), counts)
 
 
-_get_date, _get_usage = itemgetter("date"), itemgetter("usage")  # Without a frame for each list.
+_get_date, _get_usage = itemgetter("date"), itemgetter("usage")  # Faster than a comprehension: no frame per list.
 _series_from = DailySeries._from_columns  # noqa: SLF001 - made for this module
 _NO_DAYS = DailySeries()
 
@@ -227,7 +227,7 @@ def _parse_days(texts: tuple[str, ...]) -> tuple[dt.date, ...]:
     raise ValueError(texts)
 
 
-# -- Shapes: the envelopes of the same numbers -------------------------------------------------------------------------
+# -- Shapes: other envelopes of the same numbers -----------------------------------------------------------------------
 
 
 @frozen
@@ -267,7 +267,7 @@ def _sorted_series(counts: Mapping[dt.date, int | None]) -> DailySeries:
 
 
 def _add_count(counts: dict[dt.date, int | None], day: dt.date, count: int | None, where: str) -> None:
-    """Add a row. The same day twice is one day; two different counts for it are a contradiction."""
+    """Add a row. A day may be repeated, but only with the same count."""
     known = counts.get(day)
     if known is None:
         counts[day] = count
@@ -299,7 +299,7 @@ def _apps_of_days(days: list[_DayWithApps]) -> tuple[ClientAppUsage, ...]:
 
 
 def _project_of_days(days: list[_DayWithApps]) -> ProjectUsage:
-    # A day without apps, or with an app whose count is unknown, has no known sum.
+    # If a day has no apps, or the count of an app is missing, the sum is None.
     sums: dict[dt.date, int | None] = dict.fromkeys(day.date for day in days)
     of_day: dict[dt.date, list[int | None]] = {}
     for app in _apps_of_days(days):
@@ -314,7 +314,7 @@ _Structure: TypeAlias = Callable[[Any, Any], Any]
 
 
 class _Hooks:
-    """The hooks for everything that is more than a leaf."""
+    """The hooks for lists and objects."""
 
     def __init__(self, converter: Converter) -> None:
         self._hook_for = converter.get_structure_hook
@@ -362,7 +362,7 @@ class _Hooks:
         days = value.get("daily_project_usage")
         if not _lists_days(days):
             return usage
-        # Those days do not name the project, but they name its apps.
+        # These days have no project id, but they list the apps.
         project = evolve(usage.daily_project_usage or ProjectUsage(), project_id=usage.project_id)
         apps = usage.daily_client_app_usage
         if not apps and _lists_apps(days):

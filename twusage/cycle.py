@@ -23,7 +23,7 @@ class BillingCycle:
     """The days from one reset of the cap to the next, in UTC.
 
     In a month without ``reset_day`` the cycle starts on the last day of the month, and the next one starts on
-    ``reset_day`` again: 31 January, 28 February, 31 March. Make one with ``of``.
+    ``reset_day`` again: 31 January, 28 February, 31 March. Use ``of`` to create one.
     """
 
     start: dt.date
@@ -35,7 +35,7 @@ class BillingCycle:
 
     @classmethod
     def of(cls, reset_day: int, day: dt.date) -> Self:
-        """The cycle that contains this day, or this instant (an aware ``datetime``).
+        """Return the cycle that contains this day, or this instant (an aware ``datetime``).
 
         Raises:
             InvalidRequestError: the reset day is not an int from 1 to 31, or the datetime is naive.
@@ -59,7 +59,7 @@ class BillingCycle:
         return dt.datetime.combine(self.end, dt.time(), dt.UTC)
 
     def days_left(self, now: dt.datetime) -> float:
-        """Days until the reset, with fractions; 0.0 after it.
+        """Return the days until the reset, with fractions; 0.0 after it.
 
         Raises:
             InvalidRequestError: ``now`` is naive.
@@ -67,11 +67,11 @@ class BillingCycle:
         return max(0.0, (self.resets_at - as_utc(now)) / _DAY)
 
     def next(self) -> Self:
-        """The cycle that starts when this one ends."""
+        """Return the cycle that starts when this one ends."""
         return self.of(self.reset_day, self.end)
 
     def previous(self) -> Self:
-        """The cycle that ends when this one starts."""
+        """Return the cycle that ends when this one starts."""
         return self.of(self.reset_day, self.start - _DAY)
 
     def __contains__(self, day: dt.date) -> bool:
@@ -79,7 +79,7 @@ class BillingCycle:
 
 
 def _start(month: int, reset_day: int) -> dt.date:
-    """The day on which the cap resets in a month, which is counted from the year 0."""
+    """Return the day on which the cap resets in a month, counted from the year 0."""
     year, month = month // 12, month % 12 + 1
     return dt.date(year, month, min(reset_day, monthrange(year, month)[1]))
 

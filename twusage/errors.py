@@ -1,31 +1,31 @@
-"""One tree of exceptions. Each carries data, tells what to do next, and never holds a secret.
+"""All exceptions, in one tree. Each carries data and advice, and never contains a secret.
 
 ::
 
     TwUsageError(Exception)              retryable · retry_at
-    ├── InvalidRequestError(ValueError)  the caller's mistake, found before any I/O
-    ├── ConfigurationError               a malformed token, a missing environment variable, a wrong loop
+    ├── InvalidRequestError(ValueError)  an invalid argument, found before any I/O
+    ├── ConfigurationError               a malformed token, a missing environment variable, a wrong event loop
     ├── ClientClosedError                the client was closed before or during the call
-    ├── BudgetExceededError              requested · remaining: a guard refuses reads that would exceed the cap
-    ├── TransportError                   nothing usable came back
+    ├── BudgetExceededError              requested · remaining: a guard rejects reads that would exceed the cap
+    ├── TransportError                   no usable response
     │   ├── ConnectError                 reason: no connection, nothing was sent
     │   │   └── TlsError                 the server's certificate or TLS handshake failed
-    │   ├── RequestTimeoutError          no whole answer in time
-    │   └── ProtocolError                broken HTTP, a cut or oversized body, a redirect, an unknown encoding
-    ├── DecodeError                      path · excerpt: an answer that is not what the API documents
-    ├── RateLimitedError                 the 15-minute window of 50 calls is spent
+    │   ├── RequestTimeoutError          no complete response in time
+    │   └── ProtocolError                malformed HTTP, a truncated or oversized body, a redirect, an unknown encoding
+    ├── DecodeError                      path · excerpt: the body does not match the documented schema
+    ├── RateLimitedError                 no calls are left in the 15-minute window
     ├── HistoryError                     kind: the history cannot be read or written
     └── ApiError                         status · headers · body · problem · rate_limit · request_id
         ├── BadRequestError              400
         ├── AuthenticationError          401
         ├── ForbiddenError               403
         ├── ServerError                  408, 5xx
-        └── QuotaError                   paid for reads are used up: never retried
+        └── QuotaError                   paid reads are used up: never retried
             ├── UsageCapExceededError    the monthly cap
             ├── CreditsDepletedError     no credits left
-            └── SpendCapReachedError     the console's spending limit; reset_date
+            └── SpendCapReachedError     the console's spending limit is reached; reset_date
 
-What belongs here: what a caller can catch, and its data. Which answer means which error is ``protocol``'s business.
+What belongs here: what a caller can catch, and its data. Which response means which error is in ``protocol``.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ __all__ = [
     "UsageCapExceededError",
 ]
 
-# Every __init__ below takes one positional message and keywords with defaults: that is what lets
-# BaseException's own __reduce__ pickle and copy them, data and all, with no code here.
+# Every __init__ below takes one positional message and keywords with defaults, so that BaseException.__reduce__ can
+# pickle and copy the exceptions with their data.
 
 
 class TwUsageError(Exception):
-    """The root of everything that twusage raises on purpose."""
+    """Base class of all exceptions raised by twusage."""
 
     retryable: bool = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """True if repeating the unchanged call may succeed."""
     retry_once: bool = False
-    """Whether one more try is all that makes sense: a second garbled answer will not be followed by a good third."""
+    """True if the call is worth exactly one retry, e.g. after a garbled response."""
     retry_at: dt.datetime | None = None
-    """The earliest instant (UTC, the server's clock) at which a new call can succeed, where that is known."""
+    """The earliest time (UTC, server clock) at which a new call can succeed, or ``None`` if unknown."""
 
     def __init__(
         self,
@@ -93,21 +93,21 @@ class TwUsageError(Exception):
 
 
 class InvalidRequestError(TwUsageError, ValueError):
-    """The call's own arguments are wrong. Raised before any I/O, so none of the window's calls is spent."""
+    """An argument of the call is invalid. Raised before any I/O, so the call does not count in the window."""
 
 
 class ConfigurationError(TwUsageError):
-    """What the client was given to work with is wrong: a malformed token, a missing variable, another event loop."""
+    """The setup is invalid: a malformed token, a missing environment variable, another event loop."""
 
 
 class ClientClosedError(TwUsageError):
-    """The client was closed, before the call or while it was under way."""
+    """The client was closed before or during the call."""
 
 
 class BudgetExceededError(TwUsageError):
-    """The guard refuses reads, because the project's cap does not allow them or is unknown.
+    """The guard rejects reads, because the project's cap does not allow them or is unknown.
 
-    ``retryable`` is true if only unconfirmed reads of the guard's own callers are in the way. Otherwise ``retry_at`` is
+    ``retryable`` is true if the reads would fit without the guard's unconfirmed reads. Otherwise ``retry_at`` is
     the time at which the billing cycle resets. If the count is unknown because the API failed, ``__cause__`` is that
     failure, and ``retryable`` and ``retry_at`` are those of the failure.
     """
@@ -124,10 +124,10 @@ class BudgetExceededError(TwUsageError):
 
 
 class TransportError(TwUsageError):
-    """Nothing usable came back. All that a transport may raise."""
+    """There is no usable response. Transports raise only this class and its subclasses."""
 
     unsent: bool = False
-    """Surely no request was sent, so the call's place in the window is given back."""
+    """True if certainly no request was sent: the call does not count in the window."""
 
     def __init__(self, message: str = "", *, unsent: bool | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
@@ -154,12 +154,12 @@ ConnectReason = Literal[
 
 
 class ConnectError(TransportError):
-    """No connection was made, so nothing was sent."""
+    """The connection could not be opened, so nothing was sent."""
 
     retryable = True
     unsent = True
     reason: ConnectReason = "other"
-    """Why: ``dns``, ``refused``, ``timeout``, ``unreachable``; ``proxy`` (the proxy opened no tunnel), ``proxy-auth``
+    """Why: ``dns``, ``refused``, ``timeout``, ``unreachable``; ``proxy`` (it did not open the tunnel), ``proxy-auth``
     (it requires a login), ``proxy-unreachable``; of a ``TlsError`` ``untrusted``, ``hostname``, ``expired``,
     ``not-yet-valid``, ``no-ca-store`` (this system has no CA certificates) or ``handshake``; else ``other``."""
 
@@ -179,22 +179,22 @@ class TlsError(ConnectError):
 
 
 class RequestTimeoutError(TransportError):
-    """No whole answer came within the timeout. Whether the server counted the call is unknown."""
+    """No complete response arrived within the timeout. Whether the server counted the call is unknown."""
 
     retryable = True
 
 
 class ProtocolError(TransportError):
-    """What came back is not a usable HTTP answer: cut, oversized, malformed, redirected, or of an unknown encoding."""
+    """The HTTP response is not usable: truncated, oversized, malformed, redirected, or of an unknown encoding."""
 
 
 class DecodeError(TwUsageError):
-    """An answer that is not what the API documents. Wrong numbers would be worse than none."""
+    """The response body does not match the documented schema. Wrong numbers would be worse than none."""
 
     path: str = "$"
-    """Where in the document: ``$.data.daily_client_app_usage[2].usage[7].date``."""
+    """The place in the document, such as ``$.data.daily_client_app_usage[2].usage[7].date``."""
     excerpt: str = ""
-    """What stood there: at most 200 characters, escaped, so that it is safe to print and to log."""
+    """The value at that place: at most 200 characters, escaped, safe to print and to log."""
 
     def __init__(self, message: str = "", *, path: str = "$", excerpt: str = "", retry_once: bool = False) -> None:
         super().__init__(message, retry_once=retry_once)
@@ -203,23 +203,23 @@ class DecodeError(TwUsageError):
 
 
 class _ResponseError(TwUsageError):
-    """What the answer said, for the errors that an answer means."""
+    """Base class of the errors that a response means, with the data of the response."""
 
     status: int | None = None
-    """The HTTP status, or ``None`` where no request was sent."""
+    """The HTTP status, or ``None`` if no request was sent."""
     headers: Mapping[str, str]
-    """The answer's headers as they came, names in lower case."""
+    """The unchanged headers, names in lower case."""
     body: bytes = b""
-    """The answer's body as it came."""
+    """The unchanged body."""
     problem: Problem
-    """The body as the API's problem document; all its fields are empty where the API did not speak."""
+    """The body as the API's problem document; all fields are empty if the API did not send one."""
     rate_limit: RateLimit | None = None
-    """The window that the answer's headers told. For a ``UsageCapExceededError`` it is that of the endpoints that read
-    posts (39,999 calls left), not of this one."""
+    """The window that the headers report. For a ``UsageCapExceededError`` it is that of the endpoints that read posts
+    (39,999 calls left), not of this one."""
     request_id: str | None = None
-    """The ``x-transaction-id`` header: what the vendor's support asks for."""
+    """The ``x-transaction-id`` header, for requests to the vendor's support."""
     retry_after: float | None = None
-    """Seconds from the answer to ``retry_at``, reckoned by the server's clock alone. ``None`` where that is unknown."""
+    """Seconds from the response to ``retry_at``, both by the server's clock. ``None`` if unknown."""
     from_edge: bool = False
     """True if a firewall, proxy or CDN sent the response (a page, or plain text), not the API."""
 
@@ -249,13 +249,15 @@ class _ResponseError(TwUsageError):
 
 
 class RateLimitedError(_ResponseError):
-    """The app's 15-minute window is spent: a 429, or a wait that would have exceeded ``max_wait`` (then ``status`` is
-    ``None`` and nothing was sent). Not the monthly cap: that is ``UsageCapExceededError``.
+    """No calls are left in the app's 15-minute window.
+
+    Raised for a 429, or if the wait would exceed ``max_wait`` (then ``status`` is ``None`` and nothing was sent). The
+    monthly cap is another limit: see ``UsageCapExceededError``.
     """
 
     retryable = True
     window_exhausted: bool = True
-    """False for a 429 that leaves calls in the window: some other limit, of the API's edge perhaps, was met."""
+    """False for a 429 with calls left in the window: another limit was reached, possibly one of the API's edge."""
 
     def __init__(self, message: str = "", *, window_exhausted: bool = True, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
@@ -275,29 +277,29 @@ class HistoryError(TwUsageError):
 
 
 class ApiError(_ResponseError):
-    """The API answered, and the answer is no."""
+    """The API returned an error response."""
 
 
 class BadRequestError(ApiError):
-    """The API refuses a parameter; ``problem.extra["errors"]`` says which."""
+    """The API rejects a parameter; ``problem.extra["errors"]`` names it."""
 
 
 class AuthenticationError(ApiError):
-    """The API does not accept the token, or the API key and secret that were to be exchanged for one."""
+    """The API rejects the token, or the API key and secret of a token request."""
 
 
 class ForbiddenError(ApiError):
-    """The token is good, but may not do this: a user-context token, or an app outside a project."""
+    """The token is valid, but not for this endpoint: a user-context token, or an app outside a project."""
 
 
 class ServerError(ApiError):
-    """The API or its edge is in trouble: 408 and 5xx."""
+    """Server error: 408 or 5xx, from the API or its CDN."""
 
     retryable = True
 
 
 class QuotaError(ApiError):
-    """What the account has paid for is used up. Never retried: only a new cycle or more money helps."""
+    """The reads that the account has paid for are used up. Never retried, because only a new cycle or payment helps."""
 
 
 class UsageCapExceededError(QuotaError):
@@ -314,7 +316,7 @@ class SpendCapReachedError(QuotaError):
     """The spending limit set in the developer console is reached, until ``reset_date``."""
 
     reset_date: dt.date | None = None
-    """The day on which the next billing cycle begins, where the API said it. ``retry_at`` is its midnight, UTC."""
+    """The first day of the next billing cycle, if the API reported it. ``retry_at`` is its midnight, UTC."""
 
     def __init__(self, message: str = "", *, reset_date: dt.date | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)

@@ -1,4 +1,4 @@
-"""Response bodies to JSON documents and problem documents, strictly. Pure: no models of the usage, no HTTP.
+"""Strict JSON: response bodies to documents and problem documents. Pure: no models of the usage, no HTTP.
 
 Stricter than ``json.loads``, because a bot stops at its cap by these numbers: a guessed count is worse than an error
 that names the place.
@@ -32,8 +32,8 @@ from twusage.models import Problem
 
 __all__ = [
     "MAX_DIGITS",
+    "MAX_PROBLEM",
     "MISSING",
-    "MOST_PROBLEM",
     "TOO_DEEP",
     "Violation",
     "as_list",
@@ -52,24 +52,24 @@ _EXCERPT = 200
 MAX_DIGITS = 100
 # 90 days of 1,000 apps have 181,000 commas. 8 KB of gzip inflate to millions, which take seconds to read.
 _MAX_VALUES = 400_000
-# Python's own pickle gives up at 500 levels, and sooner if the stack is deep already.
+# pickle raises RecursionError at 500 levels, and sooner on a deep stack.
 _MAX_LEVELS = 100
 # Bytes beyond which a body is not a problem document.
-MOST_PROBLEM = 2**16
-TOO_DEEP = "$: nested deeper than any answer of this API"
+MAX_PROBLEM = 2**16
+TOO_DEEP = "$: nested deeper than any response of this API"
 
 
 def decode_document(body: bytes) -> dict[str, object]:
     """Return the JSON object that a body holds. Raises ``DecodeError``."""
     if _has_too_many_values(body):
-        raise DecodeError("$: more values than any answer of this API")
+        raise DecodeError("$: more values than any response of this API")
     try:
         document = _parser()(body)
     except Exception:  # noqa: BLE001 - json and msgspec raise different classes
         document, error = _parse_strictly(body)
     else:
-        # Only an escape can write half a surrogate pair. One letter first: CPython searches it with memchr (2 µs for
-        # 56 KB), and two letters without (60 µs).
+        # Only an escape can encode half a surrogate pair. One byte first: CPython searches for it with memchr (2 µs in
+        # 56 KB), but not for two bytes (60 µs).
         error = _first_violation(document) if b"\\" in body and _SURROGATE.search(body) else None
     # Raised here, so that the traceback shows this error alone, without the parser's as its context.
     if error is not None:
@@ -87,8 +87,8 @@ def _has_too_many_values(body: bytes) -> bool:
 
 
 def decode_problem(body: bytes) -> Problem:
-    """Return the problem that an error's body holds, without fields if it is a page. Never raises."""
-    if len(body) > MOST_PROBLEM:
+    """Return the problem of an error's body, without fields if it is a page. Never raises."""
+    if len(body) > MAX_PROBLEM:
         return Problem()
     try:
         document = decode_document(body)
@@ -136,8 +136,8 @@ def as_list(value: object) -> list[object]:
 # -- Parsers -----------------------------------------------------------------------------------------------------------
 
 
-class Violation(ValueError):  # noqa: N818 - a value of the document at least as often as an exception
-    """A value that a response must not hold: what was expected, and what was there."""
+class Violation(ValueError):  # noqa: N818 - used as a value as well as raised
+    """A value that a response must not contain: what was expected, and what was there."""
 
     def __init__(self, expected: str, value: object, where: str = "") -> None:
         super().__init__(expected)
@@ -158,7 +158,7 @@ def _reject_constant(name: str) -> object:
     raise Violation("a JSON value", name)
 
 
-# Hooks that a good body never calls.
+# Its hooks cost nothing on valid bodies, which never call them.
 _JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_reject_constant)
 
 
@@ -217,9 +217,9 @@ def _parse_strictly(body: bytes) -> tuple[object, DecodeError | None]:
     try:
         document = _LOCATOR.decode(str(body, "utf-8").removeprefix(_BOM))
     except UnicodeDecodeError as error:
-        reason = f"the answer is not UTF-8 (at byte {error.start})"
+        reason = f"the response is not UTF-8 (at byte {error.start})"
     except json.JSONDecodeError as error:
-        reason = f"the answer is not JSON ({error.msg}, at character {error.pos})"
+        reason = f"the response is not JSON ({error.msg}, at character {error.pos})"
     except RecursionError:
         return None, DecodeError(TOO_DEEP, excerpt=shown)
     else:
@@ -227,9 +227,12 @@ def _parse_strictly(body: bytes) -> tuple[object, DecodeError | None]:
     return None, DecodeError(f"{reason}: {shown}", excerpt=shown, retry_once=True)
 
 
-# A path as it is walked: the step, and the path before it. Formatted only for an error: if it were for each value, a
-# long list below a long key would cost quadratic time.
+# A linked list: the path before, and the step. Formatted only for errors, because strings for each value would cost
+# quadratic time for a long list below a long key.
 _Path: TypeAlias = "tuple[_Path | None, str | int]"
+
+
+_ENCODABLE = "a string without lone surrogates"
 
 
 def _walk(document: object) -> Iterator[tuple[_Path, object]]:
@@ -240,7 +243,7 @@ def _walk(document: object) -> Iterator[tuple[_Path, object]]:
         yield path, value
         if isinstance(value, dict):
             todo.extend(((path, key), item) for key, item in value.items())
-            todo.extend(((path, key), Violation("text", key)) for key in value if not _printable(key))
+            todo.extend(((path, key), Violation(_ENCODABLE, key)) for key in value if not _printable(key))
         elif isinstance(value, list):
             todo.extend(((path, index), item) for index, item in enumerate(value))
 
@@ -250,7 +253,7 @@ def _first_violation(document: object) -> DecodeError | None:
         if isinstance(value, Violation):
             return decode_error(_format_path(path), value)
         if isinstance(value, str) and not _printable(value):
-            return decode_error(_format_path(path), Violation("text, not half a character", value))
+            return decode_error(_format_path(path), Violation(_ENCODABLE, value))
     return None
 
 
@@ -288,7 +291,7 @@ def too_deep(value: object) -> bool:
 
 def decode_error(path: str, violation: Violation) -> DecodeError:
     """Return the error that names a path and what is wrong there."""
-    # A path may hold keys of the document, and those may hold anything.
+    # The path may contain keys of the document, which may contain anything.
     path = ascii(path + violation.where)[1:-1][:_EXCERPT]
     if violation is MISSING:
         return DecodeError(f"{path}: missing", path=path)
@@ -301,7 +304,7 @@ def _printable_prefix(body: bytes) -> str:
 
 
 def _escaped(text: str) -> str:
-    return json.dumps(text).replace("\x7f", "\\u007f")  # the one control character that JSON lets through
+    return json.dumps(text).replace("\x7f", "\\u007f")  # the only control character that json.dumps does not escape
 
 
 _BRIEF = reprlib.Repr()

@@ -32,7 +32,7 @@ __all__ = ["LocalRateLimiter", "RateLimiter", "Slot", "default_limiter"]
 SUSPEND_THRESHOLD = 5.0
 # The last second that a datetime can hold, of the year 9999.
 LAST_INSTANT = 253402300799.0
-# Seconds after which a call that was rejected behind a probe may try again: no one knows how long the probe takes.
+# Seconds until the ``retry_at`` of a call that was rejected behind a probe, because the end of a probe is unknown.
 RETRY_BEHIND_PROBE = 1.0
 
 
@@ -192,15 +192,15 @@ class Waiter:
         left = self.max_wait - (now - self.since)
         if wait > left:
             raise RateLimitedError(
-                f"the app's 15-minute window is spent until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, and "
-                f"max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
+                f"no calls left in the app's 15-minute window until {retry_at:%Y-%m-%d %H:%M:%S} UTC: {wait:.0f} s, "
+                f"and max_wait leaves {max(0.0, left):.0f} s for waiting. Nothing was sent",
                 rate_limit=rate_limit,
                 retry_at=retry_at,
                 retry_after=wait,
             )
         if self.on_wait is not None and abs(now + wait - self.notified_until) > 1.0:
             self.notified_until = now + wait
-            self.on_wait(Wait(wait, retry_at, "the app's 15-minute window is spent"))
+            self.on_wait(Wait(wait, retry_at, "no calls left in the app's 15-minute window"))
 
     def reject(self, error: Exception) -> None:
         """End the wait with this error, unless the call was cancelled a moment ago."""

@@ -74,7 +74,7 @@ _budgets_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, 
 
 
 def retry_budgets_for_running_loop() -> defaultdict[str, RetryTokenBucket]:
-    """The retry token buckets on the running loop, by app key: all clients of an app share one."""
+    """Return the running loop's retry token buckets by app key: all clients of an app share one."""
     return _budgets_by_loop.setdefault(asyncio.get_running_loop(), defaultdict(RetryTokenBucket))
 
 
@@ -84,7 +84,7 @@ def _check_positive_int(_: object, attribute: Attribute[Any], value: object) -> 
 
 
 def _check_seconds(_: object, attribute: Attribute[Any], value: Any) -> None:
-    if type(value) not in {int, float} or not value >= 0:  # not: a NaN is no number of seconds
+    if type(value) not in {int, float} or not value >= 0:  # not <, because all comparisons with NaN are false
         raise ConfigurationError(f"{attribute.name} must be a number of seconds, 0 or more, got {value!r}")
 
 
@@ -95,42 +95,42 @@ def _check_tenacity_callable(_: object, attribute: Attribute[Any], value: object
 
 @frozen
 class RetryPolicy:
-    """How often a call is tried, and how long it may wait.
+    """How often a call is attempted, and how long it may wait.
 
-    Retried are connections that fail or break, timeouts, 408 and 5xx, and the 429 of the 15-minute window; once more,
-    responses that are garbled or empty. Errors that a retry cannot change are never retried, above all ``QuotaError``.
+    Retried are failed and broken connections, timeouts, 408 and 5xx, and the 429 of the 15-minute window. Garbled and
+    empty responses are retried once. Errors that a retry cannot fix are never retried, above all ``QuotaError``.
 
-    Between tries it waits a random time of up to 0.5 s, then 1 s, 2 s and so on up to 20 s, or as long as the server
-    asks. The clients of an app share a budget of ten retries, of which ten calls that succeed give one back: in an
-    outage, each call soon makes one attempt only.
+    Between attempts it waits a random time of up to 0.5 s, then 1 s, 2 s and so on up to 20 s, or as long as the server
+    requests. The clients of an app share a budget of ten retries, and ten successful calls restore one: in an outage,
+    each call soon makes a single attempt.
 
-    ``stop``, ``wait`` and ``retry`` take tenacity's own objects, or any function of a ``RetryCallState``.
+    ``stop``, ``wait`` and ``retry`` take tenacity objects, or any function of a ``RetryCallState``.
     """
 
     max_attempts: int = field(default=4, kw_only=True, validator=_check_positive_int)
     """Requests that one call may send."""
     max_wait: float = field(default=960.0, kw_only=True, validator=_check_seconds)
-    """Seconds that one call may spend waiting, for the window and between tries. A wait that would exceed it is not
-    begun: the call raises at once, a ``RateLimitedError`` with its ``retry_at``. The default outlasts one window."""
+    """Seconds that one call may spend waiting, for the window and between attempts. If a wait would exceed it, the call
+    raises immediately, a ``RateLimitedError`` with its ``retry_at``. The default is longer than one window."""
 
     stop: Callable[[RetryCallState], bool] | None = field(
         default=None, kw_only=True, validator=_check_tenacity_callable
     )
-    """A tenacity ``stop`` of your own, besides the two limits above. Its time is the client's clock's, and counts from
-    the call's beginning."""
+    """A tenacity ``stop``, in addition to the two limits above. It receives times of the client's clock, counted from
+    the beginning of the call."""
     wait: Callable[[RetryCallState], float] | None = field(
         default=None, kw_only=True, validator=_check_tenacity_callable
     )
-    """A tenacity ``wait`` of your own, in the place of the random backoff. What the server asks for still counts."""
+    """A tenacity ``wait`` instead of the random backoff. A longer wait that the server requests takes precedence."""
     retry: Callable[[RetryCallState], bool | Awaitable[bool]] | None = field(
         default=None, kw_only=True, validator=_check_tenacity_callable
     )
-    """A tenacity ``retry`` of your own, sync or async, in the place of ``error.retryable``. It is asked of a
-    ``TwUsageError`` only, and never of a ``QuotaError``."""
+    """A tenacity ``retry``, sync or async, instead of ``error.retryable``. It is called only for a ``TwUsageError``
+    other than ``QuotaError``."""
 
     @classmethod
     def none(cls) -> Self:
-        """One attempt, no waiting."""
+        """Return a policy of one attempt and no waiting."""
         return cls(max_attempts=1, max_wait=0.0)
 
     async def retries(
@@ -154,7 +154,7 @@ class RetryPolicy:
 
         Args:
             first_failure: what the first attempt raised.
-            budget: what the call may still spend.
+            budget: the remaining wait time and retry tokens of the call.
             clock: measures the waits.
             since: when the call began, by ``clock.monotonic()``.
             on_wait: called when a wait between two attempts begins.
@@ -176,7 +176,7 @@ class RetryPolicy:
 
 @frozen
 class _Started:
-    """An iteration that goes on: ``async for`` would start AsyncRetrying again."""
+    """A started iteration: ``async for`` over AsyncRetrying itself would start it again."""
 
     retries: AsyncIterator[AbstractContextManager[Any]]
 
@@ -203,8 +203,8 @@ class _RetryLoop:
     # Tenacity calls these three after each attempt, in this order.
 
     async def should_retry(self, state: RetryCallState) -> bool:
-        # Tenacity's own times come from the system clock and leave out the first attempt: stop_after_delay would count
-        # real seconds, from a later start.
+        # Tenacity measures by the system clock, and without the first attempt: stop_after_delay would count real
+        # seconds, from a later start.
         state.start_time, state.outcome_timestamp = self.since, self.clock.monotonic()
         error = state.outcome and state.outcome.exception()
         if not isinstance(error, TwUsageError) or isinstance(error, QuotaError) or _is_local_rejection(error):
@@ -219,8 +219,8 @@ class _RetryLoop:
     def wait(self, state: RetryCallState) -> float:
         from tenacity.wait import wait_random_exponential
 
-        asked = self._server_retry_after
-        if self._is_window_exhausted and asked != 0.0:
+        retry_after = self._server_retry_after
+        if self._is_window_exhausted and retry_after != 0.0:
             return 0.0  # The limiter waits for the window.
         if self._has_new_token:
             return 0.0
@@ -230,7 +230,7 @@ class _RetryLoop:
         elif isinstance(self.error, RateLimitedError):  # An unknown limit, not the window.
             least = base = 15.0
         backoff = self.policy.wait or wait_random_exponential(multiplier=base, max=40 * base)
-        return max(asked or 0.0, least + backoff(state))
+        return max(retry_after or 0.0, least + backoff(state))
 
     def should_stop(self, state: RetryCallState) -> bool:
         if state.attempt_number >= self.policy.max_attempts or (self.policy.stop and self.policy.stop(state)):

@@ -1,4 +1,4 @@
-"""What a transport is. No implementation: those are ``http`` and ``testing``."""
+"""The Transport protocol. Implementations are in ``aiohttp_transport`` and ``testing``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ __all__ = ["Transport"]
 
 
 class Transport(Protocol):
-    """Carries one request to the API and one answer back.
+    """Sends one request to the API and returns its response.
 
-    Whatever goes wrong is a ``TransportError``: ``ConnectError`` only where surely nothing was sent, because then the
-    call's place in the rate limit's window is given back. Retrying, waiting and decoding are done elsewhere: one
-    ``send`` is one request on the wire.
+    Every failure is a ``TransportError``. A ``ConnectError`` means that certainly nothing was sent, because the call's
+    place in the rate-limit window is then refunded. One ``send`` is one request on the wire: a transport does not
+    retry, wait or decode.
     """
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - the transport keeps it
-        """Send the request and bring back the whole answer, decompressed, whatever its status.
+        """Send the request and return the complete, decompressed response, whatever its status.
 
         Args:
-            request: what to send, credentials included. Never show its headers to anybody.
-            timeout: seconds for all of it: waiting for a connection, connecting, sending, reading.
+            request: what to send. Its headers contain the credentials: never show or log them.
+            timeout: seconds in total: waiting for a connection, connecting, sending and reading.
 
         Raises:
-            TransportError: nothing usable came back.
+            TransportError: there is no usable response.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give back what the transport opened. Calling it twice is fine."""
+        """Close what the transport opened. Idempotent."""
         ...

@@ -9,16 +9,16 @@ An unknown window gets one probe                 The server may have lowered its
 Calls of the last window do not block a probe    A hanging call would keep all others out of a window that is open.
 The smaller ``remaining`` counts                 Responses arrive out of order.
 An older reset is ignored                        That response describes a window that is over.
-Only a 429 of the running window closes it       A late 429 was sent in the last window and says nothing about this one.
+Only a 429 of the running window closes it       A late 429 is about the last window, not about this one.
 A window opens one second after its reset        The reset comes in whole seconds; starting early costs a second 429.
 Near its reset a window is probed                A response is written between the sending of its call and its arrival.
                                                  Until the next window surely opens, one call at a time finds out, until
                                                  one of them has no response.
-The largest ``server - local`` offset counts     Latency only makes it smaller. It is learnt anew in each window, and
+The largest ``server - local`` offset counts     Latency only makes it smaller. It is measured in each window, and
                                                  each wait is 1/4000 longer, because clocks drift.
 A response without a date uses the known offset  The first response with a date replaces what was estimated.
-After two probes without a result the document   50 calls in 900 s. One probe may be lost; behind more than two nobody
-counts                                           waits in an outage. From 900 s after the first was sent until 900 s
+After two probes without a result the document   50 calls in 900 s. One probe may be lost; more than two would each cost
+counts                                           a timeout in an outage. From 900 s after the first was sent until 900 s
                                                  after the last ended no call starts: no response would show whether
                                                  the window has reset.
 A reset in the past is not a header              It may come from a cache. After a 429 with one, the wait is 1 s and
@@ -83,7 +83,7 @@ class RateWindow:
     opens_at: float = field(init=False, default=math.inf)
     """From then on a call surely counts in the next window."""
     drift_margin: float = field(init=False, default=0.0)
-    """Seconds of ``opens_at`` that are there because our clock may be fast."""
+    """Seconds that ``opens_at`` includes because our clock may be fast."""
     window_started_at: float = field(init=False, default=math.inf)
     """When this window's first call was sent, if that was one of ours."""
     length: float = field(init=False, default=Factory(lambda self: self.period, takes_self=True))
@@ -154,7 +154,7 @@ class RateWindow:
             elif self.remaining is None and self.unconfirmed_calls > 1 and ticket == self.probe_ticket:
                 self.remaining = self.default_limit
                 self.ends_at, self.opens_at = self.first_probe_at + self.period, now + self.period
-                self.reset = self.server_offset = -math.inf  # They did not explain the responses that came.
+                self.reset = self.server_offset = -math.inf  # By these values the last headers were not usable.
                 self.backoff = FIRST_BACKOFF
         if ticket == self.probe_ticket:
             self.probe_ticket = 0
@@ -210,7 +210,7 @@ class RateWindow:
             self._reset_to_unknown()
 
     def on_clock_step(self, seconds: float) -> None:
-        """Move all instants: the clock behind ``now`` was set, and what was ahead still is."""
+        """Move all instants, because the clock of ``now`` was set by this many seconds."""
         self.window_started_at += seconds
         self.first_probe_at += seconds
         self.ends_at += seconds
@@ -220,7 +220,7 @@ class RateWindow:
         self.sent_at = {ticket: sent_at + seconds for ticket, sent_at in self.sent_at.items()}
 
     def to_state(self) -> dict[str, Any]:
-        """The state in JSON types: an infinity is null, and the arguments are left out."""
+        """Return the state in JSON types, without the constructor's arguments. An infinity is null."""
         state: dict[str, Any] = {}
         for name in _STATE:
             value = getattr(self, name)
@@ -230,7 +230,7 @@ class RateWindow:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], limit: int = LIMIT, period: float = PERIOD, reserve: int = 0) -> Self:
-        """A window with the state that ``to_state`` returned."""
+        """Return a window with the state that ``to_state`` returned."""
         window = cls(limit, period, reserve)
         for name in _STATE:
             if state[name] is not None:  # Null is the field's initial value.
@@ -254,7 +254,7 @@ class RateWindow:
         self.window_started_at = self.sent_at.get(ticket, now) if is_first else math.inf
 
     def _narrow_end(self, now: float, ticket: int, wait: float) -> None:
-        """Learn from a response when this window surely lasts, and when the next one surely opens."""
+        """Narrow down, by a response, when this window ends and when the next one opens."""
         self.ends_at = max(self.ends_at, self.sent_at.get(ticket, now) + wait - 1.0)
         if now + wait + wait * DRIFT < self.opens_at:
             self.drift_margin = wait * DRIFT

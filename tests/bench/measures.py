@@ -286,7 +286,7 @@ def fake() -> Figures:
 
     limiter = LocalRateLimiter(limit=NO_END)
     api = FakeApi(rate_limit=NO_END)
-    api.most_requests = NO_END
+    api.max_requests = NO_END
     token = api.apps[0].token
     request = authorize(usage_request(), token)
     in_memory, over_aiohttp = FakeTransport(api), AiohttpTransport()
@@ -490,7 +490,7 @@ async def _wait_for_windows(count: int) -> None:
     """All at once, and the API lets 50 go in 15 minutes: the clock is virtual."""
     clock = VirtualClock()
     api = FakeApi(clock=clock)
-    api.most_requests = NO_END
+    api.max_requests = NO_END
     client = UsageClient(
         api.apps[0].token,
         transport=FakeTransport(api, latency=0.1),

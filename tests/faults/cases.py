@@ -2,7 +2,7 @@
 
 A row belongs here when one call meets it. What takes two calls, or a clock, is in ``test_faults``.
 
-The fates: R may be retried, R1 once, N never.
+Each row says how often its error may be retried: always, once or never.
 """
 
 import asyncio
@@ -22,7 +22,21 @@ from unittest import mock
 import aiohttp
 import trustme
 from harness import Act, Case, Place, served
-from scripted_server import CANARY, CHUNKED, GOOD, LOOPBACK, OK, ZIPPED, Script, Server, Wire, answer, bomb, zipped
+from scripted_server import (
+    CANARY_TOKEN,
+    CHUNKED,
+    GOOD,
+    LOOPBACK,
+    OK,
+    ZIPPED,
+    Retry,
+    Script,
+    Server,
+    Wire,
+    answer,
+    bomb,
+    zipped,
+)
 
 from twusage.aiohttp_transport import AiohttpTransport
 from twusage.errors import (
@@ -218,8 +232,10 @@ def trusting() -> ssl.SSLContext:
 # -- connect -----------------------------------------------------------------------------------------------------------
 
 
-def unsent(name: str, place: Any, *, fate: str = "R", error: type[TwUsageError] = ConnectError, **more: Any) -> Case:
-    return Case("connect", name, error, fate, place=place, sent=False, cut=False, **more)
+def unsent(
+    name: str, place: Any, *, retry: Retry = "always", error: type[TwUsageError] = ConnectError, **more: Any
+) -> Case:
+    return Case("connect", name, error, retry, place=place, sent=False, cut=False, **more)
 
 
 def connect_cases() -> Iterator[Case]:
@@ -236,22 +252,22 @@ def connect_cases() -> Iterator[Case]:
     yield unsent("TLS handshake hangs", somewhere(scheme="https", script=Wire.wait_until_gone), **silent)
     yield unsent("TLS handshake is cut", somewhere(scheme="https", script=cut_handshake))
     yield unsent("TLS handshake is reset", somewhere(scheme="https", script=reset_handshake))
-    yield unsent("untrusted CA", somewhere(tls=identity(LOOPBACK)), fate="N", error=TlsError)
-    yield unsent("wrong host name", somewhere(tls=identity("other.test"), ssl=trusting), fate="N", error=TlsError)
+    yield unsent("untrusted CA", somewhere(tls=identity(LOOPBACK)), retry="never", error=TlsError)
+    yield unsent("wrong host name", somewhere(tls=identity("other.test"), ssl=trusting), retry="never", error=TlsError)
     past = {"not_before": dt.datetime(2019, 1, 1, tzinfo=dt.UTC), "not_after": dt.datetime(2020, 1, 1, tzinfo=dt.UTC)}
     expired = somewhere(tls=identity(LOOPBACK, **past), ssl=trusting)
-    yield unsent("expired certificate", expired, fate="N", error=TlsError)
-    yield unsent("no TLS spoken", somewhere(scheme="https", script=plain_http), fate="N", error=TlsError)
+    yield unsent("expired certificate", expired, retry="never", error=TlsError)
+    yield unsent("no TLS spoken", somewhere(scheme="https", script=plain_http), retry="never", error=TlsError)
     yield Case("connect", "a CA of one's own", None, place=somewhere(tls=identity(LOOPBACK), ssl=trusting))
     for status in (b"502 Bad Gateway", b"407 Proxy Authentication Required", b""):
-        yield unsent(f"proxy says {status.decode() or 'nothing'}", refusing_proxy(status))
+        yield unsent(f"proxy sends {status.decode() or 'nothing'}", refusing_proxy(status))
 
 
 # -- sending -----------------------------------------------------------------------------------------------------------
 
 
-def broken(name: str, fate: str, *data: bytes, layer: str = "reading", then: str = "hold", **more: Any) -> Case:
-    return Case(layer, name, ProtocolError, fate, saying(*data, then=then), **more)
+def broken(name: str, retry: Retry, *data: bytes, layer: str = "reading", then: str = "hold", **more: Any) -> Case:
+    return Case(layer, name, ProtocolError, retry, saying(*data, then=then), **more)
 
 
 def sending_cases() -> Iterator[Case]:
@@ -264,7 +280,7 @@ def sending_cases() -> Iterator[Case]:
     }
     for (name, data), then in itertools.product(begun.items(), ("close", "reset", "half")):
         fault = Fault.disconnected() if not data and then == "close" else None
-        yield broken(f"{then} before {name}", "R", data, layer="sending", then=then, fault=fault)
+        yield broken(f"{then} before {name}", "always", data, layer="sending", then=then, fault=fault)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -285,7 +301,7 @@ def reading_cases() -> Iterator[Case]:
 
 def slow_cases() -> Iterator[Case]:
     def slow(name: str, act: Act, **more: Any) -> Case:
-        return Case("reading", name, RequestTimeoutError, "R", act, timeout=SHORT, cut=False, **more)
+        return Case("reading", name, RequestTimeoutError, "always", act, timeout=SHORT, cut=False, **more)
 
     yield slow("no answer", saying(then="silent"), fault=Fault.timeout())
     yield slow("stall in the status", saying(b"HTTP/1.1 2", then="silent"))
@@ -311,17 +327,17 @@ def slow_cases() -> Iterator[Case]:
 def cut_cases() -> Iterator[Case]:
     for then in ("close", "reset", "half"):
         fault = Fault.reset() if then == "reset" else None
-        yield broken(f"body: {then}", "R", answer(b"{", length=99), then=then, fault=fault)
-        yield broken(f"body not begun: {then}", "R", answer(b"", length=99), then=then)
-        yield broken(f"chunk: {then}", "R", CHUNKED + b"10\r\n{", then=then)
-        yield broken(f"between chunks: {then}", "R", CHUNKED + b"2\r\n{}\r\n", then=then)
-        yield broken(f"chunk not begun: {then}", "R", CHUNKED, then=then)
-    yield broken("cut in a chunk's size", "R", CHUNKED + b"2\r\n{}\r\n1", then="close")
-    yield broken("cut in the last chunk", "R", CHUNKED + b"2\r\n{}\r\n0\r\n", then="close")
-    yield broken("cut in the trailers", "R", CHUNKED + b"2\r\n{}\r\n0\r\nx: y\r\n", then="close")
+        yield broken(f"body: {then}", "always", answer(b"{", length=99), then=then, fault=fault)
+        yield broken(f"body not begun: {then}", "always", answer(b"", length=99), then=then)
+        yield broken(f"chunk: {then}", "always", CHUNKED + b"10\r\n{", then=then)
+        yield broken(f"between chunks: {then}", "always", CHUNKED + b"2\r\n{}\r\n", then=then)
+        yield broken(f"chunk not begun: {then}", "always", CHUNKED, then=then)
+    yield broken("cut in a chunk's size", "always", CHUNKED + b"2\r\n{}\r\n1", then="close")
+    yield broken("cut in the last chunk", "always", CHUNKED + b"2\r\n{}\r\n0\r\n", then="close")
+    yield broken("cut in the trailers", "always", CHUNKED + b"2\r\n{}\r\n0\r\nx: y\r\n", then="close")
     for name, kept in {"its header": 5, "its middle": len(ZIPPED) - 12, "its CRC": -6, "its length": -2}.items():
-        yield broken(f"gzip cut in {name}", "R", zipped(ZIPPED[:kept]))
-    yield broken("gzip cut with the connection", "R", OK + GZIP + b"\r\n\r\n" + ZIPPED[:-9], then="close")
+        yield broken(f"gzip cut in {name}", "always", zipped(ZIPPED[:kept]))
+    yield broken("gzip cut with the connection", "always", OK + GZIP + b"\r\n\r\n" + ZIPPED[:-9], then="close")
 
 
 def garbled_cases() -> Iterator[Case]:
@@ -339,8 +355,8 @@ def garbled_cases() -> Iterator[Case]:
         "a later bad size": b"2\r\n{}\r\nzz\r\n",
     }
     for name, chunks in bad_chunks.items():
-        yield broken(f"chunk with {name}", "R1", chunked(chunks))
-        yield broken(f"chunk with {name}, and the end", "R1", chunked(chunks), then="close")
+        yield broken(f"chunk with {name}", "once", chunked(chunks))
+        yield broken(f"chunk with {name}, and the end", "once", chunked(chunks), then="close")
     lengths = {
         "negative": b"-5",
         "no number": b"2x",
@@ -353,13 +369,13 @@ def garbled_cases() -> Iterator[Case]:
         "400 digits": b"9" * 400,
     }
     for name, length in lengths.items():
-        yield broken(f"content-length: {name}", "R1", OK + b"content-length: " + length + b"\r\n\r\n{}")
-    yield broken("the same content-length twice", "R1", OK + b"content-length: 2\r\n" * 2 + b"\r\n{}")
-    yield broken("two content-lengths", "R1", OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}")
+        yield broken(f"content-length: {name}", "once", OK + b"content-length: " + length + b"\r\n\r\n{}")
+    yield broken("the same content-length twice", "once", OK + b"content-length: 2\r\n" * 2 + b"\r\n{}")
+    yield broken("two content-lengths", "once", OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}")
     te = b"transfer-encoding: chunked\r\n"
     body = b"2\r\n{}\r\n0\r\n\r\n"
-    yield broken("content-length with chunks", "R1", OK + b"content-length: 2\r\n" + te + b"\r\n" + body)
-    yield broken("chunks with content-length", "R1", OK + te + b"content-length: 2\r\n\r\n" + body)
+    yield broken("content-length with chunks", "once", OK + b"content-length: 2\r\n" + te + b"\r\n" + body)
+    yield broken("chunks with content-length", "once", OK + te + b"content-length: 2\r\n\r\n" + body)
     bad_headers = {
         "NUL in a name": b"x\0y: 1",
         "NUL in a value": b"x: 1\x002",
@@ -376,13 +392,13 @@ def garbled_cases() -> Iterator[Case]:
     if not NEWEST_AIOHTTP:  # Older ones accept it, which harms nobody.
         del bad_headers["NUL in a value"]
     for name, header in bad_headers.items():
-        yield broken(f"header: {name}", "R1", answer(GOOD, header), cut=len(header) < 99)
-    yield broken("header without an end", "R1", OK + b"x: " + b"y" * 90_000, cut=False)
+        yield broken(f"header: {name}", "once", answer(GOOD, header), cut=len(header) < 99)
+    yield broken("header without an end", "once", OK + b"x: " + b"y" * 90_000, cut=False)
     if NEWEST_AIOHTTP:  # Older ones accept any number of them.
         many = (b"x-%d: 1" % number for number in range(5000))
-        yield broken("too many headers", "R1", answer(GOOD, *many), cut=False)
-    yield broken("a long reason", "R1", answer(status=b"200 " + b"y" * 9000), cut=False)
-    yield broken("a long trailer", "R1", CHUNKED + b"2\r\n{}\r\n0\r\nx: " + b"y" * 90_000, cut=False)
+        yield broken("too many headers", "once", answer(GOOD, *many), cut=False)
+    yield broken("a long reason", "once", answer(status=b"200 " + b"y" * 9000), cut=False)
+    yield broken("a long trailer", "once", CHUNKED + b"2\r\n{}\r\n0\r\nx: " + b"y" * 90_000, cut=False)
 
 
 def foreign_cases() -> Iterator[Case]:
@@ -411,9 +427,9 @@ def foreign_cases() -> Iterator[Case]:
         "no status": answer(status=b""),
     }
     for name, data in spoken.items():
-        yield broken(name, "R1", data)
-    yield broken("HTTP/0.9", "R1", GOOD, then="close")
-    echo = CANARY.encode()
+        yield broken(name, "once", data)
+    yield broken("HTTP/0.9", "once", GOOD, then="close")
+    echo = CANARY_TOKEN.encode()
     for name, data in {
         "first line": echo + b" is not HTTP\r\n\r\n",
         "reason": b"HTTP/1.1 200 " + echo + b"y" * 9000 + b"\r\n\r\n",
@@ -421,25 +437,25 @@ def foreign_cases() -> Iterator[Case]:
         "length": OK + b"content-length: " + echo + b"\r\n\r\n",
         "chunk size": CHUNKED + echo + b"\r\n",
     }.items():
-        yield broken(f"the token in the {name}", "R1", data, cut=len(data) < 999)
+        yield broken(f"the token in the {name}", "once", data, cut=len(data) < 999)
     for status in (b"000", b"099", b"201", b"202", b"206", b"226", b"600", b"999"):
-        yield broken(f"status {status.decode()}", "R1", answer(status=status + b" X"))
+        yield broken(f"status {status.decode()}", "once", answer(status=status + b" X"))
     switched = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: %s\r\nconnection: upgrade\r\n\r\n\x81\x05hello"
     for protocol in (b"websocket", b"h2c", b"tcp"):
-        yield broken(f"101 {protocol.decode()}", "R1", switched % protocol)
-    yield broken("101 without upgrade", "R1", b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        yield broken(f"101 {protocol.decode()}", "once", switched % protocol)
+    yield broken("101 without upgrade", "once", b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     for status, fault in ((b"204 No Content", 204), (b"304 Not Modified", 304)):
         head = b"HTTP/1.1 " + status + b"\r\n"
-        yield broken(f"{fault}", "R1", head + b"\r\n", fault=Fault.status(fault, b""))
-        yield broken(f"{fault} with a length", "R1", head + b"content-length: 10\r\n\r\n")
-        yield broken(f"{fault} with a body", "R1", head + b"content-length: 2\r\n\r\n{}")
-        yield broken(f"{fault} with chunks", "R1", head + te_chunked() + b"2\r\n{}\r\n0\r\n\r\n")
-        yield broken(f"{fault} with an encoding", "R1", head + GZIP + b"\r\n\r\n")
-    yield broken("205", "R1", answer(b"", status=b"205 Reset Content"))
-    yield broken("an empty 200", "R1", answer(b""), fault=Fault.empty())
-    yield broken("an empty chunked 200", "R1", CHUNKED + b"0\r\n\r\n")
-    yield broken("an empty gzip 200", "R1", zipped(gzip.compress(b"")))
-    yield broken("an empty 200 that ends with the connection", "R1", OK + b"\r\n", then="close")
+        yield broken(f"{fault}", "once", head + b"\r\n", fault=Fault.status(fault, b""))
+        yield broken(f"{fault} with a length", "once", head + b"content-length: 10\r\n\r\n")
+        yield broken(f"{fault} with a body", "once", head + b"content-length: 2\r\n\r\n{}")
+        yield broken(f"{fault} with chunks", "once", head + te_chunked() + b"2\r\n{}\r\n0\r\n\r\n")
+        yield broken(f"{fault} with an encoding", "once", head + GZIP + b"\r\n\r\n")
+    yield broken("205", "once", answer(b"", status=b"205 Reset Content"))
+    yield broken("an empty 200", "once", answer(b""), fault=Fault.empty())
+    yield broken("an empty chunked 200", "once", CHUNKED + b"0\r\n\r\n")
+    yield broken("an empty gzip 200", "once", zipped(gzip.compress(b"")))
+    yield broken("an empty 200 that ends with the connection", "once", OK + b"\r\n", then="close")
 
 
 def te_chunked() -> bytes:
@@ -462,9 +478,9 @@ def gzip_cases() -> Iterator[Case]:
         "a bad magic": b"\x1f\x8c" + ZIPPED[2:],
     }
     for name, data in damaged.items():
-        yield broken(f"gzip with {name}", "R1", zipped(data))
+        yield broken(f"gzip with {name}", "once", zipped(data))
         chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
-        yield broken(f"chunked gzip with {name}", "R1", CHUNKED[:-2] + GZIP + b"\r\n\r\n" + chunks)
+        yield broken(f"chunked gzip with {name}", "once", CHUNKED[:-2] + GZIP + b"\r\n\r\n" + chunks)
 
 
 def large_cases() -> Iterator[Case]:
@@ -486,7 +502,7 @@ def large_cases() -> Iterator[Case]:
         return dripping(start, chunk, every=0)
 
     def large(name: str, act: Act) -> Case:
-        return Case("reading", name, ProtocolError, "N", act, words="max_body", cut=False, timeout=30.0)
+        return Case("reading", name, ProtocolError, "never", act, words="max_body", cut=False, timeout=30.0)
 
     yield large("a gzip bomb", bombed)
     yield large("gzip whose name has no end", repeating(ZIPPED[:3] + b"\x08" + ZIPPED[4:10], b"x"))
@@ -498,11 +514,13 @@ def large_cases() -> Iterator[Case]:
 
 def encoding_cases() -> Iterator[Case]:
     for name in (b"br", b"ZSTD", b"deflate", b"compress", b"gzip, gzip", b"gzip, identity, br", b"*", b"utf-8"):
-        yield broken(f"content-encoding: {name.decode()}", "N", answer(ZIPPED, b"content-encoding: " + name))
-    yield broken("content-encoding twice", "N", answer(ZIPPED, b"content-encoding: br", GZIP))
-    yield broken("content-encoding: the token", "N", answer(GOOD, b"content-encoding: " + CANARY.encode()))
-    yield broken("the token in a header of a damaged answer", "R1", answer(b"!!", GZIP, b"x: " + CANARY.encode()))
-    yield broken("content-encoding: garbage", "N", answer(GOOD, b"content-encoding: \x1b[2J\xff" + b"x" * 99))
+        yield broken(f"content-encoding: {name.decode()}", "never", answer(ZIPPED, b"content-encoding: " + name))
+    yield broken("content-encoding twice", "never", answer(ZIPPED, b"content-encoding: br", GZIP))
+    yield broken("content-encoding: the token", "never", answer(GOOD, b"content-encoding: " + CANARY_TOKEN.encode()))
+    yield broken(
+        "the token in a header of a damaged answer", "once", answer(b"!!", GZIP, b"x: " + CANARY_TOKEN.encode())
+    )
+    yield broken("content-encoding: garbage", "never", answer(GOOD, b"content-encoding: \x1b[2J\xff" + b"x" * 99))
 
 
 def good_cases() -> Iterator[Case]:
@@ -552,7 +570,7 @@ def told(
     layer: str,
     name: str,
     error: type[TwUsageError] | None,
-    fate: str,
+    retry: Retry,
     body: bytes,
     *,
     status: int = 200,
@@ -564,12 +582,12 @@ def told(
     headers = {} if headers is None else headers
     lines = [f"{name}: {value}".encode() for name, value in headers.items()]
     said = answer(body, *lines, status=b"%d Told" % status)
-    return Case(layer, name, error, fate, saying(said), fault or Fault.status(status, body, headers=headers), **more)
+    return Case(layer, name, error, retry, saying(said), fault or Fault.status(status, body, headers=headers), **more)
 
 
-def undecodable(layer: str, name: str, document: str | bytes, path: str, *, fate: str = "N") -> Case:
+def undecodable(layer: str, name: str, document: str | bytes, path: str, *, retry: Retry = "never") -> Case:
     body = document if isinstance(document, bytes) else document.encode()
-    return told(layer, name, DecodeError, fate, body, path=path, cut=len(body) < 999)
+    return told(layer, name, DecodeError, retry, body, path=path, cut=len(body) < 999)
 
 
 def json_cases() -> Iterator[Case]:
@@ -585,7 +603,7 @@ def json_cases() -> Iterator[Case]:
         "a key twice, spelled otherwise": rb'{"data": {"project_cap": "1", "project\u005fcap": "2"}}',
         "data twice": b'{"data": {"project_cap": "x"}, "data": {}}',
     }.items():
-        yield told("JSON", name, None, "", twice)
+        yield told("JSON", name, None, "never", twice)
     yield bad("a lone high surrogate", '{"data": {"project_id": "\\ud800"}}', "$.data.project_id")
     yield bad("a lone low surrogate", '{"data": {"new": "\\udc00x"}}', "$.data.new")
     yield bad("a lone surrogate in a key", '{"data": {"\\ud800": 1}}', "$.data.\\ud800")
@@ -625,7 +643,7 @@ def json_cases() -> Iterator[Case]:
     }
     for name, body in garbled.items():
         fault = {"a page": Fault.html(), "half an answer": Fault.garbled()}.get(name)
-        case = told("JSON", name, DecodeError, "R1", body, path="$", fault=fault)
+        case = told("JSON", name, DecodeError, "once", body, path="$", fault=fault)
         yield case
 
 
@@ -665,7 +683,7 @@ def model_cases() -> Iterator[Case]:
     for value in (0, 32, 99, "0", "32", -1, 1.5, True, "ten", []):
         # It is then unknown: the number of the day does not touch the counts.
         document = json.dumps({"data": {"cap_reset_day": value}})
-        yield told("model", f"cap_reset_day: {value!r}", None, "", document.encode())
+        yield told("model", f"cap_reset_day: {value!r}", None, "never", document.encode())
     dates: list[object] = [
         "2023-W44-3",
         "2023-02-30",
@@ -698,7 +716,7 @@ def model_cases() -> Iterator[Case]:
     yield bad("a day twice with two counts", {"daily_project_usage": {"usage": twice}}, path)
     problem = {"errors": [{"title": "Not Found Error", "detail": "none", "type": "about:blank"}]}
     for name, data in {"without data": {}, "with null data": {"data": None}}.items():
-        yield told("model", f"errors {name}", ApiError, "N", json.dumps(problem | data).encode())
+        yield told("model", f"errors {name}", ApiError, "never", json.dumps(problem | data).encode())
     good = {
         "partial errors": {"data": {"project_cap": "1"}} | problem,
         "unknown fields": {"data": {"project_cap": "1", "new": {"a": [1.5, None]}}, "meta": {}},
@@ -712,7 +730,7 @@ def model_cases() -> Iterator[Case]:
         "nothing asked for": {"data": {}},
     }
     for name, whole in good.items():
-        yield told("model", name, None, "", json.dumps(whole).encode())
+        yield told("model", name, None, "never", json.dumps(whole).encode())
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------
@@ -722,8 +740,8 @@ def http_cases() -> Iterator[Case]:
     good = json.dumps({"data": {"project_cap": "1"}}).encode()
     for status in (300, 301, 302, 303, 305, 306, 307, 308, 399):
         headers = {"location": "http://127.0.0.1:9/"}
-        yield told("HTTP", f"{status}", ProtocolError, "N", b"", status=status, headers=headers, words="redirect")
-    yield told("HTTP", "302 without a location", ProtocolError, "N", b"", status=302)
+        yield told("HTTP", f"{status}", ProtocolError, "never", b"", status=status, headers=headers, words="redirect")
+    yield told("HTTP", "302 without a location", ProtocolError, "never", b"", status=302)
     refusals: dict[int, type[TwUsageError]] = {
         400: BadRequestError,
         401: AuthenticationError,
@@ -739,16 +757,19 @@ def http_cases() -> Iterator[Case]:
     bodies = {"no body": b"", "a page": b"<html>\x1b[2J", "a good body": good}
     for (status, error), (name, body) in itertools.product(refusals.items(), bodies.items()):
         if status < 405 or name == "a good body":
-            yield told("HTTP", f"{status} with {name}", error, "N", body, status=status)
+            yield told("HTTP", f"{status} with {name}", error, "never", body, status=status)
     for status, name in itertools.product((408, 500, 501, 502, 503, 504, 520, 530, 599), bodies):
         if status in {408, 503} or name == "a good body":
-            yield told("HTTP", f"{status} with {name}", ServerError, "R", bodies[name], status=status)
-    echo, titled = CANARY.encode(), json.dumps({"title": CANARY, "detail": f"no such token: {CANARY}"}).encode()
+            yield told("HTTP", f"{status} with {name}", ServerError, "always", bodies[name], status=status)
+    echo, titled = (
+        CANARY_TOKEN.encode(),
+        json.dumps({"title": CANARY_TOKEN, "detail": f"no such token: {CANARY_TOKEN}"}).encode(),
+    )
     for status, error in (refusals | {503: ServerError}).items():
-        fate = "R" if status == 503 else "N"
+        retry: Retry = "always" if status == 503 else "never"
         for name, body in {"an echo": echo, "an echo in its title": titled}.items():
             said = answer(body, b"x-transaction-id: " + echo, status=b"%d X" % status)
-            yield Case("HTTP", f"{status} with {name}", error, fate, saying(said))
+            yield Case("HTTP", f"{status} with {name}", error, retry, saying(said))
     yield from quota_cases()
     yield from window_cases()
 
@@ -757,7 +778,9 @@ def quota_cases() -> Iterator[Case]:
     def over(name: str, fault: Fault, error: type[TwUsageError]) -> Case:
         said = fault.changed(Response(200))
         lines = [f"{key}: {value}".encode() for key, value in said.headers.items()]
-        return Case("HTTP", name, error, "N", saying(answer(said.body, *lines, status=b"%d No" % said.status)), fault)
+        return Case(
+            "HTTP", name, error, "never", saying(answer(said.body, *lines, status=b"%d No" % said.status)), fault
+        )
 
     yield over("402", Fault.credits_depleted(), CreditsDepletedError)
     yield over("capped 429", Fault.usage_capped(), UsageCapExceededError)
@@ -780,7 +803,7 @@ def window_cases() -> Iterator[Case]:
             "HTTP",
             f"429 {name}",
             RateLimitedError,
-            "R",
+            "always",
             saying(said_bytes),
             Fault.rate_limited(headers=lying),
             cut=False,
@@ -812,7 +835,7 @@ def window_cases() -> Iterator[Case]:
     yield window("twice", f"{now + 100}, {now + 200}")
     for name, asked in {"seconds": "3", "garbage": "soon", "400 digits": "9" * 400, "negative": "-3"}.items():
         headers = {"retry-after": asked}
-        yield told("HTTP", f"503 with Retry-After: {name}", ServerError, "R", b"", status=503, headers=headers)
+        yield told("HTTP", f"503 with Retry-After: {name}", ServerError, "always", b"", status=503, headers=headers)
 
 
 CASES = (*connect_cases(), *sending_cases(), *reading_cases(), *json_cases(), *model_cases(), *http_cases())

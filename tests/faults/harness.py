@@ -1,6 +1,6 @@
 """How a row of the catalogue is run, and what must hold after every one of them, whatever the row is about.
 
-What belongs here: nothing of any single fault. Those are ``catalogue``'s.
+What belongs here: nothing of any single fault. Those are in ``cases``.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from attrs import define, evolve, field, frozen
-from scripted_server import AT_ONCE, CANARY, Script, Server, Wire, answer, fate, secrets_of
+from scripted_server import AT_ONCE, CANARY_TOKEN, Retry, Script, Server, Wire, answer, retry_of, secrets_of
 
 from twusage import UsageClient
 from twusage.aiohttp_transport import AiohttpTransport
@@ -27,11 +27,11 @@ from twusage.transport import Transport
 
 # How much later than its timeout a call may end.
 GRACE = 0.25
-# How often a call is tried by the default policy: as often as it likes, once more, once.
-TRIES = {"R": 4, "R1": 2, "N": 1, "": 1}
+# Attempts of a call by the default policy.
+TRIES: dict[Retry, int] = {"always": 4, "once": 2, "never": 1}
 
 Act = Callable[[Wire], Awaitable[None]]
-"""What the server does when it has heard a request. It ends the connection with ``EOFError``."""
+"""Server behaviour after it has received a request. It ends the connection with ``EOFError``."""
 
 
 @frozen
@@ -51,8 +51,8 @@ class Case:
     name: str
     error: type[TwUsageError] | None
     """Exactly the class of the error. ``None`` for an answer that is as good as any."""
-    fate: str = ""
-    """R: may be retried. R1: once. N: never."""
+    retry: Retry = "never"
+    """How often a call may be retried after this error."""
     act: Act | None = None
     """Over a socket: what the server does instead of answering."""
     fault: Fault | None = None
@@ -76,15 +76,15 @@ class Case:
 # -- The books ---------------------------------------------------------------------------------------------------------
 
 
-class Ledger:
+class CountingLimiter:
     """A ``LocalRateLimiter`` whose charges are counted: places taken, less those refunded."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.limiter = LocalRateLimiter(clock=clock)
         self.taken = self.refunded = 0
 
-    def slot(self, app: str, *, max_wait: float, on_wait: Callable[[Wait], None] | None) -> "_Entry":
-        return _Entry(self, self.limiter.slot(app, max_wait=max_wait, on_wait=on_wait))
+    def slot(self, app: str, *, max_wait: float, on_wait: Callable[[Wait], None] | None) -> "_CountingSlot":
+        return _CountingSlot(self, self.limiter.slot(app, max_wait=max_wait, on_wait=on_wait))
 
     @property
     def charges(self) -> int:
@@ -95,13 +95,13 @@ class Ledger:
         return sum(queue.window.in_flight for queue in self.limiter._queues.values())
 
 
-class _Entry:
-    def __init__(self, ledger: Ledger, slot: Any) -> None:
-        self._ledger, self._slot = ledger, slot
+class _CountingSlot:
+    def __init__(self, limiter: CountingLimiter, slot: Any) -> None:
+        self._limiter, self._slot = limiter, slot
 
     async def __aenter__(self) -> Self:
         await self._slot.__aenter__()
-        self._ledger.taken += 1
+        self._limiter.taken += 1
         return self
 
     async def __aexit__(
@@ -110,11 +110,11 @@ class _Entry:
         await self._slot.__aexit__(kind, error, traceback)
 
     def refund(self) -> None:
-        self._ledger.refunded += 1
+        self._limiter.refunded += 1
         self._slot.refund()
 
     def fail(self, error: TransportError) -> None:
-        self._ledger.refunded += 1
+        self._limiter.refunded += 1
         self._slot.fail(error)
 
     def __getattr__(self, name: str) -> Any:
@@ -161,11 +161,11 @@ def check(case: Case, outcome: Outcome, *, tries: int) -> None:
         assert isinstance(result, Usage), result
     else:
         assert type(result) is case.error, result
-        assert fate(result) == case.fate
+        assert retry_of(result) == case.retry
         assert str(result).isprintable()
         assert case.words in str(result)
         assert case.path is None or getattr(result, "path", None) == case.path
-        assert CANARY not in secrets_of(result)
+        assert CANARY_TOKEN not in secrets_of(result)
     assert outcome.taken == tries
     assert outcome.charges == outcome.wire == (tries if case.sent else 0)
 
@@ -173,12 +173,12 @@ def check(case: Case, outcome: Outcome, *, tries: int) -> None:
 async def _called(
     place: Place, token: str, policy: RetryPolicy, patience: float, clock: VirtualClock, heard: Callable[[], int]
 ) -> Outcome:
-    ledger, loop = Ledger(clock), asyncio.get_running_loop()
+    limiter, loop = CountingLimiter(clock), asyncio.get_running_loop()
     client = UsageClient(
         token,
         transport=place.transport,
         base_url=place.base_url,
-        limiter=ledger,  # type: ignore[arg-type]  # what it hands on it does not know
+        limiter=limiter,  # type: ignore[arg-type]  # its slot is typed Any
         retry=policy,
         clock=clock,
         timeout=patience,
@@ -192,8 +192,8 @@ async def _called(
         result = error
     elapsed = loop.time() - begun
     await client.aclose()
-    assert ledger.in_flight == 0
-    return Outcome(result, ledger.charges, ledger.taken, heard(), elapsed, clock.monotonic() - since, clock)
+    assert limiter.in_flight == 0
+    return Outcome(result, limiter.charges, limiter.taken, heard(), elapsed, clock.monotonic() - since, clock)
 
 
 # -- Over a socket -----------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ async def _over_the_wire(
         if server is not None and cut is not None:
             server.cut = cut
         heard = (lambda: len(server.requests)) if server is not None else (lambda: 0)
-        return await _called(place, CANARY, policy, case.timeout, VirtualClock(), heard)
+        return await _called(place, CANARY_TOKEN, policy, case.timeout, VirtualClock(), heard)
 
 
 # -- In memory ---------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 from cases import GZIP, saying
-from harness import Ledger, Place, nothing_left, script_of, served
+from harness import CountingLimiter, Place, nothing_left, script_of, served
 from scripted_server import (
     AT_ONCE,
-    CANARY,
+    CANARY_TOKEN,
     CHUNKED,
     GOOD,
     LOOPBACK,
@@ -46,9 +46,9 @@ OTHERS = answer(b'{"data": {"project_cap": "666"}}')
 
 def client_of(place: Place, **keywords: Any) -> UsageClient:
     clock = VirtualClock()
-    defaults: dict[str, Any] = {"limiter": Ledger(clock), "retry": RetryPolicy.none(), "clock": clock}
+    defaults: dict[str, Any] = {"limiter": CountingLimiter(clock), "retry": RetryPolicy.none(), "clock": clock}
     return UsageClient(
-        CANARY, transport=place.transport, base_url=place.base_url, timeout=AT_ONCE, **defaults | keywords
+        CANARY_TOKEN, transport=place.transport, base_url=place.base_url, timeout=AT_ONCE, **defaults | keywords
     )
 
 
@@ -56,7 +56,7 @@ async def refusal(call: Any) -> TwUsageError:
     """The error that it ends with, fit to be read by anybody."""
     with pytest.raises(TwUsageError) as caught:
         await call
-    assert CANARY not in secrets_of(caught.value)
+    assert CANARY_TOKEN not in secrets_of(caught.value)
     return caught.value
 
 
@@ -64,7 +64,7 @@ async def refusal(call: Any) -> TwUsageError:
 class TestUsedAgain:
     @pytest.mark.parametrize("then", ["close", "reset", "half"])
     async def test_the_connection_ended_before_the_second_answer(self, then: str) -> None:
-        """On a connection that has served before, too: one charge, one wire request, R."""
+        """On a connection that has served before, too: one charge, one wire request, retried."""
         first, last = saying(answer()), saying(b"", then=then)
 
         async def script(wire: Wire) -> None:
@@ -191,7 +191,7 @@ class TestThePool:
             busy = asyncio.create_task(client_of(place).get_usage())
             await place.server.heard.wait()
             waiting = UsageClient(
-                CANARY, transport=place.transport, base_url=place.base_url, timeout=0.1, retry=RetryPolicy.none()
+                CANARY_TOKEN, transport=place.transport, base_url=place.base_url, timeout=0.1, retry=RetryPolicy.none()
             )
             begun = asyncio.get_running_loop().time()
             error = await refusal(waiting.get_usage())
@@ -243,7 +243,7 @@ class TestTooMuch:
             while True:
                 await client.get_usage()
                 others += 1
-                client._limiter = Ledger(VirtualClock())  # type: ignore[assignment]  # a window of its own each
+                client._limiter = CountingLimiter(VirtualClock())  # type: ignore[assignment]  # a window of its own each
 
         async with nothing_left(), served(script_of(act, 1)) as bad, served(script_of(None, 0)) as good:
             assert bad.server is not None
@@ -286,10 +286,12 @@ STAGES: dict[str, Callable[[Wire], Any]] = {
 
 
 @pytest.fixture(params=[*STAGES, "in the handshake", "in the pool's queue"])
-async def under_way(request: pytest.FixtureRequest) -> AsyncIterator[tuple[UsageClient, asyncio.Task[Any], Ledger]]:
+async def under_way(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[tuple[UsageClient, asyncio.Task[Any], CountingLimiter]]:
     """A client whose only call has come to a stage and stays there."""
     where = request.param
-    ledger = Ledger(VirtualClock())
+    limiter = CountingLimiter(VirtualClock())
 
     async def shaking(wire: Wire) -> None:
         await wire.wait_until_gone()
@@ -303,10 +305,10 @@ async def under_way(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Usage
         transport = AiohttpTransport(limit=1)
         scheme = "https" if where == "in the handshake" else "http"
         client = UsageClient(
-            CANARY,
+            CANARY_TOKEN,
             transport=transport,
             base_url=f"{scheme}://{LOOPBACK}:{server.port}",
-            limiter=ledger,  # type: ignore[arg-type]
+            limiter=limiter,  # type: ignore[arg-type]
             retry=RetryPolicy.none(),
             timeout=AT_ONCE,
         )
@@ -318,14 +320,14 @@ async def under_way(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Usage
         call = asyncio.create_task(client.get_usage())
         await (server.connected if where == "in the handshake" else server.heard).wait()
         await asyncio.sleep(0.02)
-        yield client, call, ledger
+        yield client, call, limiter
         await asyncio.wait([call])
         if ahead is not None:
             ahead.cancel()
             await asyncio.wait([ahead])
         await client.aclose()
         await transport.aclose()
-        assert ledger.in_flight == 0
+        assert limiter.in_flight == 0
         await server.close()
 
 
@@ -333,7 +335,7 @@ async def wait_for_ever(wire: Wire) -> None:
     await wire.wait_until_gone()
 
 
-UnderWay = tuple[UsageClient, "asyncio.Task[Any]", Ledger]
+UnderWay = tuple[UsageClient, "asyncio.Task[Any]", CountingLimiter]
 
 
 @pytest.mark.fault("asyncio")
@@ -347,42 +349,42 @@ class TestCancelling:
 
     async def test_before_the_start(self) -> None:
         """A call that is cancelled before its first step takes no place and sends nothing."""
-        ledger = Ledger(VirtualClock())
+        limiter = CountingLimiter(VirtualClock())
         async with nothing_left(), served(script_of(None, 0)) as place:
             assert place.server is not None
-            call = asyncio.create_task(client_of(place, limiter=ledger).get_usage())
+            call = asyncio.create_task(client_of(place, limiter=limiter).get_usage())
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert ledger.taken == len(place.server.requests) == 0
+            assert limiter.taken == len(place.server.requests) == 0
 
     async def test_while_backing_off(self) -> None:
         """A call that is cancelled between two tries gives nothing away."""
         clock = VirtualClock(auto=False)
-        ledger, waits = Ledger(clock), asyncio.Event()
+        limiter, waits = CountingLimiter(clock), asyncio.Event()
         act = saying(answer(b"", status=b"503 No"))
         async with nothing_left(), served(script_of(act, 9)) as place:
-            client = client_of(place, limiter=ledger, clock=clock, retry=RetryPolicy(), on_wait=lambda _: waits.set())
+            client = client_of(place, limiter=limiter, clock=clock, retry=RetryPolicy(), on_wait=lambda _: waits.set())
             call = asyncio.create_task(client.get_usage())
             await waits.wait()
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert (ledger.taken, ledger.in_flight) == (1, 0)
+            assert (limiter.taken, limiter.in_flight) == (1, 0)
 
     async def test_in_the_limiters_queue(self) -> None:
         """A call that waits for its place, behind a probe, leaves the queue when it is cancelled."""
-        ledger = Ledger(VirtualClock())
+        limiter = CountingLimiter(VirtualClock())
         async with nothing_left(), served(hold) as place:
             assert place.server is not None
-            client = client_of(place, limiter=ledger, retry=RetryPolicy(max_attempts=1))
+            client = client_of(place, limiter=limiter, retry=RetryPolicy(max_attempts=1))
             probe, waiting = (asyncio.create_task(client.get_usage()) for _ in range(2))
             await place.server.heard.wait()
             for call in (waiting, probe):
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
-            assert (ledger.taken, ledger.in_flight) == (1, 0)
+            assert (limiter.taken, limiter.in_flight) == (1, 0)
 
 
 @pytest.mark.fault("asyncio")
@@ -433,7 +435,7 @@ class TestElsewhere:
     def test_another_loop(self, address: str) -> None:
         """A client that is carried to another loop says so, and what to do; on its own it goes on working."""
         with asyncio.Runner() as one, asyncio.Runner() as other:
-            client = UsageClient(CANARY, base_url=address, timeout=AT_ONCE)
+            client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             one.run(client.get_usage())
             assert isinstance(other.run(refusal(client.get_usage())), ConfigurationError)
             assert one.run(client.get_usage()).project_cap == 2_000_000
@@ -443,7 +445,7 @@ class TestElsewhere:
         """So does one that is used from another thread."""
         told: list[TwUsageError] = []
         with asyncio.Runner() as runner:
-            client = UsageClient(CANARY, base_url=address, timeout=AT_ONCE)
+            client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             runner.run(client.get_usage())
             thread = threading.Thread(target=lambda: told.append(asyncio.run(refusal(client.get_usage()))))
             thread.start()
@@ -457,7 +459,7 @@ class TestElsewhere:
     def test_after_a_fork(self, address: str) -> None:
         """A forked child is told to make its own, asking or closing; the parent's connection is none the worse."""
         with asyncio.Runner() as runner:
-            client = UsageClient(CANARY, base_url=address, timeout=AT_ONCE)
+            client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             runner.run(client.get_usage())
 
             def child() -> int:
@@ -494,7 +496,7 @@ class TestElsewhere:
             return 0
 
         async def parent() -> None:
-            async with UsageClient(CANARY, base_url=address, timeout=AT_ONCE) as client:
+            async with UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE) as client:
                 await client.get_usage()
                 if not (process := os.fork()):
                     try:
@@ -579,10 +581,10 @@ class TestTime:
         told = (b"x-rate-limit-limit: 50", b"x-rate-limit-remaining: 0", b"x-rate-limit-reset: %d" % reset)
         date = b"date: Thu, 15 Jan 2026 12:00:00 GMT"
         act = saying(answer(b"", date, *told, status=b"429 No"))
-        ledger, waits = Ledger(clock), asyncio.Event()
+        limiter, waits = CountingLimiter(clock), asyncio.Event()
         async with nothing_left(), served(script_of(act, 1)) as place:
             assert place.server is not None
-            client = client_of(place, limiter=ledger, clock=clock, retry=RetryPolicy(), on_wait=lambda _: waits.set())
+            client = client_of(place, limiter=limiter, clock=clock, retry=RetryPolicy(), on_wait=lambda _: waits.set())
             call = asyncio.create_task(client.get_usage())
             await waits.wait()
             getattr(clock, way)(seconds)
@@ -591,12 +593,12 @@ class TestTime:
             assert len(place.server.requests) == 1
             await clock.advance(3.0)
             assert (await call).project_cap == 2_000_000
-            assert ledger.charges == len(place.server.requests) == 2
+            assert limiter.charges == len(place.server.requests) == 2
 
     async def test_after_a_long_sleep_one_probe_goes(self) -> None:
         """When the machine has slept, the window is unknown again: one call goes, the others wait for its answer."""
         clock = VirtualClock(auto=False)
-        ledger = Ledger(clock)
+        limiter = CountingLimiter(clock)
         act = saying(answer(), then="hold")
         release = asyncio.Event()
 
@@ -616,12 +618,12 @@ class TestTime:
 
         async with nothing_left(), served(script_of(act_now, float("inf"))) as place:
             assert place.server is not None
-            client = client_of(place, limiter=ledger, clock=clock, retry=RetryPolicy(max_attempts=1))
+            client = client_of(place, limiter=limiter, clock=clock, retry=RetryPolicy(max_attempts=1))
             await client.get_usage()
             clock.suspend(7200)
             calls = [asyncio.create_task(client.get_usage()) for _ in range(5)]
             await asyncio.sleep(0.05)
-            assert ledger.in_flight == 1
+            assert limiter.in_flight == 1
             release.set()
             await asyncio.gather(*calls)
-            assert ledger.charges == len(place.server.requests) == 6
+            assert limiter.charges == len(place.server.requests) == 6

@@ -46,14 +46,14 @@ class TestOverASocket:
 
     @rows(lambda case: over_a_socket(case) and not is_of_the_window(case))
     async def test_tries_as_often_as_it_may_help(self, case: Case) -> None:
-        """While the fault lasts: R is tried four times, R1 twice, N once."""
+        """While the fault lasts, the call makes as many attempts as the case's ``retry`` allows: 4, 2 or 1."""
         if case.act and not case.place and case.error is not None:
             # What lasts for one request only is mended by the second, wherever a second is sent.
             outcome = await over_the_wire(case, EAGER, times=1)
-            assert isinstance(outcome.result, Usage) is (case.fate != "N")
-            assert outcome.charges == outcome.wire == (1 if case.fate == "N" else 2)
+            assert isinstance(outcome.result, Usage) is (case.retry != "never")
+            assert outcome.charges == outcome.wire == (1 if case.retry == "never" else 2)
         if case.timeout > SHORT:  # else it would take four timeouts
-            check(case, await over_the_wire(case, EAGER), tries=TRIES[case.fate])
+            check(case, await over_the_wire(case, EAGER), tries=TRIES[case.retry])
 
     @rows(lambda case: over_a_socket(case) and case.cut)
     async def test_however_it_is_cut_into_packets(self, case: Case) -> None:
@@ -82,5 +82,5 @@ class TestInMemory:
 
     @rows(lambda case: case.fault is not None and not is_of_the_window(case))
     async def test_tries_as_often_as_it_may_help(self, case: Case) -> None:
-        """While the fault lasts: R is tried four times, R1 twice, N once."""
-        check(case, await in_memory(case, EAGER), tries=TRIES[case.fate])
+        """While the fault lasts, the call makes as many attempts as the case's ``retry`` allows: 4, 2 or 1."""
+        check(case, await in_memory(case, EAGER), tries=TRIES[case.retry])

@@ -109,7 +109,7 @@ class Board:
 
 def serve(board: Board, api: FakeApi) -> None:
     """The server's process."""
-    api.most_requests = 10**9
+    api.max_requests = 10**9
     known = set()
 
     @web.middleware

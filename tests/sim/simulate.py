@@ -119,7 +119,7 @@ class Server(FakeApi):
 
     def __init__(self, world: World, clock: VirtualClock) -> None:
         super().__init__(clock=clock, history_days=0)
-        self.most_requests = 1_000_000
+        self.max_requests = 1_000_000
         self.date_skew = world.skew
         self.windows: list[Window] = []
         """All windows that there were; of several apps, those of the one that is called."""

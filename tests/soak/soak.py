@@ -296,7 +296,7 @@ async def year(world: World, days: int = YEAR) -> Year:
     true = VirtualClock()
     await true.advance(dice.random())  # a window's start is no whole second
     api = Server(world, true)
-    api.most_requests = sys.maxsize
+    api.max_requests = sys.maxsize
     line = Line(world, api, true, dice)
     clock = LocalClock(true, world.drift)
     limiter = LocalRateLimiter(clock=clock)

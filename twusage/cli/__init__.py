@@ -1,4 +1,4 @@
-"""The ``twusage`` command. Thin: everything it shows comes from ``display``.
+"""The ``twusage`` command. Thin: ``display`` renders its output.
 
 ================  =====================================================================================================
 ``app``           the group of commands
@@ -9,14 +9,14 @@
 ``board``         its live view
 ``history``       ``twusage history``
 ``doctor``        ``twusage doctor``
-``fake``          ``twusage fake``: the fake API on a port of this machine
+``fake``          ``twusage fake``: serves the fake API on a local port
 ``call``          one call of the API, or of the demo, for every command that shows a usage
 ``demo``          the project of ``--demo``
-``options``       the options that reach the API, and the client made of them
+``options``       options of the API, and the client that they configure
 ``store``         the option of the history, and the open history
-``output``        what is written on stdout
-``countdown``     what is shown while the call waits
-``exit_codes``    exit codes and the sentences on stderr; loads neither click nor rich, because they may be missing
-``one_sentence``  click's complaints as one sentence
+``output``        writes to stdout
+``countdown``     shown on stderr while a call waits
+``exit_codes``    exit codes and error messages; imports neither click nor rich, which may be missing
+``one_sentence``  click's error messages as one sentence
 ================  =====================================================================================================
 """

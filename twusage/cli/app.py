@@ -1,4 +1,4 @@
-"""The group of the commands: exit codes, and error messages of click."""
+"""The command group: exit codes, and click's error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["twusage"]
 
 
 class _Commands(click.Group):
-    """A group whose every end is an exit code of the table, with at most one sentence on stderr."""
+    """A command group that always exits with a code of the table, and prints at most one sentence on stderr."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         try:
@@ -54,8 +54,8 @@ def twusage(ctx: click.Context) -> None:
     \b
     $ twusage show --demo
 
-    The app-only bearer token comes from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set; or else an API key and its secret: X_API_KEY and X_API_SECRET.
+    The app-only bearer token is read from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
+    first that is set; otherwise an API key and its secret: X_API_KEY and X_API_SECRET.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,4 +1,4 @@
-"""The countdown that a person at a terminal watches while the call waits: on stderr, on one line, gone in the end."""
+"""The countdown of a waiting call, on one line of stderr, which is cleared at the end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from twusage.display.format import printable
 
 __all__ = ["Countdown"]
 
-# Seconds. Nobody can read a shorter wait's line before it is gone.
+# Seconds. The line of a shorter wait would disappear before it can be read.
 _SHORTEST = 1.0
 
 
 class Countdown:
-    """Shows waits, as a client's ``on_wait``: ``clear`` ends the newest.
+    """Shows each wait that it receives as a client's ``on_wait``, until ``clear``.
 
-    On a terminal it is a line that overwrites itself each second. Elsewhere, in a cron job's mail for instance, it is
-    one plain line for each wait.
+    On a terminal it updates one line every second. Otherwise, for instance in the mail of a cron job, it prints one
+    line per wait.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Countdown:
             print_error(f"waiting {wait.seconds:.0f} s, until {wait.until:%Y-%m-%d %H:%M:%S} UTC: {wait.reason}")
 
     def clear(self) -> None:
-        """Take the line away, if there is one."""
+        """Stop the countdown and clear its line, if there is one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -52,31 +52,31 @@ class Countdown:
         if left <= 0:  # The request is on its way.
             self.clear()
             return
-        # In the last column, many a terminal begins a new line.
+        # One column less: many terminals wrap after the last one.
         self._write(_line(left, wait, _columns() - 1))
         self._timer = loop.call_at(end - left + 1, self._tick, wait, end)
 
     def _write(self, line: str) -> None:
         with suppress(OSError):
-            # No escape sequences, which a dumb terminal would show. The cursor stays at the beginning of the line, so
-            # that whatever comes next overwrites it: even the "^C" of the terminal itself.
+            # No escape sequences, because a dumb terminal would show them. The cursor returns to the beginning of the
+            # line, so that the next output overwrites it, including the "^C" of the terminal.
             sys.stderr.write(f"{line.ljust(self._length)}\r")
             sys.stderr.flush()
         self._length = len(line)
 
 
 def _columns() -> int:
-    # Not rich's answer, which is 80 for any dumb terminal.
+    # Not rich's width, which is always 80 on a dumb terminal.
     with suppress(OSError):
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     return 80
 
 
-def _line(left: int, wait: Wait, room: int) -> str:
-    """As much as there is room for, in whole phrases: a number that is cut short would lie."""
+def _line(left: int, wait: Wait, columns: int) -> str:
+    """Return as many whole phrases as fit: a truncated number would be misleading."""
     line = ""
-    for phrase in (f"{left // 60}:{left % 60:02}", f" to wait, until {wait.until:%H:%M:%S} UTC", f": {wait.reason}"):
-        if len(line) + len(phrase) > room:
+    for phrase in (f"waiting {left // 60}:{left % 60:02}", f", until {wait.until:%H:%M:%S} UTC", f": {wait.reason}"):
+        if len(line) + len(phrase) > columns:
             break
         line += printable(phrase)
     return line

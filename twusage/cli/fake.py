@@ -1,4 +1,4 @@
-"""``twusage fake``: the fake API on a port of this machine, for programs in any language."""
+"""``twusage fake``: serves the fake API on a local port, for programs in any language."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["fake"]
     default=8080,
     show_default=True,
     metavar="N",
-    help="The port on 127.0.0.1; 0 takes a free one.",
+    help="The port on 127.0.0.1; 0 selects a free one.",
 )
 @click.option(
     "--cap",
@@ -27,7 +27,7 @@ __all__ = ["fake"]
     default=2_000_000,
     show_default=True,
     metavar="N",
-    help="Posts that the project may read in a cycle.",
+    help="Posts that the project may read in a billing cycle.",
 )
 @click.option(
     "--reset-day",
@@ -35,7 +35,7 @@ __all__ = ["fake"]
     default=10,
     show_default=True,
     metavar="N",
-    help="The day of the month on which the cycle turns.",
+    help="The day of the month on which the cycle resets.",
 )
 @click.option(
     "--apps",
@@ -43,7 +43,7 @@ __all__ = ["fake"]
     default=3,
     show_default=True,
     metavar="N",
-    help="How many client apps the project has.",
+    help="Number of client apps of the project.",
 )
 @click.option(
     "--history-days",
@@ -51,36 +51,36 @@ __all__ = ["fake"]
     default=90,
     show_default=True,
     metavar="N",
-    help="For how many days its apps have been reading; 0 for a project that never read.",
+    help="Number of days with reads; 0 for a project without reads.",
 )
-@click.option("--tokens", metavar="A,B,...", help="Bearer tokens for the apps, in order, instead of made-up ones.")
+@click.option("--tokens", metavar="A,B,...", help="Bearer tokens for the apps, in order, instead of generated ones.")
 def fake(*, port: int, cap: int, reset_day: int, apps: int, history_days: int, tokens: str | None) -> None:
     """Serve a fake of the X/Twitter Usage API on this machine, until Ctrl-C.
 
     \b
     $ twusage fake --port 8080 --cap 1200000
 
-    It answers GET /2/usage/tweets and POST /oauth2/token as the API does: with believable data, and with 50 calls in
-    15 minutes for each app. Only programs on this machine can reach it.
+    It responds to GET /2/usage/tweets and POST /oauth2/token as the API does: with realistic data, and with a limit of
+    50 calls in 15 minutes per app. Only programs on this machine can reach it.
     """  # noqa: D301 - click's mark for lines that are not wrapped
-    from twusage.testing import FakeServer  # here, because it needs aiohttp, which the other commands may not
+    from twusage.testing import FakeServer  # imported here, because it needs aiohttp
 
     api = FakeApi(apps=apps, cap=cap, reset_day=reset_day, history_days=history_days)
-    api.most_requests = 2**63  # it is not a test that asks
+    api.max_requests = 2**63  # no limit: this is not a test
     given = [token.strip() for token in (tokens or "").split(",") if token.strip()]
     if len(given) > apps or len(set(given)) < len(given):
-        raise click.UsageError(f"--tokens needs at most one token an app, each another: {len(given)} for {apps}")
+        raise click.UsageError(f"--tokens takes distinct tokens, at most one per app; got {len(given)} for {apps}")
     for token in given:
-        Secret(token)  # a token that no client could send helps nobody
+        Secret(token)  # raises for a token that no client could send
     for app, token in zip(api.apps, given, strict=False):
         app.tokens[:] = [token]
     with FakeServer(api, port=port) as server:
-        click.echo(f"The fake API answers at {server.url} until Ctrl-C. For instance, with twusage:")
+        click.echo(f"Serving the fake API at {server.url} until Ctrl-C. To try it:")
         click.echo(f"  TWUSAGE_BASE_URL={server.url} X_BEARER_TOKEN='{server.token}' twusage show")
         for app in api.apps[:10]:
             click.echo(f"app {app.id}: token {app.token} (or API key {app.api_key} and secret {app.api_secret})")
         if apps > 10:
-            click.echo(f"and {apps - 10} apps more")
+            click.echo(f"and {apps - 10} more apps")
         _until_ctrl_c()
 
 

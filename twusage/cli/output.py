@@ -1,4 +1,4 @@
-"""What a command writes on stdout, whatever that is: a terminal, a pipe, a file, or closed."""
+"""Write to stdout, which may be a terminal, a pipe, a file, or closed."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ __all__ = ["is_terminal", "page", "screen_of", "write"]
 
 
 def is_terminal() -> bool:
-    """Whether stdout is a terminal that understands escape codes."""
+    """Return whether stdout is a terminal that supports escape codes."""
     screen = Console()
     return screen.is_terminal and not screen.is_dumb_terminal
 
 
 def screen_of() -> Screen:
-    """What stdout can show."""
+    """Return what stdout can show."""
     screen = Console()
     color = is_terminal() and not screen.no_color
     return Screen(width=screen.width, color=color, ascii_only=_is_ascii_only(os.environ))
 
 
 def page(text: Callable[[Screen], Text]) -> str:
-    """The text for the screen that stdout is, with escape codes if it shows colours."""
+    """Return the text for this stdout, with escape codes if it shows colours."""
     screen = screen_of()
     content = text(screen)
     if not screen.color:
         return f"{content.plain}\n"
-    paper = io.StringIO()  # not stdout itself, on which rich has its own way with a broken pipe
-    # 256 colours whatever TERM says: the 16 colours of a terminal may be anything, and some are unreadable on white.
+    paper = io.StringIO()  # not stdout, because rich handles a broken pipe in its own way
+    # 256 colours whatever TERM is: the 16 colours of a terminal may be anything, and some are unreadable on white.
     console = Console(file=paper, force_terminal=True, color_system="256", width=screen.width)
     console.print(content, soft_wrap=True, highlight=False)
     return paper.getvalue()
 
 
 def write(text: str) -> None:
-    """Write it, with escapes for what the encoding lacks."""
-    # Not click.echo: it would write UTF-8 where ASCII is asked for, and judge the colours once more.
+    """Write the text, with escapes for characters that the encoding does not have."""
+    # Not click.echo, which would write UTF-8 to an ASCII stdout, and decide about colours again.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         if sys.stdout is not None:  # closed with >&-
@@ -52,12 +52,12 @@ def write(text: str) -> None:
             sys.stdout.flush()
     except OSError as error:
         discard_stdout()
-        # Of a broken pipe, this makes a BrokenPipeError again.
+        # For a broken pipe this creates a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
 
 
 def _is_ascii_only(environ: Mapping[str, str]) -> bool:
-    """Whether stdout cannot encode blocks, or the user asked for the C locale."""
+    """Return whether stdout cannot encode blocks, or the locale is C."""
     try:
         "█".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

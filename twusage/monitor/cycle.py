@@ -46,7 +46,7 @@ class Attribution:
 
 
 def cycle_of(usage: Usage, now: dt.datetime | None = None) -> BillingCycle | None:
-    """The billing cycle at ``now`` (default: ``fetched_at``), or ``None`` without a reset day.
+    """Return the billing cycle at ``now`` (default: ``fetched_at``), or ``None`` without a reset day.
 
     Raises:
         InvalidRequestError: ``now`` is naive, or is missing while ``fetched_at`` is unknown.
@@ -57,7 +57,7 @@ def cycle_of(usage: Usage, now: dt.datetime | None = None) -> BillingCycle | Non
 
 
 def attribution(usage: Usage, *, now: dt.datetime | None = None) -> Attribution | None:
-    """Each client app's part of the current cycle, or ``None`` without a reset day.
+    """Return each client app's part of the current cycle, or ``None`` without a reset day.
 
     It needs the apps' days: ``get_usage(days=31)`` covers every cycle. An app without an id counts as unattributed,
     because several apps could lack one.
@@ -83,7 +83,7 @@ def attribution(usage: Usage, *, now: dt.datetime | None = None) -> Attribution 
 
 
 def instant_of(usage: Usage, now: dt.datetime | None) -> dt.datetime:
-    """The instant at which a response is judged, in UTC: ``now``, or else ``fetched_at``."""
+    """Return ``now``, or else ``fetched_at``, in UTC."""
     if now is None and usage.fetched_at == EPOCH:
         raise InvalidRequestError("fetched_at of this usage is unknown (1970): pass now=")
     return as_utc(usage.fetched_at if now is None else now)

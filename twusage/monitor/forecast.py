@@ -1,4 +1,4 @@
-"""What the rest of a billing cycle will bring. Pure: time comes in as an argument, in UTC.
+"""Forecast of a project's usage at the end of its billing cycle. Pure: time comes in as an argument, in UTC.
 
 A weekday-weighted mean of the recent days, with a lognormal range from two variances: of single days, and of whole
 weeks. `nox -s forecast` measures its error and how often the range contains the true total.
@@ -21,7 +21,7 @@ __all__ = ["Forecast", "forecast"]
 _DAY = dt.timedelta(days=1)
 _MICROSECOND = dt.timedelta(microseconds=1)
 _HALF_LIFE = 14
-"""Days after which a day weighs half."""
+"""Age in days at which a day's weight is one half."""
 _HORIZON = 53 * _HALF_LIFE
 """Ignore days older than this: they weigh less than the rounding error of a float, 2**-53."""
 _FEWEST = 3
@@ -38,7 +38,7 @@ _Z90 = 1.645
 class Forecast:
     """A project's usage at the end of its billing cycle. Posts, or posts a day; ``None`` = unknown.
 
-    Without a reset day there is no cycle, and so neither a total nor an allowance; ``per_day`` is still known.
+    Without a reset day the cycle, the total and the allowance are unknown; ``per_day`` is still known.
     """
 
     cycle: BillingCycle | None
@@ -88,8 +88,8 @@ class _Pace:
 def forecast(usage: Usage, *, now: dt.datetime | None = None) -> Forecast:
     """The usage at the end of the billing cycle, from the project's days.
 
-    Ask for ``get_usage(days=90)``; fewer days give a wider range. Full days since the first known one count, and days
-    that the API omits are zeros. Today's reads are in ``used``, and the rest of today is forecast.
+    Pass the result of ``get_usage(days=90)``; fewer days give a wider range. Full days since the first known one count,
+    and days that the API omits are zeros. Today's reads are in ``used``, and the rest of today is forecast.
 
     Args:
         usage: a response with the project's days.

@@ -27,7 +27,7 @@ from twusage.monitor.cycle import BillingCycle, cycle_of
 __all__ = ["Spending", "UsageGuard"]
 
 _A_DAY = 86_400.0
-# Seconds after a failed call in which the API is not asked again: all callers of a bot would ask.
+# Seconds without a request after a failed one, because all callers of a bot would send one.
 _PAUSE = 60.0
 
 
@@ -66,7 +66,7 @@ class Spending:
     def settle(self, reads: int) -> None:
         """Count this many posts instead of those reserved. The last call counts.
 
-        More than reserved is allowed, because those posts are read already; the next caller is then refused earlier.
+        More than reserved is allowed, because those posts have already been read; later callers are rejected sooner.
 
         Raises:
             InvalidRequestError: not an int of at least 0, or the block has ended.
@@ -102,7 +102,7 @@ class _Seen:
 
 
 class UsageGuard:
-    """Refuses reads that would exceed the project's monthly cap.
+    """Rejects reads that would exceed the project's monthly cap.
 
     ::
 
@@ -114,10 +114,10 @@ class UsageGuard:
     Guards do not share their reservations: create one for all callers of an event loop.
 
     Args:
-        client: asks for the usage; concurrent callers share one request.
+        client: fetches the usage; concurrent callers share one request.
         headroom: posts to leave for other programs of the project.
-        max_age: seconds for which a response is used before the API is asked again.
-        stale_after: seconds for which an old response is used while the API fails.
+        max_age: seconds for which a response is used before the next request.
+        stale_after: seconds for which an old response is used while requests fail.
         lag: seconds by which the API's count may be late. Must be at least the client's ``timeout``.
         when_unknown: ``"deny"`` or ``"allow"`` reads while the cap or the count is unknown.
 
@@ -161,7 +161,7 @@ class UsageGuard:
         Raises:
             BudgetExceededError: the cap does not allow these reads, or it is unknown; nothing is reserved.
             InvalidRequestError: ``reads`` is not an int of at least 0.
-            QuotaError: the API refuses the request for the usage, because paid reads are used up.
+            QuotaError: the API rejects the request for the usage, because the paid reads are used up.
             ConfigurationError: the client cannot be used on this event loop.
             ClientClosedError: the client is closed.
         """
@@ -174,7 +174,7 @@ class UsageGuard:
         try:
             yield spending
         finally:
-            spending._close(self._clock.monotonic())  # noqa: SLF001 - the guard and its spendings are one
+            spending._close(self._clock.monotonic())  # noqa: SLF001 - a class of this module
 
     async def spend(self, reads: int) -> None:
         """Count posts that are read next, or raise as ``spending`` does."""

@@ -121,7 +121,7 @@ class History:
             ``read-only``, ``unreachable``, ``newer`` or ``failed``.
     """
 
-    # For the repr of one whose URL was refused.
+    # For the repr if the URL was rejected.
     _name = "?"
 
     def __init__(self, url: str, *, executor: Executor | None = None) -> None:
@@ -171,7 +171,7 @@ class History:
     async def record(self, usage: Usage) -> None:
         """Store the days of a response, and the count of its billing cycle.
 
-        Unknown counts and apps without an id are left out. A response without a project id is stored under ``-``.
+        Unknown counts and apps without an id are not stored. A response without a project id is stored under ``-``.
 
         Raises:
             InvalidRequestError: ``fetched_at`` is unknown, or a count is above 2**63 - 1; nothing is stored.
@@ -222,7 +222,7 @@ class History:
         """The recorded billing cycles of a project, ascending.
 
         In the first 24 hours of a cycle the API may still report the count of the previous one. A count of that time
-        that is not below the previous cycle's is left out, until a later one is recorded.
+        that is not below the previous cycle's is omitted, until a later one is recorded.
         """
         checked_text("project", project)
         query = sa.select(_cycles).where(_cycles.c.project == project).order_by(_cycles.c.start)
@@ -253,7 +253,7 @@ class History:
         Raises:
             InvalidRequestError: a line is malformed; nothing is stored.
         """
-        # Before the transaction, so that a slow file locks nobody out.
+        # Before the transaction, so that a slow file does not lock out other writers.
         rows = await self._submit(read_rows, file)
         await self._run(lambda connection: _merge_days(connection, rows), write=True)
         return len(rows)
@@ -291,7 +291,7 @@ class History:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     def _check_process(self) -> None:
-        # Threads do not survive a fork: a call would wait for ever.
+        # Threads do not survive a fork: a call would wait forever.
         if os.getpid() != self._process:
             raise ConfigurationError("this history was opened before a fork; make one in each process")
 
@@ -450,7 +450,7 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
 
 
 def _begin_postgresql(connection: sa.Connection) -> None:
-    # Not as a startup option: pgbouncer refuses those.
+    # Not as a startup option, because pgbouncer rejects those.
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'")
 
 

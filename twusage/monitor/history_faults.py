@@ -1,6 +1,6 @@
-"""Drivers' errors as kinds of HistoryError. Knows codes, no driver.
+"""Drivers' errors as kinds of HistoryError. Imports no driver.
 
-What belongs here: which code means which kind, and what a person can do about it.
+What belongs here: which error code means which kind, and advice for each kind.
 """
 
 __all__ = ["CAUSES", "LOCK_TIMEOUT", "postgresql_kind", "sqlite_kind"]
@@ -11,7 +11,7 @@ CAUSES = {
     "locked": f"another program has locked it for more than {LOCK_TIMEOUT} s; try again",
     "full": "no space left; free some space or raise the quota",
     "corrupt": "its data is corrupt, and was not changed; restore a backup, or load an export into a new history",
-    "not-a-history": "it is something else than a twusage history, and was not changed; use another path",
+    "not-a-history": "it is not a twusage history, and was not changed; use another path",
     "read-only": "writing is not permitted; check the permissions of the file and directory, or of the user",
     "unreachable": "it cannot be opened or reached; check the path, or the server and its credentials",
     "newer": "a newer version of twusage has written it; upgrade twusage",

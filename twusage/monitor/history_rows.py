@@ -1,6 +1,6 @@
 """The rows of a history: from a response, and from and to CSV. No database.
 
-What belongs here: what is stored of a response, and which values are refused before anything is stored.
+What belongs here: what is stored of a response, and which values are rejected before anything is stored.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""watch: asks for the usage at intervals and yields an event for each change that matters, once a billing cycle.
+"""watch: fetches the usage at intervals, and yields an event for each relevant change, once per billing cycle.
 
-``judge`` is pure: it returns the events that a response justifies. The loop asks, yields what is new, and stores.
+``judge`` is pure: it returns the events that a response justifies. The loop fetches, and yields and stores new events.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def _plain(value: Any) -> object:
     return value
 
 
-# -- The judgement -----------------------------------------------------------------------------------------------------
+# -- Which events ------------------------------------------------------------------------------------------------------
 
 
 @frozen
@@ -224,13 +224,13 @@ class Seen:
     """The cap; ``None`` if unknown."""
 
     def then(self, newer: Seen) -> Seen:
-        """What is known after a newer look: unknown replaces nothing."""
+        """Return these values updated by newer ones. An unknown value replaces nothing."""
         used = self.used if newer.used is None and newer.start == self.start else newer.used
         return Seen(newer.start, used, self.cap if newer.cap is None else newer.cap)
 
 
 def judge(usage: Usage, last: Seen | None, thresholds: Iterable[float]) -> tuple[WatchEvent, ...]:
-    """All events that a response justifies, delivered or not. Pure.
+    """Return all events that a response justifies, delivered or not. Pure.
 
     Args:
         usage: the response, with ``fetched_at``.
@@ -367,12 +367,12 @@ def watch(
             if not isinstance(event, UsageSampled):
                 await notify(event.to_dict())
 
-    An event counts as delivered when the next one is requested. With a history, a new watch goes on where the last one
-    ended, and delivers again the event over which it died. Failures of the API are events; failures of the history are
-    logged.
+    An event counts as delivered when the next one is requested. With a history, a new watch continues after the last
+    delivered event; one that was not fully handled is delivered again. Failures of the API are events; failures of the
+    history are logged.
 
     Args:
-        client: asks for the usage.
+        client: fetches the usage.
         every: seconds from one request to the next, at least 60.
         thresholds: fractions of the cap, above 0.
         history: an open ``History``; without it, events repeat after a restart.
@@ -381,9 +381,9 @@ def watch(
         InvalidRequestError: an argument is wrong.
         ConfigurationError: the client cannot be used on this event loop.
         ClientClosedError: the client is closed.
-        AuthenticationError: the API does not accept the credentials.
+        AuthenticationError: the API rejects the credentials.
         ForbiddenError: the credentials do not allow this request.
-        BadRequestError: the API refuses a parameter.
+        BadRequestError: the API rejects a parameter.
     """
     if type(every) not in {int, float} or not _LEAST_EVERY <= every < math.inf:
         raise InvalidRequestError(f"every must be a number of seconds, at least {_LEAST_EVERY:g}, got {every!r}")

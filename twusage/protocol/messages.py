@@ -1,4 +1,4 @@
-"""Request, Response and Headers: what a transport sends and brings back. No I/O, no clock."""
+"""Request, Response and Headers: what a transport sends and receives. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def is_visible_ascii(text: str) -> bool:
 
 
 class Headers(Mapping[str, str]):
-    """HTTP headers: frozen, lower-cased, found in any case; the repr shows no values, because some are secret.
+    """Immutable HTTP headers with case-insensitive names, stored in lower case.
 
-    A repeated header becomes one with its values joined by a comma (RFC 9110, 5.3).
+    The repr shows no values, because some are secret. The values of a repeated header are joined by commas (RFC 9110,
+    5.3).
     """
 
     __slots__ = ("_values",)
@@ -36,7 +37,7 @@ class Headers(Mapping[str, str]):
                 self._values[key] = f"{self._values[key]}, {value}" if key in self._values else value
 
     def replacing(self, name: str, value: str) -> Headers:
-        """Return a copy in which this header replaces any of that name."""
+        """Return a copy with this header instead of any of that name."""
         more = Headers()
         more._values = {**self._values, name.lower(): value}
         return more
@@ -48,7 +49,7 @@ class Headers(Mapping[str, str]):
         return isinstance(name, str) and name.lower() in self._values
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or the default."""
+        """Return the value, or the default."""
         return self._values.get(name.lower(), default)
 
     def get_many(self, *names: str) -> Iterator[str | None]:
@@ -56,7 +57,7 @@ class Headers(Mapping[str, str]):
         return map(self._values.get, names)
 
     def items(self) -> ItemsView[str, str]:
-        """The names, in lower case, and the values."""
+        """Return the names, in lower case, and the values."""
         return self._values.items()
 
     def __iter__(self) -> Iterator[str]:
@@ -87,25 +88,25 @@ def _size(body: bytes) -> str:
 
 @frozen
 class Request:
-    """What a transport sends. Its repr shows no header's value and no body."""
+    """What a transport sends. The repr shows neither header values nor the body."""
 
     method: str
     """``GET``, or ``POST`` for a token."""
     url: str
-    """The whole URL, encoded: it is sent as it is."""
+    """The complete URL, already encoded."""
     headers: Mapping[str, str] = field(factory=Headers, converter=as_headers, hash=False)
-    """What to send besides what the transport itself adds. Holds the credentials."""
+    """The headers to send in addition to the transport's own. They contain the credentials."""
     body: bytes = field(default=b"", repr=_size)
     """The body, empty for a ``GET``."""
 
 
 @frozen
 class Response:
-    """What a transport brings back: the body whole, and decompressed. Its repr shows no header's value and no body."""
+    """What a transport returns. The repr shows neither header values nor the body."""
 
     status: int
     """The HTTP status."""
     headers: Mapping[str, str] = field(factory=Headers, converter=as_headers, hash=False)
-    """The headers, names in lower case. One that came twice is one with its values joined by a comma."""
+    """The headers, names in lower case. The values of a repeated header are joined by commas."""
     body: bytes = field(default=b"", repr=_size)
-    """The body, whole and decompressed."""
+    """The complete, decompressed body."""

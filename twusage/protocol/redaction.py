@@ -1,4 +1,4 @@
-"""Credentials taken out of what a response echoes. No I/O."""
+"""Redact the credentials that a response echoes. No I/O."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def redact_credentials(body: bytes, request: Request | None) -> bytes:
     body = _redact(body, spellings, instead)
     if not spellings or b"\\" not in body:
         return body
-    # JSON may escape any character. The document is rewritten only if an escape hides an echo.
+    # JSON may escape any character. The body is rewritten only if an escape hides an echo.
     plain = _decode_escapes(body)
     cleaned = _redact(plain, spellings, instead)
     return body if cleaned == plain else cleaned
@@ -38,7 +38,7 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 def _encodings_of(secret: str) -> Iterator[str]:
-    # The end alone, too: an escape before it may absorb its first characters.
+    # Also without its beginning, because an escape before it may absorb its first characters.
     for part in (
         (secret, secret[_MIN_LEAK_CHARS:])
         if len(secret) >= 3 * _MIN_LEAK_CHARS
@@ -51,7 +51,7 @@ def _encodings_of(secret: str) -> Iterator[str]:
 
 
 def _secret_parts(scheme: str, sent: str) -> list[str]:
-    """A token, or the API key and secret that make up Basic credentials, besides the whole of them."""
+    """Return the token or the Basic credentials, and of the latter also the API key and secret."""
     try:
         pair = b64decode(sent, validate=True).decode() if scheme == "Basic" else ""
     except (binascii.Error, UnicodeDecodeError):  # not built by token_request

@@ -37,7 +37,7 @@ def usage_request(
     fields: Iterable[UsageField | str] | None = None,
     base_url: str = DEFAULT_BASE_URL,
 ) -> Request:
-    """``GET /2/usage/tweets``. Equal arguments give equal requests, whatever the order of ``fields``.
+    """Return ``GET /2/usage/tweets``. Equal arguments give equal requests, in any order of ``fields``.
 
     Args:
         days: number of days of daily usage, 1 to 90 (the API's default: 7).
@@ -57,7 +57,7 @@ def usage_request(
     return _usage_request(base_url, "&".join(query))
 
 
-@lru_cache(maxsize=64)  # A program asks for the same again and again.
+@lru_cache(maxsize=64)  # Most requests of a program are equal.
 def _usage_request(base_url: str, query: str) -> Request:
     url = base_url + USAGE_PATH
     return Request("GET", f"{url}?{query}" if query else url, _FIXED_HEADERS)
@@ -72,7 +72,7 @@ def short_repr(value: object) -> str:
 
 
 def _checked_days(days: object) -> int:
-    # A bool is an int to Python, but nobody means days=True. ``index`` accepts the whole numbers of other libraries.
+    # bool is a subclass of int, but days=True is a mistake. ``index`` accepts the integers of other libraries.
     try:
         number = operator.index(days)  # type: ignore[arg-type]
     except TypeError:
@@ -100,17 +100,17 @@ def _checked_fields(fields: object) -> tuple[UsageField, ...]:
 
 
 def authorize(request: Request, token: str) -> Request:
-    """The same request with its ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
+    """Return the request with an ``Authorization`` header. The token is sent verbatim: its %2F and %3D are literal."""
     headers = as_headers(request.headers).replacing("authorization", f"Bearer {token}")
     return Request(request.method, request.url, headers, request.body)
 
 
 def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE_URL) -> Request:
-    """``POST /oauth2/token``: an app's API key and secret for its bearer token (the vendor's OAuth 2 documents).
+    """Return ``POST /oauth2/token``, which exchanges an app's API key and secret for its bearer token.
 
     It does not count in the window of ``usage_request``.
     """
-    # Encoded before they are joined (RFC 6749, 2.3.1), so that a colon in the one is not taken for the end of it.
+    # Encoded before they are joined (RFC 6749, 2.3.1), because the key may contain a colon.
     pair = f"{quote(api_key, safe='')}:{quote(api_secret, safe='')}"
     headers = {
         **_FIXED_HEADERS,
@@ -121,29 +121,31 @@ def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE
 
 
 def check_base_url(base_url: object, *, name: str = "base_url") -> str:
-    """The base URL without a trailing slash. ``name`` is what an error calls it: that of a variable, which is not
-    short_repr, for somebody may have put a token there.
+    """Return the base URL without a trailing slash.
+
+    ``name`` is its name in error messages. The value of an environment variable is not quoted, because it may be a
+    token by mistake.
 
     Raises:
-        ConfigurationError: it is no https URL (http is allowed on loopback only, because the token would be readable
-            on the way), or it holds a user name, a query or a fragment.
+        ConfigurationError: it is not an https URL (http is allowed on loopback only, because the network could read the
+            token), or it contains a user name, a query or a fragment.
     """
     if not isinstance(base_url, str):
         raise ConfigurationError(f"{name} must be a str, got {type(base_url).__name__}")
-    if "@" in base_url:  # Not quoted: what stands before it is a password.
-        raise ConfigurationError(f"{name} must not hold a user name or a password; give the token to the client")
+    if "@" in base_url:  # Not quoted: the part before it is a password.
+        raise ConfigurationError(f"{name} must not contain a user name or a password; pass the token to UsageClient")
     shown = f", got {short_repr(base_url)}" if name == "base_url" else ""
     scheme, host = _scheme_and_host(base_url)
     if host and max(map(len, host.split("."))) > _LONGEST_LABEL:
-        raise ConfigurationError(f"{name} has no host but something longer: a token?")
+        raise ConfigurationError(f"{name} is not a URL, and too long for a host name. Is it a token?")
     if not host:
         raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}{shown}")
     if scheme != "https" and not (scheme == "http" and _is_loopback(host)):
-        raise ConfigurationError(f"{name} must be https (http is for loopback only){shown}")
+        raise ConfigurationError(f"{name} must be https (http is allowed on loopback only){shown}")
     return base_url.rstrip("/")
 
 
-# Of a host's name, between two dots (RFC 1035, 2.3.4).
+# Characters between two dots of a host name (RFC 1035, 2.3.4).
 _LONGEST_LABEL = 63
 
 

@@ -1,6 +1,6 @@
 """Read responses: the usage, the token, the rate limit and the date, or the error that a response means.
 
-No I/O, no clock: times come in as arguments or stand in the response's own headers.
+No I/O, no clock: times are arguments, or come from the headers of the response.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_tok
 
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
-# A 24-hour limit that was used up a moment ago, and an hour for clocks that differ.
+# A 24-hour limit that was just used up, plus an hour for clocks that differ.
 _LONGEST_DAY = 90_000.0
 
 
 @define
 class Reading:
-    """What one response means, read once: the window it reports, the server's time, and the error, if it is one."""
+    """The content of one response, read once: its window, the server's time, and the error that it means, if any."""
 
     response: Response
     request: Request | None
@@ -63,7 +63,7 @@ class Reading:
             raise self.error
         body = redact_credentials(self.response.body, self.request)
         if not body:
-            raise ProtocolError("the API answered 200 with an empty body", retry_once=True)
+            raise ProtocolError("the API returned status 200 with an empty body", retry_once=True)
         fetched_at = self.fetched_at or EPOCH
         try:
             return decode_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
@@ -84,8 +84,8 @@ def read_response(
 ) -> Reading:
     """Read status, problem, rate limit and date of a response, each once. See ``read_usage`` for the arguments.
 
-    A ``QuotaError`` and a ``client-forbidden`` report no window, because captures show them with the headers of another
-    one (40,000 calls).
+    The headers of a ``QuotaError`` and of a ``client-forbidden`` are ignored, because captures show that they describe
+    another window (40,000 calls).
     """
     date = read_date(response)
     server_time = None if date is None else date.timestamp()
@@ -106,7 +106,8 @@ def _is_about_another_window(error: TwUsageError) -> bool:
 def read_rate_limit(response: Response) -> RateLimit | None:
     """Return the app's window at this endpoint, from the ``x-rate-limit-*`` headers.
 
-    ``None`` unless all three are plain digits, and ``None`` if they are another window's: see ``read_response``.
+    ``None`` if one of the three is missing or not plain digits, or if they describe another window: see
+    ``read_response``.
     """
     return read_response(response).rate_limit
 
@@ -131,7 +132,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
         fetched_at: when the response arrived: ``Usage.fetched_at``, and the start of ``Retry-After`` without a date.
 
     Raises:
-        ApiError: or one of its kinds, by the title and the type of the body first, then by the status.
+        ApiError: or a subclass, by the title and the type of the body first, then by the status.
         RateLimitedError: no calls are left in the 15-minute window.
         DecodeError: the body of a 200 does not match the documented schema.
         ProtocolError: a redirect, a 200 without a body, an invalid status.
@@ -140,13 +141,13 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
-    """The bearer token that answers a ``token_request``, or the error that the response means.
+    """Return the bearer token of the response to a ``token_request``, or raise the error that it means.
 
     Raises:
-        AuthenticationError: the API does not accept the key and the secret.
-        RateLimitedError: too many tokens were asked for. It is not the window of ``usage_request`` that is spent.
-        ApiError: or one of its other kinds, as in ``read_usage``.
-        DecodeError: a 200 without a bearer token. What stood there is not quoted: it may well be one.
+        AuthenticationError: the API rejects the key and the secret.
+        RateLimitedError: too many tokens were requested. This is another limit than the window of ``usage_request``.
+        ApiError: or another subclass, as in ``read_usage``.
+        DecodeError: a 200 without a bearer token. The value is not quoted, because it may be a token.
         ProtocolError: as in ``read_usage``.
     """
     if response.status != HTTPStatus.OK:
@@ -169,8 +170,8 @@ def _token_in(body: bytes) -> str | None:
     kind, token = document.get("token_type"), document.get("access_token")
     if not (isinstance(kind, str) and kind.lower() == "bearer" and isinstance(token, str)):
         return None
-    quoted_itself = token[:1] in QUOTES or token[-1:] in QUOTES  # The empty text is in it, too.
-    return None if quoted_itself or not is_visible_ascii(token) else token
+    has_quotes = token[:1] in QUOTES or token[-1:] in QUOTES  # True for the empty string, too.
+    return None if has_quotes or not is_visible_ascii(token) else token
 
 
 def _error_from_response(
@@ -185,14 +186,14 @@ def _error_from_response(
     if not (status == HTTPStatus.OK or 400 <= status < 600):
         return ProtocolError(f"unexpected status {status}", retry_once=True)
     # A large body is not a problem document, and searching it takes time.
-    large = len(response.body) > json_reader.MOST_PROBLEM
+    large = len(response.body) > json_reader.MAX_PROBLEM
     problem = json_reader.decode_problem(b"" if large else redact_credentials(response.body, request))
     rate_limit = _headers_rate_limit(response.headers)
     kind = _error_class(status, problem)
     if is_token_request and kind in {BadRequestError, ForbiddenError}:  # The token endpoint returns 403 for wrong keys.
         kind = AuthenticationError
     request_id = response.headers.get("x-transaction-id")
-    answer: dict[str, Any] = {
+    data: dict[str, Any] = {
         "status": status,
         "headers": response.headers,
         "body": response.body,
@@ -200,26 +201,26 @@ def _error_from_response(
         "rate_limit": rate_limit,
         "request_id": request_id and _clean(request_id, request),
     }
-    answer["from_edge"] = from_edge = _is_from_edge(response.body)
+    data["from_edge"] = from_edge = _is_from_edge(response.body)
     advice = (_TOKEN_ADVICE if is_token_request else _ADVICE).get(kind, _ADVICE[kind])
     if kind is SpendCapReachedError:
-        told = problem.extra.get("reset_date")
-        answer["reset_date"] = day = utc_day(told) if isinstance(told, str) else None
-        answer["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
+        reset_date = problem.extra.get("reset_date")
+        data["reset_date"] = day = utc_day(reset_date) if isinstance(reset_date, str) else None
+        data["retry_at"] = day and dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC)
     elif kind is RateLimitedError:
         limit = _limit_of(response, problem, from_edge=from_edge, is_token_request=is_token_request)
-        answer["window_exhausted"] = limit.is_window
-        answer |= _retry_hints(response, now, limit.reset_at, longest=limit.longest)
+        data["window_exhausted"] = limit.is_window
+        data |= _retry_hints(response, now, limit.reset_at, longest=limit.longest)
         advice = limit.advice or advice
     elif kind is ServerError:
-        answer |= _retry_hints(response, now, None, longest=_DAY)
+        data |= _retry_hints(response, now, None, longest=_DAY)
     elif kind is ForbiddenError and _type_slug(problem) == "client-forbidden":
         advice = _not_enrolled_advice(problem)
     if is_token_request:
-        answer["rate_limit"] = None  # the token endpoint's
+        data["rate_limit"] = None  # the token endpoint's
     if from_edge:
         advice = _EDGE_ADVICE
-    return kind(_message(status, problem, advice, answer.get("retry_at")), **answer)
+    return kind(_message(status, problem, advice, data.get("retry_at")), **data)
 
 
 def _is_from_edge(body: bytes) -> bool:
@@ -237,7 +238,7 @@ class _Limit:
     reset_at: float | None = None
     """Epoch seconds by the server's clock."""
     advice: str | None = None
-    """``None``: that of the error's class."""
+    """``None``: the advice of the error's class."""
     longest: float = _DAY
     """Seconds beyond which a wait is implausible."""
 
@@ -265,8 +266,8 @@ def _retry_hints(
     now = read_date(response) or now
     retry_after = response.headers.get("retry-after")
     date = _http_date(retry_after)
-    # In seconds, because a datetime ends with the year 9999. Resets come in whole seconds: a retry in that very second
-    # costs a second 429.
+    # In seconds, because datetimes end in the year 9999. Resets are rounded down to whole seconds: a retry within that
+    # second costs a second 429.
     instants = [] if reset_at is None else [reset_at + 1]
     instants += [date.timestamp()] if date else []
     waits = [instant - now.timestamp() for instant in instants] if now else []
@@ -287,8 +288,8 @@ def _datetime_or_none(seconds: float | None) -> dt.datetime | None:
         return None
 
 
-# Title and type say what a status alone cannot: 403 is a spend cap as well as a wrong kind of token, and 429 is the
-# monthly cap as well as the 15-minute window. Both hosts write these types, so only their last segment counts.
+# By title and type first, because a status is ambiguous: 403 is a spend cap or a wrong kind of token, and 429 is the
+# monthly cap or the 15-minute window. The types have either of two hosts, so only their last segment counts.
 _BY_TITLE: dict[str, type[ApiError | RateLimitedError]] = {
     "usagecapexceeded": UsageCapExceededError,
     "spendcapreached": SpendCapReachedError,
@@ -367,17 +368,18 @@ def _not_enrolled_advice(problem: Problem) -> str:
         for name in ("reason", "required_enrollment", "registration_url")
         if isinstance(value := problem.extra.get(name), str)
     ]
-    said = f" ({', '.join(named)})" if named else ""
+    reasons = f" ({', '.join(named)})" if named else ""
     return (
-        f"The API does not let this app use the endpoint{said}. Possible causes: the app is not attached to a project, "
-        "or the account is not enrolled in a plan that includes it"
+        f"The API does not let this app use the endpoint{reasons}. Possible causes: the app is not attached to a "
+        "project, or the account is not enrolled in a plan that includes it"
     )
 
 
-def _message(status: int, problem: Problem, what_to_do: str, retry_at: dt.datetime | None) -> str:
-    said = ": ".join(dict.fromkeys(json_reader.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text))
+def _message(status: int, problem: Problem, advice: str, retry_at: dt.datetime | None) -> str:
+    texts = [json_reader.excerpt(text)[1:-1] for text in (problem.title, problem.detail) if text]
+    message = ": ".join(dict.fromkeys(texts))
     when = f" (not before {retry_at:%Y-%m-%d %H:%M:%S} UTC)" if retry_at else ""
-    return f"{status} {said.rstrip('.') or _reason_phrase(status)}. {what_to_do}{when}."
+    return f"{status} {message.rstrip('.') or _reason_phrase(status)}. {advice}{when}."
 
 
 def _reason_phrase(status: int) -> str:

@@ -1,7 +1,7 @@
-"""Test doubles for whoever builds on twusage: the API as it answers live, without a network and in virtual time.
+"""Test doubles for programs that use twusage: a simulation of the live API, without a network and in virtual time.
 
-Nothing but the public names. What not every test needs is loaded when it is first asked for: ``fake_app`` and
-``FakeServer``, which serve the fake over a socket with aiohttp, and the two transports that keep recordings.
+Public names only. Loaded on first use, because few tests need them: ``fake_app`` and ``FakeServer``, which serve the
+fake over a socket with aiohttp, and the two transports of recordings.
 """
 
 from typing import TYPE_CHECKING

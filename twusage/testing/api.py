@@ -1,8 +1,8 @@
-"""FakeApi: the service, simulated. It answers as the live one does, down to the kinds of its numbers. No I/O.
+"""FakeApi: a simulation of the service. Its responses match the live API, down to the types of the numbers. No I/O.
 
-What it does comes from the API's document and from captures of live traffic (docs/spec-notes.md). Where neither says
-anything, the choice is a knob whose default is the likeliest: the window that ends on a fraction of a second while its
-header shows whole ones, for instance, which punishes a client that wakes at the header's second.
+The behaviour follows the API's document and captures of live traffic (docs/spec-notes.md). If neither covers a case,
+the likeliest behaviour is the default of a setting. For instance, a window ends at a fraction of a second while its
+header shows whole seconds, so that a client that retries at the second of the header gets a 429.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ from twusage.models import UsageField
 from twusage.protocol import Request, Response, read_usage
 from twusage.testing.faults import Breakage, Fault, problem
 
-__all__ = ["FakeApi", "FakeApp", "FakeProject", "Outcome", "Runaway"]
+__all__ = ["FakeApi", "FakeApp", "FakeProject", "Runaway", "SimulatedExchange"]
 
 _SERIAL = itertools.count(1)
 _TYPE = "https://api.twitter.com/2/problems/"
 
 
 class Runaway(BaseException):
-    """The program under test asks for ever. No ``Exception``, so that a loop that catches everything ends too."""
+    """Raised after ``max_requests`` requests: the program under test does not stop.
+
+    A BaseException, so that ``except Exception`` retry loops cannot swallow it.
+    """
 
 
 @define(eq=False)
@@ -46,17 +49,17 @@ class FakeApp:
     id: str
     """The client app's id."""
     tokens: list[str] = field(repr=False)
-    """Its app-only bearer tokens. They all draw on the one window of the app."""
+    """Its app-only bearer tokens. All of them share the app's window."""
     project: FakeProject | None = field(repr=False)
-    """The project that it is attached to; ``None`` is refused with a 403."""
+    """The project that the app is attached to. With ``None`` the API returns a 403."""
     api_key: str = field(repr=False)
-    """The key that mints its token at ``POST /oauth2/token``."""
+    """The API key, for ``POST /oauth2/token``."""
     api_secret: str = field(repr=False)
-    """The secret that goes with the key."""
+    """The API key's secret."""
     _reads: dict[dt.date, int] = field(factory=dict, repr=False)
     _before_reading: Callable[[], object] = field(default=lambda: None, repr=False)
     window_start: float | None = None
-    """When its window opened, or ``None`` before its first call."""
+    """When its window opened, in epoch seconds; ``None`` before the first call."""
     window_used: int = 0
     """Calls counted in its window."""
 
@@ -67,45 +70,45 @@ class FakeApp:
 
     @property
     def reads(self) -> Mapping[dt.date, int]:
-        """Posts read on each day, UTC; days without reads are not in it. ``FakeApi.read_posts`` adds to it."""
+        """Posts read by day (UTC), without the days that have none. ``FakeApi.read_posts`` adds to them."""
         self._before_reading()
         return MappingProxyType(self._reads)
 
 
 @define(eq=False)
 class FakeProject:
-    """A project: its cap, the day on which its cycle turns, and its apps. All may be changed while it runs."""
+    """A project: its cap, its reset day and its apps. All of them may be changed at any time."""
 
     id: str
-    """The project's id: beyond 2**63, as live ones are."""
+    """The project's id: above 2**63, like live ids."""
     cap: int
-    """Posts that it may read in a cycle."""
+    """Posts that the project may read in a billing cycle."""
     reset_day: int
-    """The day of the month on which its cycle turns."""
+    """The day of the month on which the cycle resets."""
     apps: list[FakeApp] = field(factory=list)
-    """The client apps that are attached to it."""
+    """The attached client apps."""
     _today: Callable[[], dt.date] = field(default=lambda: dt.datetime.now(dt.UTC).date(), repr=False)
 
     def cycle_start(self, today: dt.date) -> dt.date:
-        """The first day of the billing cycle. A reset day that the month does not have is its last day."""
+        """Return the first day of the billing cycle. In a short month the cycle resets on the last day."""
         year, month = today.year, today.month
-        if today.day < self._turn(year, month).day:
+        if today.day < self._reset_in(year, month).day:
             year, month = (year, month - 1) if month > 1 else (year - 1, 12)
-        return self._turn(year, month)
+        return self._reset_in(year, month)
 
     def usage(self, today: dt.date | None = None) -> int:
-        """Posts read by all its apps in the cycle that the day is in: today's, on the fake's clock, if left out."""
+        """Return the posts read in the cycle of this day, up to it (default: today, by the fake's clock)."""
         today = self._today() if today is None else today
         start = self.cycle_start(today)
         return sum(count for app in self.apps for day, count in app.reads.items() if start <= day <= today)
 
-    def _turn(self, year: int, month: int) -> dt.date:
+    def _reset_in(self, year: int, month: int) -> dt.date:
         return dt.date(year, month, min(self.reset_day, calendar.monthrange(year, month)[1]))
 
 
 @frozen
-class Outcome:
-    """What becomes of one request: an answer, and what goes wrong with it on its way."""
+class SimulatedExchange:
+    """The outcome of one request: its response, a delay, and how the exchange breaks, if it does."""
 
     response: Response
     delay: float = 0.0
@@ -117,23 +120,23 @@ class _Scripted:
     fault: Fault
     times: float
     when: Callable[[Request], bool] | None
-    met: int = 0
+    hits: int = 0
 
     def __str__(self) -> str:
-        return f"{self.fault} (met {self.met} of {self.times} times)"
+        return f"{self.fault} (used {self.hits} of {self.times} times)"
 
 
 class FakeApi:
-    """A believable project, three apps and 90 days of reads, and the service in front of it.
+    """A simulated service with one realistic project: three apps and 90 days of reads.
 
     Args:
-        apps: how many client apps the project has.
-        cap: posts that it may read in a cycle.
-        reset_day: the day of the month on which the cycle turns, at 00:00 UTC.
-        history_days: for how many days, today included, its apps have been reading; 0 for a project that never read.
+        apps: number of client apps of the project.
+        cap: posts that the project may read in a billing cycle.
+        reset_day: the day of the month on which the cycle resets, at 00:00 UTC.
+        history_days: number of days with reads, including today; 0 for a project without reads.
         rate_limit: calls in one window of an app.
-        rate_period: seconds of one window, from its first call on.
-        clock: what time it is. ``FakeTransport(api, clock=...)`` sets it as well.
+        rate_period: seconds from the first call of a window to its end.
+        clock: the time of the service (default: the system's). ``FakeTransport(api, clock=...)`` sets it, too.
     """
 
     def __init__(
@@ -148,20 +151,22 @@ class FakeApi:
         clock: Clock | None = None,
     ) -> None:
         if not (1 <= reset_day <= 31 and cap >= 0 and apps >= 0 and rate_limit >= 1 and 0 < rate_period < math.inf):
-            raise ValueError("no project is like that: a cap of 0 or more, a reset day from 1 to 31, a real window")
+            raise ValueError(
+                "apps and cap must be 0 or more, reset_day 1 to 31, rate_limit 1 or more, rate_period above 0"
+            )
         self.clock: Clock = SystemClock() if clock is None else clock
         self.rate_limit = rate_limit
         self.rate_period = rate_period
         self.date_skew = 0.0
-        """Seconds by which the server's clock, its ``Date`` and its resets are ahead of the truth."""
+        """Seconds by which the server's clock is ahead, in its ``Date`` header and its resets."""
         self.requests: list[Request] = []
-        """Every request that arrived, in order."""
-        self.most_requests = 10_000
-        """How many may arrive before the fake takes it for a loop that never ends, and raises ``Runaway``."""
+        """All requests that arrived, in order."""
+        self.max_requests = 10_000
+        """Requests after which the fake raises ``Runaway``, because the program may be in an endless loop."""
         project_id = f"{1281043626347900822499 + next(_SERIAL)}"
         self.project = FakeProject(project_id, cap, reset_day, today=lambda: self._today(self.clock.time()))
         self.user_tokens: set[str] = set()
-        """User-context tokens: refused with a 403, as this endpoint does."""
+        """User-context tokens: rejected with a 403, as by the live endpoint."""
         self._apps: list[FakeApp] = []
         self._scripted: list[_Scripted] = []
         self._last: dict[str, Response] = {}
@@ -174,11 +179,11 @@ class FakeApi:
 
     @property
     def apps(self) -> tuple[FakeApp, ...]:
-        """All client apps."""
+        """All client apps, of all projects and of none."""
         return tuple(self._apps)
 
     def add_app(self, *, project: FakeProject | None = None, attached: bool = True) -> FakeApp:
-        """A new client app, in the project (or in another one; or, with ``attached=False``, in none)."""
+        """Add a client app to the project, to another one, or (``attached=False``) to none, and return it."""
         serial = next(_SERIAL)
         app = FakeApp(
             id=str(27_000_000 + serial * 1_117),
@@ -195,14 +200,14 @@ class FakeApi:
         return app
 
     def read_posts(self, app: FakeApp | str, count: int) -> None:
-        """The app reads posts now, through some other endpoint; they count against its project's cap.
+        """Count posts as read now by this app through another endpoint, against its project's cap.
 
-        A project that has reached its cap is refused, as the reading endpoints do: ``UsageCapExceededError``, and
-        nothing is counted. One that has not may overshoot by its last read.
+        If the project has already reached its cap, it counts nothing and raises ``UsageCapExceededError``, as the
+        endpoints that read posts do. The last read before that may exceed the cap.
         """
         reader = next((known for known in self._apps if known is app or known.id == app), None)
         if reader is None:
-            raise LookupError("no such app in this fake: give one of api.apps, or its id")
+            raise LookupError("this fake has no such app; pass one of api.apps, or its id")
         if type(count) is not int or count < 0:
             raise ValueError(f"count must be an int, 0 or more, got {count!r}")
         now = self.clock.time()
@@ -211,15 +216,15 @@ class FakeApi:
             self._refused_reads += 1
             self._stop_runaway(self._refused_reads)
             read_usage(Fault.usage_capped().changed(Response(200, self._headers(now))))
-        reader._reads[today] = reader._reads.get(today, 0) + count  # noqa: SLF001 - the fake and its apps are one
+        reader._reads[today] = reader._reads.get(today, 0) + count  # noqa: SLF001 - a class of this module
         self._bodies.clear()
 
-    # -- What goes wrong ---------------------------------------------------------------------------------------------
+    # -- Scripted faults -------------------------------------------------------------------------------------------
 
     def fail(self, fault: Fault, *, times: float = 1, when: Callable[[Request], bool] | None = None) -> None:
-        """The next ``times`` requests (of those for which ``when`` is true) meet this fault; ``math.inf`` for ever.
+        """Apply a fault to the next ``times`` requests for which ``when`` is true; ``math.inf``: to all.
 
-        Faults queue up: the first one scripted that fits a request is the one that it meets.
+        If several faults match a request, the one that was scripted first applies.
         """
         if not isinstance(fault, Fault):
             raise TypeError(f"fail() takes a Fault, such as Fault.status(503), got {fault!r}")
@@ -228,41 +233,43 @@ class FakeApi:
         self._scripted.append(_Scripted(fault, times, when))
 
     def assert_all_used(self) -> None:
-        """Raise ``AssertionError`` if a scripted fault was not met as often as scripted (one that lasts for ever: at
-        all): the test did not go where it meant to.
+        """Raise ``AssertionError`` if a scripted fault was used less often than scripted.
+
+        A fault with ``times=math.inf`` must have been used once. Otherwise the test did not reach the code that it is
+        about.
         """
-        left = [scripted for scripted in self._scripted if math.isfinite(scripted.times) or not scripted.met]
-        if left:  # not an assert statement: python -O would leave it out
+        left = [scripted for scripted in self._scripted if math.isfinite(scripted.times) or not scripted.hits]
+        if left:  # not an assert statement, because python -O removes those
             raise AssertionError(f"scripted and not used: {', '.join(map(str, left))}")
 
     def _stop_runaway(self, requests: int) -> None:
-        if requests > self.most_requests:
+        if requests > self.max_requests:
             raise Runaway(
-                f"{self.most_requests} requests to one fake: does the program ask for ever? "
-                "If it is right to, raise api.most_requests"
+                f"{self.max_requests} requests to one fake: is the program in an endless loop? "
+                "If not, increase api.max_requests"
             )
 
     def _next_fault(self, request: Request) -> Fault | None:
         for scripted in self._scripted:
             if scripted.when is None or scripted.when(request):
-                scripted.met += 1
-                if scripted.met >= scripted.times:
+                scripted.hits += 1
+                if scripted.hits >= scripted.times:
                     self._scripted.remove(scripted)
                 return scripted.fault
         return None
 
-    # -- Answers -----------------------------------------------------------------------------------------------------
+    # -- Responses ---------------------------------------------------------------------------------------------------
 
     def handle(self, request: Request, now: float | None = None) -> Response:
-        """The answer to one request at that time (epoch seconds; the clock's if left out)."""
+        """Return the response to a request at ``now`` (epoch seconds; default: the clock's time)."""
         return self.exchange(request, now).response
 
-    def exchange(self, request: Request, now: float | None = None) -> Outcome:
-        """The answer to one request, and what goes wrong on its way."""
+    def exchange(self, request: Request, now: float | None = None) -> SimulatedExchange:
+        """Return the response to a request, and how a scripted fault delays or breaks the exchange."""
         now = self.clock.time() if now is None else now
         fault = self._next_fault(request)
         if fault is not None and fault.breakage is Breakage.CONNECT:
-            return Outcome(Response(503), breakage=fault.breakage)
+            return SimulatedExchange(Response(503), breakage=fault.breakage)
         self.requests.append(request)
         self._stop_runaway(len(self.requests))
         app = self._app_of(request)
@@ -270,18 +277,18 @@ class FakeApi:
             self._open_window(app, now)
             app.window_used = self.rate_limit
         key = "" if app is None else app.id
-        response = self._answer(request, app, now)
+        response = self._respond(request, app, now)
         if fault is not None:
             if fault.repeats:
                 response = self._last.get(key, response)
-            return Outcome(fault.changed(response), fault.delay, fault.breakage)
+            return SimulatedExchange(fault.changed(response), fault.delay, fault.breakage)
         self._last[key] = response
-        return Outcome(response)
+        return SimulatedExchange(response)
 
-    def _answer(self, request: Request, app: FakeApp | None, now: float) -> Response:  # noqa: PLR0911 - as many as the API has
+    def _respond(self, request: Request, app: FakeApp | None, now: float) -> Response:  # noqa: PLR0911 - as many as the API has
         path, query = urlsplit(request.url).path, urlsplit(request.url).query
         if path == "/oauth2/token" and request.method == "POST":
-            return self._minted(request, now)
+            return self._token_response(request, now)
         if path != "/2/usage/tweets" or request.method != "GET":
             return Response(404, self._headers(now), problem(404, type=f"{_TYPE}resource-not-found"))
         token = _credentials(request, "Bearer")
@@ -289,30 +296,30 @@ class FakeApi:
             return Response(403, self._headers(now), _USER_CONTEXT)
         if app is None:
             return Response(401, self._headers(now), problem(401))
-        headers = self._headers(now) | self._counted(app, now)
-        if headers.pop("spent", None):
+        headers = self._headers(now) | self._count_call(app, now)
+        if headers.pop("exhausted", None):
             return Response(429, headers, problem(429))
         if app.project is None:
             return Response(403, headers, _not_enrolled(app))
-        asked = parse_qs(query, keep_blank_values=True)
-        if refused := _refused_parameter(asked):
-            return Response(400, headers, refused)
-        days = int(asked["days"][0]) if "days" in asked else 7
-        fields = asked.get("usage.fields", [""])[0].split(",")
+        parameters = parse_qs(query, keep_blank_values=True)
+        if rejection := _check_parameters(parameters):
+            return Response(400, headers, rejection)
+        days = int(parameters["days"][0]) if "days" in parameters else 7
+        fields = parameters.get("usage.fields", [""])[0].split(",")
         return Response(200, headers, self._body(app.project, self._today(now), days, fields))
 
     def _body(self, project: FakeProject, today: dt.date, days: int, fields: list[str]) -> bytes:
-        # Most tests ask for the same again and again, and summing up a quarter of a year takes its time.
+        # Cached, because most requests of a test are equal, and adding up 90 days is slow.
         key = (project.id, project.cap, project.reset_day, today, days, *(app.id for app in project.apps), *fields)
         if key not in self._bodies:
             self._bodies[key] = json.dumps({"data": _data(project, today, days, fields)}).encode()
         return self._bodies[key]
 
-    def _minted(self, request: Request, now: float) -> Response:
+    def _token_response(self, request: Request, now: float) -> Response:
         for app in self._apps:
             if _credentials(request, "Basic") == f"{app.api_key}:{app.api_secret}":
-                minted = {"token_type": "bearer", "access_token": app.token}
-                return Response(200, self._headers(now), json.dumps(minted).encode())
+                document = {"token_type": "bearer", "access_token": app.token}
+                return Response(200, self._headers(now), json.dumps(document).encode())
         refusal = {"code": 99, "label": "authenticity_token_error", "message": "Unable to verify your credentials"}
         return Response(403, self._headers(now), json.dumps({"errors": [refusal]}).encode())
 
@@ -322,18 +329,18 @@ class FakeApi:
 
     # -- The window of each app ---------------------------------------------------------------------------------------
 
-    def _counted(self, app: FakeApp, now: float) -> dict[str, str]:
+    def _count_call(self, app: FakeApp, now: float) -> dict[str, str]:
         self._open_window(app, now)
         assert app.window_start is not None
-        spent = app.window_used >= self.rate_limit
-        app.window_used += not spent
+        exhausted = app.window_used >= self.rate_limit
+        app.window_used += not exhausted
         reset = int(app.window_start + self.rate_period + self.date_skew)
         headers = {
             "x-rate-limit-limit": str(self.rate_limit),
             "x-rate-limit-remaining": str(max(0, self.rate_limit - app.window_used)),
             "x-rate-limit-reset": str(reset),
         }
-        return headers | ({"spent": "yes"} if spent else {})
+        return headers | ({"exhausted": "yes"} if exhausted else {})
 
     def _open_window(self, app: FakeApp, now: float) -> None:
         if app.window_start is None or now >= app.window_start + self.rate_period:
@@ -354,7 +361,7 @@ class FakeApi:
         today = dt.datetime.fromtimestamp(now, dt.UTC).date()
         if days := self._history_days:
             self._history_days = 0
-            # Only now is it known when today is.
+            # The history ends today, by a clock that may be set after the fake is created.
             for position, app in enumerate(self._apps):
                 app._reads |= _history(position, today, days)  # noqa: SLF001
         return today
@@ -366,8 +373,8 @@ def _http_date(now: int) -> str:
 
 
 def _history(position: int, today: dt.date, days: int) -> dict[dt.date, int]:
-    """What an app may have read: busy on working days; every third app has days without any."""
-    dice = random.Random(position)  # noqa: S311 - believable, not secret
+    """Return plausible reads of an app: more on working days; every third app has days without reads."""
+    dice = random.Random(position)  # noqa: S311 - not for cryptography
     typical = (24_000, 9_000, 1_500)[position % 3]
     reads = {}
     for ago in range(days - 1, -1, -1):
@@ -408,7 +415,7 @@ def _rows(counts: Mapping[dt.date, int], since: dt.date, until: dt.date) -> dict
         for day, count in sorted(counts.items())
         if since <= day <= until and count
     ]
-    return {"usage": rows} if rows else {}  # seen live: no rows, no key
+    return {"usage": rows} if rows else {}  # The live API omits the key if there are no rows.
 
 
 def _credentials(request: Request, scheme: str) -> str | None:
@@ -423,8 +430,8 @@ def _credentials(request: Request, scheme: str) -> str | None:
         return None
 
 
-def _refused_parameter(asked: Mapping[str, list[str]]) -> bytes | None:
-    for name, values in asked.items():
+def _check_parameters(parameters: Mapping[str, list[str]]) -> bytes | None:
+    for name, values in parameters.items():
         if name == "days":
             value = values[0]
             if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= 90):

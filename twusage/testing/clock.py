@@ -1,4 +1,4 @@
-"""VirtualClock: time that a test owns. A wait of fifteen minutes takes milliseconds."""
+"""VirtualClock: time that a test controls. A wait of fifteen minutes takes milliseconds."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from attrs import define, field
 __all__ = ["VirtualClock"]
 
 _START = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
-# Rounds of the loop in which nobody else ran, before it counts as idle.
+# Rounds without other callbacks after which the event loop counts as idle.
 _QUIET_ROUNDS = 3
-# Real seconds after which a wait that nobody can end is called one. Long enough for whatever a test really computes.
+# Real seconds after which a sleep that cannot end raises an error. Longer than the computations of any test.
 _STALLED_AFTER = 2.0
 
 
 @define(order=True)
 class _Sleeper:
     until: float
-    turn: int
+    number: int
     woken: asyncio.Future[None] = field(order=False)
 
 
 class VirtualClock:
-    """A clock that stands still while anybody works, and jumps to the first who wakes when all sleep.
+    """Virtual clock: time advances to the earliest sleeper when the event loop is idle.
 
-    Only sleeps on this clock count: a task that waits for a real socket looks idle to it. There, use ``auto=False``.
+    Only sleeps on this clock count: a task that waits for a real socket seems idle. With sockets, use ``auto=False``.
 
     Args:
-        start: the wall time at which it begins: 2026-01-15 12:00 UTC if left out.
-        auto: whether it moves by itself when the loop is idle; otherwise only ``advance`` moves it, and a sleep that
-            nobody ends raises ``RuntimeError`` after two real seconds instead of hanging the test.
+        start: the initial wall time (default: 2026-01-15 12:00 UTC).
+        auto: advance automatically when the loop is idle (default). Otherwise only ``advance`` moves the clock, and a
+            sleep that does not end raises ``RuntimeError`` after two real seconds instead of blocking the test.
     """
 
     def __init__(self, start: dt.datetime = _START, *, auto: bool = True) -> None:
@@ -43,49 +43,49 @@ class VirtualClock:
         self._monotonic = 0.0
         self._wall_ahead = start.timestamp()
         self._sleepers: list[_Sleeper] = []
-        self._turns = itertools.count()
+        self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watching = False
         self._advancing = False
 
     def time(self) -> float:
-        """Wall time: seconds since 1970."""
+        """Return wall time: seconds since 1970."""
         return self._wall_ahead + self._monotonic
 
     def monotonic(self) -> float:
-        """Seconds since this clock was made, less those that the machine was suspended."""
+        """Return the seconds since this clock was created, without those of ``suspend``."""
         return self._monotonic
 
     def now(self) -> dt.datetime:
-        """Wall time as a datetime, UTC."""
+        """Return wall time as a datetime, UTC."""
         return dt.datetime.fromtimestamp(self.time(), dt.UTC)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait until the clock has moved that far. Raises ``RuntimeError`` where that can never be."""
+        """Sleep until the clock has advanced this far. Raises ``RuntimeError`` if it never will."""
         if not seconds > 0:
             await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # The sleepers of another test's loop will never run again.
+        if loop is not self._loop:  # Sleepers on the loop of an earlier test never run again.
             self._loop, self._sleepers, self._watching = loop, [], False
-        sleeper = _Sleeper(self._monotonic + seconds, next(self._turns), loop.create_future())
+        sleeper = _Sleeper(self._monotonic + seconds, next(self._numbers), loop.create_future())
         heapq.heappush(self._sleepers, sleeper)
         self._watch(loop)
-        alarm = loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
+        alarm = loop.call_later(_STALLED_AFTER, self._on_stall, sleeper, seconds, self._monotonic)
         try:
             await sleeper.woken
         finally:
             alarm.cancel()
 
     async def advance(self, seconds: float) -> None:
-        """Move on by that much, waking every sleeper in its turn and letting it run until it waits again.
+        """Advance the clock. Each sleeper wakes at its time, and runs until it waits again.
 
-        Raises ``RuntimeError`` while another ``advance`` of this clock is under way: each would wait for the other.
+        Raises ``RuntimeError`` during another ``advance`` of this clock, because each would wait for the other.
         """
         if not 0 <= seconds < math.inf:
-            raise ValueError(f"a clock moves forward by a number of seconds, not by {seconds!r}; see jump()")
+            raise ValueError(f"seconds must be a number, 0 or more, got {seconds!r}; jump() sets the clock back")
         if self._advancing:
-            raise RuntimeError("this clock is being advanced already: by the test and by the program under test?")
+            raise RuntimeError("this clock is already being advanced, possibly by the program under test")
         loop = asyncio.get_running_loop()
         until = self._monotonic + seconds
         self._advancing = True
@@ -100,11 +100,11 @@ class VirtualClock:
             self._watch(loop)
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward, or back, as an administrator does. Nobody wakes: waits are monotonic."""
+        """Set the wall clock forward or back. Sleepers do not wake, because waits are monotonic."""
         self._wall_ahead += seconds
 
     def suspend(self, seconds: float) -> None:
-        """The machine sleeps: when it wakes, the wall clock has moved on and the monotonic one has not."""
+        """Suspend the machine: afterwards the wall clock has advanced, and the monotonic clock has not."""
         self.jump(seconds)
 
     def _first(self) -> _Sleeper | None:
@@ -119,11 +119,11 @@ class VirtualClock:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._auto and not self._watching:
             self._watching = True
-            self._look_again(loop, _QUIET_ROUNDS)
+            self._schedule_tick(loop, _QUIET_ROUNDS)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
-        """Runs once a round of the loop while anybody sleeps, and moves the time when nobody else ran."""
-        _looking[loop] -= 1
+    def _tick(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        """Run in each round of the loop while there are sleepers; advance the time if the loop is idle."""
+        _pending_ticks[loop] -= 1
         first = self._first()
         if self._advancing or first is None or math.isinf(first.until):
             self._watching = False
@@ -135,38 +135,39 @@ class VirtualClock:
         else:
             self._wake(first)
             rounds = _QUIET_ROUNDS
-        self._look_again(loop, rounds)
+        self._schedule_tick(loop, rounds)
 
-    def _look_again(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
-        _looking[loop] = _looking.get(loop, 0) + 1
-        loop.call_soon(self._look, loop, rounds)
+    def _schedule_tick(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        _pending_ticks[loop] = _pending_ticks.get(loop, 0) + 1
+        loop.call_soon(self._tick, loop, rounds)
 
     async def _settle(self, loop: asyncio.AbstractEventLoop) -> None:
         quiet = 0
         while quiet < _QUIET_ROUNDS:
-            _looking[loop] = _looking.get(loop, 0) + 1
+            _pending_ticks[loop] = _pending_ticks.get(loop, 0) + 1
             try:
                 await asyncio.sleep(0)
             finally:
-                _looking[loop] -= 1
+                _pending_ticks[loop] -= 1
             quiet = 0 if _is_busy(loop) else quiet + 1
 
-    def _stalled(self, sleeper: _Sleeper, seconds: float, since: float) -> None:
+    def _on_stall(self, sleeper: _Sleeper, seconds: float, since: float) -> None:
         if sleeper.woken.done():
             return
-        if self._monotonic > since or self._watching:  # Time moves: its turn will come.
+        if self._monotonic > since or self._watching:  # The time advances, so the sleeper may still wake.
             loop = sleeper.woken.get_loop()
-            loop.call_later(_STALLED_AFTER, self._stalled, sleeper, seconds, self._monotonic)
+            loop.call_later(_STALLED_AFTER, self._on_stall, sleeper, seconds, self._monotonic)
             return
-        told = "it never ends" if math.isinf(seconds) else "and nobody moves the clock: await clock.advance(...) in "
-        told += "" if math.isinf(seconds) else "the test, or make it VirtualClock(auto=True)"
-        sleeper.woken.set_exception(RuntimeError(f"a task sleeps for {seconds:g} s of virtual time, {told}"))
+        reason = "which never end"
+        if math.isfinite(seconds):
+            reason = "but the clock does not move: await clock.advance() in the test, or use VirtualClock(auto=True)"
+        sleeper.woken.set_exception(RuntimeError(f"a task sleeps for {seconds:g} s of virtual time, {reason}"))
 
 
-# How many callbacks of our own wait to run on each loop: two clocks must not take each other for work.
-_looking: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+# Scheduled callbacks of all clocks on each loop, so that two clocks do not count each other as work.
+_pending_ticks: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
 
 
 def _is_busy(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether callbacks wait to run besides those that ask. asyncio has no public word for it."""
-    return len(getattr(loop, "_ready", ())) > _looking.get(loop, 0)
+    """Return whether other callbacks wait to run. asyncio has no public API for that."""
+    return len(getattr(loop, "_ready", ())) > _pending_ticks.get(loop, 0)

@@ -1,7 +1,7 @@
-"""What can go wrong, as values: each ``Fault`` is one thing that an answer, or its lack, can be.
+"""Faults as values: what can go wrong with one response.
 
-A fault changes the answer or breaks the exchange; it never knows a transport. How a broken exchange looks is the
-business of ``transport`` (in memory) and of ``server`` (on a socket).
+A ``Fault`` changes the response or breaks the exchange, independently of the transport. How a broken exchange looks is
+defined in ``transport`` (in memory) and in ``server`` (on a socket).
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ _PROBLEMS = "https://api.twitter.com/2/problems/"
 
 
 class Breakage(Enum):
-    """How an exchange ends without a whole answer."""
+    """How an exchange ends without a complete response."""
 
     CONNECT = auto()
     """No connection: the request is never sent, and not counted."""
     TIMEOUT = auto()
-    """The request arrives and is counted; the answer never comes."""
+    """The request arrives and is counted, but no response is sent."""
     DISCONNECT = auto()
-    """The connection is closed before the answer's first byte."""
+    """The connection is closed before the first byte of the response."""
     RESET = auto()
     """The connection is reset in the middle of the body."""
 
 
 def problem(status: int, **fields: object) -> bytes:
-    """A body of the API family's own form for a status."""
+    """Return a problem document of the API's form for a status."""
     phrase = HTTPStatus(status).phrase
     return json.dumps({"title": phrase, "detail": phrase, "type": "about:blank", "status": status} | fields).encode()
 
 
 @frozen(repr=False)
 class Fault:
-    """One thing that goes wrong: script it with ``FakeApi.fail``. Made by the methods below."""
+    """One fault, to script with ``FakeApi.fail``. The class methods below create them."""
 
     name: str
-    """How it is shown: the method that made it."""
+    """The call that created it, for the repr."""
     change: Callable[[Response], Response] | None = None
-    """The answer that comes instead of the good one."""
+    """Returns the response that replaces the good one; ``None``: the good one is sent."""
     breakage: Breakage | None = None
-    """How the exchange ends without a whole answer."""
+    """How the exchange breaks; ``None``: it does not."""
     delay: float = 0.0
-    """Seconds until the answer comes."""
+    """Seconds until the response is sent."""
     spends_window: bool = False
-    """Whether the app's window is spent from then on."""
+    """True if the app's window has no calls left afterwards."""
     repeats: bool = False
-    """Whether the answer is the one that came before."""
+    """True if the app's previous response is sent once more."""
 
     def __repr__(self) -> str:
         return f"Fault.{self.name}"
 
     def changed(self, good: Response) -> Response:
-        """The answer that comes, where the good one would have."""
+        """Return the response that replaces the good one."""
         return good if self.change is None else self.change(good)
 
     @classmethod
@@ -74,14 +74,14 @@ class Fault:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Self:
-        """That status, with that body (if left out, the API family's own) and those headers beside the usual."""
+        """A response with this status and body (default: the API's problem document) and additional headers."""
         if body is None:
             content = problem(status) if status in HTTPStatus._value2member_map_ else b""
         elif isinstance(body, bytes):
             content = body
         else:
             content = (body if isinstance(body, str) else json.dumps(dict(body))).encode()
-        # Seen live: a 401 comes without the window's headers. The edge's own 5xx does not know of them.
+        # In live captures a 401 has no headers of the window. A 5xx of the edge has none, either.
         silent = status >= 500 or status == HTTPStatus.UNAUTHORIZED
 
         def change(good: Response) -> Response:
@@ -92,10 +92,10 @@ class Fault:
 
     @classmethod
     def rate_limited(cls, *, headers: Mapping[str, str | None] | None = None) -> Self:
-        """The 15-minute window is spent: a 429 now, and until its reset.
+        """No calls are left in the 15-minute window: a 429, also for the calls after it until the reset.
 
-        ``headers`` overwrites what the answer says of it, for a server that lies (``None`` leaves one out); such an
-        answer stands alone and spends nothing.
+        ``headers`` replaces headers of the response, or with ``None`` removes them, to simulate a server that reports
+        wrong values. Then only this response is a 429, and the window stays open.
         """
 
         def change(good: Response) -> Response:
@@ -157,7 +157,7 @@ class Fault:
 
     @classmethod
     def html(cls, status: int = 200) -> Self:
-        """A page from the edge, not the API speaking."""
+        """An HTML page, sent by the edge instead of the API."""
         page = b"<!DOCTYPE html><html><head><title>Something went wrong</title></head><body></body></html>"
 
         def change(good: Response) -> Response:
@@ -167,7 +167,7 @@ class Fault:
 
     @classmethod
     def garbled(cls) -> Self:
-        """A good answer whose JSON ends in the middle."""
+        """A good response whose JSON is cut in the middle."""
         return cls("garbled()", lambda good: Response(good.status, good.headers, good.body[: len(good.body) // 2]))
 
     @classmethod
@@ -177,7 +177,7 @@ class Fault:
 
     @classmethod
     def with_headers(cls, **headers: str | None) -> Self:
-        """A good answer with other headers (``_`` for ``-``); ``None`` leaves one out: a lying or a silent server."""
+        """A good response with other headers (``_`` stands for ``-``); ``None`` removes one."""
         changes = {name.replace("_", "-"): value for name, value in headers.items()}
 
         def change(good: Response) -> Response:
@@ -188,12 +188,12 @@ class Fault:
 
     @classmethod
     def slow(cls, seconds: float) -> Self:
-        """A good answer that takes so long. Beside a quick one, it also arrives out of order."""
+        """A good response after a delay. Together with a fast one it also arrives out of order."""
         return cls(f"slow({seconds:g})", delay=seconds)
 
     @classmethod
     def repeated(cls) -> Self:
-        """The app's last answer once more, as a cache on the way may give it."""
+        """The app's previous response once more, as a cache in between may send it."""
         return cls("repeated()", repeats=True)
 
     @classmethod
@@ -203,12 +203,12 @@ class Fault:
 
     @classmethod
     def timeout(cls) -> Self:
-        """The answer does not come."""
+        """The request arrives, but no response is sent."""
         return cls("timeout()", breakage=Breakage.TIMEOUT)
 
     @classmethod
     def disconnected(cls) -> Self:
-        """The connection ends before the answer begins."""
+        """The connection ends before the response begins."""
         return cls("disconnected()", breakage=Breakage.DISCONNECT)
 
     @classmethod

@@ -1,7 +1,7 @@
-"""The pytest fixtures: a project that has twusage and pytest installed has them, without importing anything.
+"""The pytest fixtures, which pytest loads automatically if twusage is installed.
 
-They are plain fixtures, not async ones, so they work the same in pytest-asyncio's auto and strict mode, and under
-anyio. What they give is imported when a test first asks for it.
+They are synchronous fixtures, so they work the same in pytest-asyncio's auto and strict mode, and under anyio. Each
+imports what it returns on first use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def twusage_clock() -> VirtualClock:
-    """A clock of this test's own, on which fifteen minutes take milliseconds."""
+    """A virtual clock, on which fifteen minutes take milliseconds."""
     from twusage.testing import VirtualClock
 
     return VirtualClock()
@@ -42,7 +42,7 @@ def twusage_clock() -> VirtualClock:
 
 @pytest.fixture
 def twusage_api(twusage_clock: VirtualClock) -> FakeApi:
-    """The fake service: a believable project, on ``twusage_clock``."""
+    """The simulated service with a realistic project, on ``twusage_clock``."""
     from twusage.testing import FakeApi
 
     return FakeApi(clock=twusage_clock)
@@ -60,7 +60,7 @@ def twusage_transport(twusage_api: FakeApi) -> FakeTransport:
 def twusage_client(
     twusage_api: FakeApi, twusage_transport: FakeTransport, twusage_clock: VirtualClock
 ) -> Iterator[UsageClient]:
-    """A client of the first app of ``twusage_api``. The test fails if a ``get_usage()`` of it was never awaited."""
+    """A client of the first app of ``twusage_api``. The test fails if it does not await a ``get_usage()``."""
     from twusage.client import UsageClient
 
     calls: list[Coroutine[Any, Any, Usage]] = []
@@ -98,12 +98,12 @@ def twusage_history() -> Iterator[History]:
 
 
 class _InPlace(Executor):
-    """Runs each function in the caller's thread: a virtual clock takes a task that waits for a thread for idle."""
+    """Runs functions in the caller's thread, because a task that waits for a thread seems idle to a VirtualClock."""
 
     def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
         future: Future[T] = Future()
         try:
             future.set_result(function(*arguments, **keywords))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the function's
+        except BaseException as error:  # noqa: BLE001 - any error of the function is its result
             future.set_exception(error)
         return future

@@ -1,7 +1,7 @@
-"""Record what the real API answered, without its secrets; play it back in tests. JSON to read and to commit.
+"""Record responses of the live API without secrets, and replay them in tests. The files are JSON, safe to commit.
 
-A recording is a list of exchanges. A request is its method, path and query (not its host: both hosts answer alike); its
-headers are not recorded at all. An answer keeps the headers that mean something, and its body as JSON where it is JSON.
+A recording is a list of exchanges. Of a request it has the method, path and query; not the host, because both hosts
+return the same, and no headers. Of a response it has the status, the known headers, and the body (as JSON if it is).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from twusage.transport import Transport
 __all__ = ["RecordingTransport", "ReplayTransport"]
 
 _FORMAT = 1
-# An allow-list: what is not known to be harmless (cookies, whatever a proxy adds) stays out.
+# An allow-list: other headers, such as cookies and those of a proxy, may be confidential.
 _KEPT_HEADERS = re.compile("content-type|date|retry-after|api-version|x-access-level|x-transaction-id|x-rate-limit-.*")
 _SECRET_FIELDS = {"access_token"}
 _REDACTED = "redacted"
-# The same in an answer that is cut, or no JSON for another reason.
+# The same field in a body that is not JSON, for instance because it is truncated.
 _A_TOKEN = re.compile(rb'("access_token"\s*:\s*"?)[^"\s,}]+')
 
 
 class RecordingTransport:
-    """Sends through another transport, and writes every exchange to a file, secrets taken out.
+    """Sends through another transport, and records every exchange in a file, with secrets redacted.
 
     Args:
-        inner: who really sends. It is closed with this one.
-        path: the file. It is written anew: after each exchange it holds all of this transport's.
+        inner: sends the requests. It is closed together with this transport.
+        path: the file. It is overwritten, and contains all exchanges of this transport after each of them.
     """
 
     def __init__(self, inner: Transport, path: str | os.PathLike[str]) -> None:
@@ -45,16 +45,16 @@ class RecordingTransport:
         self._exchanges: list[dict[str, object]] = []
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        """Send and record. See ``Transport.send``."""
+        """Send and record one request. See ``Transport.send``."""
         try:
             response = await self._inner.send(request, timeout=timeout)
         except TransportError as error:
-            told = {"type": type(error).__name__, "message": str(error)} | {
+            document = {"type": type(error).__name__, "message": str(error)} | {
                 name: True for name in ("retryable", "retry_once") if getattr(error, name)
             }
-            self._record(request, error=told)
+            self._record(request, error=document)
             raise
-        self._record(request, response=_written(request, response))
+        self._record(request, response=_response_document(request, response))
         return response
 
     async def aclose(self) -> None:
@@ -64,17 +64,17 @@ class RecordingTransport:
     def _record(self, request: Request, **outcome: object) -> None:
         self._exchanges.append({"request": _key(request), **outcome})
         text = json.dumps({"twusage_recording": _FORMAT, "exchanges": self._exchanges}, indent=2)
-        # All or nothing: a reader never finds half a recording.
+        # Replaced as a whole, so that a reader never sees half a recording.
         draft = self._path.with_name(f"{self._path.name}.new")
         draft.write_text(f"{text}\n", encoding="utf-8")
         draft.replace(self._path)
 
 
 class ReplayTransport:
-    """Answers as a recording says: the exchanges of one request in their order, each once.
+    """Returns the recorded responses: those of equal requests in their order, each once.
 
     Raises:
-        ValueError: the file is no recording.
+        ValueError: the file is not a recording.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -83,34 +83,35 @@ class ReplayTransport:
         try:
             recording = json.loads(self._path.read_text(encoding="utf-8"))
             if recording["twusage_recording"] != _FORMAT:
-                raise ValueError("another format")  # noqa: TRY301 - told below, with the others
+                raise ValueError("another format")  # noqa: TRY301 - reported below, like the others
             for exchange in recording["exchanges"]:
-                answer = _error(exchange["error"]) if "error" in exchange else _read(exchange["response"])
-                self._exchanges.setdefault(exchange["request"], []).append(answer)
+                outcome = _error(exchange["error"]) if "error" in exchange else _read(exchange["response"])
+                self._exchanges.setdefault(exchange["request"], []).append(outcome)
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{self._path} is not a recording of RecordingTransport ({error!r})") from None
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109, ARG002 - as Transport has it
-        """The recorded answer, or the recorded error. ``AssertionError`` for a request that was not recorded, or not as
-        often.
+        """Return the recorded response, or raise the recorded error.
+
+        Raises ``AssertionError`` if the request was not recorded, or not as often.
         """
         key = _key(request)
         if not self._exchanges.get(key):
             known = "; ".join(f"{key} ({len(left)} left)" for key, left in self._exchanges.items()) or "nothing"
-            raise AssertionError(f"{self._path} has no answer (left) to {key}. It holds: {known}. Record it again")
-        answer = self._exchanges[key].pop(0)
-        if isinstance(answer, TransportError):
-            raise answer
-        return answer
+            raise AssertionError(f"{self._path} has no response (left) to {key}. It contains: {known}. Record it again")
+        outcome = self._exchanges[key].pop(0)
+        if isinstance(outcome, TransportError):
+            raise outcome
+        return outcome
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection to close."""
 
     def assert_all_used(self) -> None:
-        """Raise ``AssertionError`` if something was recorded and never asked for."""
+        """Raise ``AssertionError`` if a recorded exchange was never requested."""
         left = {key: len(exchanges) for key, exchanges in self._exchanges.items() if exchanges}
-        if left:  # not an assert statement: python -O would leave it out
-            raise AssertionError(f"recorded and never asked for: {left}")
+        if left:  # not an assert statement, because python -O removes those
+            raise AssertionError(f"recorded and never requested: {left}")
 
 
 def _key(request: Request) -> str:
@@ -118,19 +119,19 @@ def _key(request: Request) -> str:
     return f"{request.method} {url.path}{f'?{url.query}' if url.query else ''}"
 
 
-def _written(request: Request, response: Response) -> dict[str, object]:
+def _response_document(request: Request, response: Response) -> dict[str, object]:
     headers = {name: value for name, value in response.headers.items() if _KEPT_HEADERS.fullmatch(name)}
-    # As text once more, so that an echo of the credentials is found in whatever field it stands.
+    # Serialized first, so that an echo of the credentials is found in any header.
     cleaned = json.loads(redact_credentials(json.dumps(headers).encode(), request))
     body = redact_credentials(response.body, request)
-    return {"status": response.status, "headers": cleaned} | _written_body(body)
+    return {"status": response.status, "headers": cleaned} | _body_document(body)
 
 
-def _written_body(body: bytes) -> dict[str, object]:
+def _body_document(body: bytes) -> dict[str, object]:
     try:
         document = decode_document(body)
     except DecodeError:
-        # What is not JSON is kept byte for byte, as text in which every byte is a character; but for a token in it.
+        # Other bodies are stored byte for byte as Latin-1, apart from a token in them.
         return {"body": _A_TOKEN.sub(rb"\1" + _REDACTED.encode(), body).decode("latin-1")}
     return {"json": _redacted(document)}
 
@@ -141,15 +142,16 @@ def _redacted(value: object) -> object:
     return [_redacted(item) for item in value] if isinstance(value, list) else value
 
 
-def _read(written: Mapping[str, Any]) -> Response:
-    body = json.dumps(written["json"]).encode() if "json" in written else written["body"].encode("latin-1")
-    return Response(int(written["status"]), {str(name): str(value) for name, value in written["headers"].items()}, body)
+def _read(document: Mapping[str, Any]) -> Response:
+    body = json.dumps(document["json"]).encode() if "json" in document else document["body"].encode("latin-1")
+    headers = {str(name): str(value) for name, value in document["headers"].items()}
+    return Response(int(document["status"]), headers, body)
 
 
-def _error(written: Mapping[str, Any]) -> TransportError:
-    kind = getattr(errors, written["type"], None)
+def _error(document: Mapping[str, Any]) -> TransportError:
+    kind = getattr(errors, document["type"], None)
     if not (isinstance(kind, type) and issubclass(kind, TransportError)):
         kind = TransportError
     return kind(
-        written["message"], retryable=written.get("retryable", False), retry_once=written.get("retry_once", False)
+        document["message"], retryable=document.get("retryable", False), retry_once=document.get("retry_once", False)
     )

@@ -1,6 +1,6 @@
 """The fake API on a socket, for programs in any language and for end-to-end tests.
 
-``fake_app`` is the aiohttp application; ``FakeServer`` runs it in a thread of its own, so that a test needs no loop.
+``fake_app`` is the aiohttp application; ``FakeServer`` runs it in its own thread, so that a test needs no event loop.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ __all__ = ["FakeServer", "fake_app"]
 
 
 def fake_app(api: FakeApi) -> web.Application:
-    """An aiohttp application that answers as the API does: run it with ``aiohttp.web``.
+    """Return an aiohttp application that serves the fake, to run with ``aiohttp.web``.
 
-    What breaks an exchange in memory breaks it on the wire: a connection that cannot be made (here: one that is closed
-    at once), one that is reset in the middle of a body, an answer that does not come while the client waits. Delays are
-    real seconds: the client at the other end of a socket has a clock of its own.
+    Scripted faults break the exchange on the wire: a connection that is refused (here: closed immediately) or reset in
+    the middle of a body, or a response that is never sent. Delays are real seconds, because the client at the other end
+    of the socket has its own clock.
     """
 
-    async def answer(received: web.Request) -> web.StreamResponse:
+    async def handle(received: web.Request) -> web.StreamResponse:
         request = Request(received.method, str(received.url), dict(received.headers), await received.read())
-        outcome = api.exchange(request)
-        await asyncio.sleep(outcome.delay)
-        if outcome.breakage is Breakage.TIMEOUT:
-            await _until_it_hangs_up(received)
-        if outcome.breakage is Breakage.RESET:
-            return await _cut_short(received, outcome.response)
-        if outcome.breakage is not None:
+        exchange = api.exchange(request)
+        await asyncio.sleep(exchange.delay)
+        if exchange.breakage is Breakage.TIMEOUT:
+            await _until_client_disconnects(received)
+        if exchange.breakage is Breakage.RESET:
+            return await _cut_short(received, exchange.response)
+        if exchange.breakage is not None:
             _hang_up(received)
-        response = outcome.response
+        response = exchange.response
         return web.Response(status=response.status, headers=dict(response.headers), body=response.body)
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", handle)
     return app
 
 
@@ -59,18 +59,18 @@ def _hang_up(received: web.Request) -> None:
         received.transport.abort()
 
 
-async def _until_it_hangs_up(received: web.Request) -> None:
-    # aiohttp does not tell a handler that its client has left, unless its runner is made to.
-    while received.transport is not None and not received.transport.is_closing():  # noqa: ASYNC110 - there is no event
+async def _until_client_disconnects(received: web.Request) -> None:
+    # By default aiohttp does not cancel a handler whose client has disconnected.
+    while received.transport is not None and not received.transport.is_closing():  # noqa: ASYNC110 - aiohttp has no event for it
         await asyncio.sleep(0.02)
 
 
 class FakeServer:
-    """The fake API on a free port of loopback, in a thread of its own: ``with FakeServer(api) as server: ...``.
+    """The fake API on a free port of loopback, in its own thread: ``with FakeServer(api) as server: ...``.
 
     Args:
-        api: who answers; a new ``FakeApi`` if left out.
-        port: the port; 0 takes a free one.
+        api: the fake to serve (default: a new ``FakeApi``).
+        port: the port (default: a free one).
     """
 
     def __init__(self, api: FakeApi | None = None, *, port: int = 0) -> None:
@@ -82,7 +82,7 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        """What ``base_url=`` or ``TWUSAGE_BASE_URL`` takes."""
+        """The value for ``base_url=`` or ``TWUSAGE_BASE_URL``."""
         return f"http://127.0.0.1:{self._port}"
 
     @property

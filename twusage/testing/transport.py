@@ -1,4 +1,4 @@
-"""FakeTransport: the fake API in memory. No sockets; its waits are the clock's."""
+"""FakeTransport: the fake API in memory. No sockets; it waits by the clock of the fake."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["FakeTransport"]
 
 
 class FakeTransport:
-    """Carries requests to a ``FakeApi``.
+    """Passes requests to a ``FakeApi``.
 
     Args:
-        api: who answers.
-        clock: what time it is for both; the API's own clock if left out.
-        latency: seconds that every answer takes.
+        api: the simulated service.
+        clock: the clock of both (default: that of ``api``).
+        latency: seconds that every response takes.
     """
 
     def __init__(self, api: FakeApi, *, clock: Clock | None = None, latency: float = 0.0) -> None:
@@ -27,21 +27,21 @@ class FakeTransport:
         self._latency = latency
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        """One request to the fake. See ``Transport.send``."""
-        outcome = self._api.exchange(request)
-        delay = self._latency + outcome.delay
-        if outcome.breakage is Breakage.CONNECT:
+        """Pass one request to the fake. See ``Transport.send``."""
+        exchange = self._api.exchange(request)
+        delay = self._latency + exchange.delay
+        if exchange.breakage is Breakage.CONNECT:
             raise ConnectError("no connection to the fake, as scripted", reason="refused")
-        if outcome.breakage is Breakage.TIMEOUT or delay > timeout:
+        if exchange.breakage is Breakage.TIMEOUT or delay > timeout:
             await self._api.clock.sleep(timeout)
-            raise RequestTimeoutError(f"no whole answer within {timeout:g} s, as scripted")
+            raise RequestTimeoutError(f"no complete response within {timeout:g} s, as scripted")
         if delay:
             await self._api.clock.sleep(delay)
-        if outcome.breakage is Breakage.DISCONNECT:
-            raise ProtocolError("the connection ended before the answer began, as scripted", retryable=True)
-        if outcome.breakage is Breakage.RESET:
-            raise ProtocolError("the answer's body was cut short, as scripted", retryable=True)
-        return outcome.response
+        if exchange.breakage is Breakage.DISCONNECT:
+            raise ProtocolError("the connection ended before the response began, as scripted", retryable=True)
+        if exchange.breakage is Breakage.RESET:
+            raise ProtocolError("the response body is truncated, as scripted", retryable=True)
+        return exchange.response
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection to close."""
