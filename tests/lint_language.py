@@ -15,7 +15,6 @@ CHECKED = ("twusage", "docs", "README.md", "CONTRIBUTING.md", "conftest.py", "no
 UNSWEPT = {
     "twusage/cli/call.py",
     "twusage/cli/check.py",
-    "twusage/cli/doctor.py",
     "twusage/cli/history.py",
     "twusage/cli/one_sentence.py",
     "twusage/cli/show.py",

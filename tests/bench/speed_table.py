@@ -49,9 +49,7 @@ ROWS = (
     Row("decode/xdk", _DECODE, "`json.loads` and xdk's models (all text)", 0.55),
     Row("decode/pydantic", _DECODE, "pydantic: `model_validate_json`", 0.65),
     Row("decode/orjson", _DECODE, "`orjson.loads` alone, untyped"),
-    Row(
-        "sparse/json", "decode the fake's response for 10 apps: every third is sparse", "`json.loads` alone, untyped"
-    ),
+    Row("sparse/json", "decode the fake's response for 10 apps: every third is sparse", "`json.loads` alone, untyped"),
     Row("speed/msgspec", _SPEED, "msgspec alone, into its Structs", 1.5),
     Row("speed/json", _SPEED, "`json.loads` alone, untyped", 0.9),
     Row("speed/sparse", "decode the fake's response for 10 apps, with msgspec", "`json.loads` alone, untyped"),
