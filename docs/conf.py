@@ -46,6 +46,10 @@ nitpick_ignore_regex = [
 # Not public, and named in annotations only.
 nitpick_ignore = [
     ("py:class", "twusage.limiter._LocalSlot"),
+    ("py:class", "matplotlib.axes.Axes"),
+    ("py:class", "Axes"),
+    ("py:class", "prometheus_client.metrics_core.Metric"),
+    ("py:class", "prometheus_client.registry.Collector"),
     ("py:class", "twusage.integrations.fleet_queue.FleetSlot"),
     ("py:class", "twusage.integrations.redis._RedisSlot"),
     ("py:class", "RetryCallState"),  # tenacity's

@@ -48,7 +48,8 @@ def picture(mode: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
         f"<desc>{escape(plain)}</desc>\n"
         f'<rect width="{width}" height="{height}" rx="8" fill="{paper}" stroke="{ink}" stroke-opacity=".25"/>\n'
-        f'<g font-family="{FONT}" font-size="15" fill="{ink}" shape-rendering="crispEdges">\n{"".join(drawn)}</g>\n</svg>\n'
+        f'<g font-family="{FONT}" font-size="15" fill="{ink}" shape-rendering="crispEdges">\n'
+        f"{''.join(drawn)}</g>\n</svg>\n"
     )
 
 

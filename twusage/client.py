@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from twusage import protocol
+from twusage.activity import Activity
 from twusage.auth import Auth, Secret, TokenEndpoint, TokenProvider, as_auth, auth_from_env
 from twusage.cache import UsageCache
 from twusage.clock import Clock, SystemClock, Wait
@@ -112,6 +113,7 @@ class UsageClient:
         self._on_wait = on_wait
         self._credentials = self._provider(checked_auth, self._transport)
         self._rate_limit: RateLimit | None = None
+        self._activity = Activity()
         self._cap_reset_day: int | None = None
         self._closed = False
         self._authorized: tuple[Request, Secret, Request] | None = None
@@ -148,6 +150,11 @@ class UsageClient:
     def rate_limit(self) -> RateLimit | None:
         """The newest state of the app's 15-minute window that a response reported, or ``None``."""
         return self._rate_limit
+
+    @property
+    def activity(self) -> Activity:
+        """What this client has sent and received since it was made, for metrics."""
+        return self._activity
 
     async def get_usage(
         self,
@@ -196,7 +203,14 @@ class UsageClient:
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
-        budget, began = CallBudget(self._retry.max_wait), self._clock.monotonic()
+        try:
+            return await self._call_with_retries(request)
+        except TwUsageError:
+            self._activity.up = False
+            raise
+
+    async def _call_with_retries(self, request: Request) -> Usage:
+        budget, began = CallBudget(self._retry.max_wait, activity=self._activity), self._clock.monotonic()
         try:
             # The first attempt runs without tenacity: AsyncRetrying adds 15 to 30 µs, as much as the rest of the call.
             usage = await self._attempt(request, budget, self._credentials, self._transport)
@@ -213,6 +227,7 @@ class UsageClient:
     def _succeed(self, request: Request, usage: Usage, budget: CallBudget) -> Usage:
         budget.record_success()
         self._cap_reset_day = usage.cap_reset_day or self._cap_reset_day
+        self._activity.record_usage(usage)
         self._cache.store(request.url, usage)
         return usage
 
@@ -249,6 +264,14 @@ class UsageClient:
         return self._authorized[2]  # Most calls of a program are equal.
 
     async def _exchange(self, request: Request, slot: Slot, transport: Transport) -> Usage:
+        self._activity.requests += 1
+        try:
+            return await self._send_and_read(request, slot, transport)
+        except TwUsageError as error:
+            self._activity.record_failure(error)
+            raise
+
+    async def _send_and_read(self, request: Request, slot: Slot, transport: Transport) -> Usage:
         try:
             response = await transport.send(request, timeout=self._timeout)
         except ConnectError as error:

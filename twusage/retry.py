@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from attrs import Attribute, define, field, frozen
 
+from twusage.activity import Activity
 from twusage.clock import Clock, Wait
 from twusage.errors import AuthenticationError, ConfigurationError, QuotaError, RateLimitedError, TwUsageError
 
@@ -53,10 +54,14 @@ class CallBudget:
     """Seconds that the call may still spend waiting."""
     retry_tokens: RetryTokenBucket | None = None
     """The app's bucket; ``None`` until the app is known, then a bucket of this call's own."""
+    activity: Activity | None = None
+    """Counts the waits of the client."""
 
     def charge_wait(self, seconds: float) -> None:
         """Subtract seconds that the call has waited."""
         self.wait_left -= seconds
+        if self.activity is not None:
+            self.activity.record_wait(seconds)
 
     def take_retry_token(self) -> bool:
         """Take one token for a retry, if there is one."""

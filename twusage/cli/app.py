@@ -16,6 +16,8 @@ from twusage.cli.fake import fake
 from twusage.cli.forecast import forecast
 from twusage.cli.history import history
 from twusage.cli.one_sentence import one_sentence
+from twusage.cli.report import report
+from twusage.cli.serve import serve
 from twusage.cli.show import show
 from twusage.cli.watch import watch
 
@@ -41,7 +43,7 @@ class _Commands(click.Group):
 
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {end.code:>3}  {end.meaning}" for end in EXITS)
-for command in (show, forecast, watch, doctor, *history.commands.values()):
+for command in (show, forecast, watch, serve, report, doctor, *history.commands.values()):
     command.epilog = _EPILOG
 
 
@@ -61,5 +63,5 @@ def twusage(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (show, forecast, check, watch, history, doctor, fake):
+for command in (show, forecast, check, watch, serve, report, history, doctor, fake):
     twusage.add_command(command)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from itertools import chain
@@ -18,9 +20,11 @@ from twusage.diagnostics.credentials import MAX_TOKEN_FILE, check_token_text, re
 from twusage.diagnostics.report import Finding
 from twusage.errors import ConfigurationError
 
-__all__ = ["access_options", "credentials", "names_option", "place_of", "read_token", "run_with_client"]
+__all__ = ["access_options", "credentials", "every_option", "names_option", "place_of", "read_token", "run_with_client"]
 
 T = TypeVar("T")
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _checked_proxy(_: click.Context, __: click.Parameter, proxy: str | None) -> str | None:
@@ -79,6 +83,26 @@ def _checked_names(_: click.Context, __: click.Parameter, given: tuple[str, ...]
                 raise click.UsageError(f"{place} takes ID=NAME, such as 27002234=collector")
             names[app] = name
     return names
+
+
+def every_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--every TIME``, in seconds."""
+    return click.option(
+        "--every",
+        default=default,
+        show_default=True,
+        metavar="TIME",
+        callback=_checked_every,
+        help="From one request to the next: 5m, 1h; at least 1m.",
+    )
+
+
+def _checked_every(_: click.Context, __: click.Parameter, given: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", given, re.ASCII)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 60 <= seconds < math.inf:
+        raise click.UsageError(f"--every takes a duration such as 5m or 1h, at least one minute, got {given}")
+    return seconds
 
 
 def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:

@@ -17,7 +17,7 @@ from attrs import define
 
 from twusage.cli.board import Board
 from twusage.cli.call import Access, call_options
-from twusage.cli.options import run_with_client
+from twusage.cli.options import every_option, run_with_client
 from twusage.cli.output import is_terminal, write
 from twusage.cli.store import history_option, opened
 from twusage.client import UsageClient
@@ -27,17 +27,8 @@ from twusage.monitor import watch as watch_usage
 
 __all__ = ["watch"]
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _EXEC_TIMEOUT = 60.0
 """Seconds that the command of ``--exec`` has for one event."""
-
-
-def _checked_every(_: click.Context, __: click.Parameter, given: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", given, re.ASCII)
-    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
-    if seconds < 60:
-        raise click.UsageError(f"--every takes a duration such as 5m or 1h, at least one minute, got {given}")
-    return seconds
 
 
 def _checked_thresholds(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[float, ...]:
@@ -55,14 +46,7 @@ def _checked_thresholds(_: click.Context, __: click.Parameter, given: tuple[str,
 
 
 @click.command(short_help="Watch the cap: a live view, or JSON lines on a pipe.")
-@click.option(
-    "--every",
-    default="15m",
-    show_default=True,
-    metavar="TIME",
-    callback=_checked_every,
-    help="From one request to the next: 5m, 1h; at least 1m.",
-)
+@every_option("15m")
 @click.option(
     "--threshold",
     "thresholds",

@@ -248,6 +248,7 @@ def view_of(
     *,
     now: dt.datetime,
     days: int = 7,
+    until: dt.date | None = None,
     names: Mapping[str, str] | None = None,
     events: Iterable[WatchEvent] = (),
     stale_after: float | None = None,
@@ -258,13 +259,14 @@ def view_of(
         usage: a response with the days of the project and of its apps, ``FETCHED_DAYS`` of them for the forecast.
         now: the present instant, aware. The forecast is of the instant at which the response arrived.
         days: the number of days to show.
+        until: the last day to show (default: today).
         names: names for client apps, by id.
         events: what a watch yielded; samples and other cycles are left out.
         stale_after: seconds from which on the response is stale (default: never).
     """
     moment = _moment(usage, now)
     cycle, ahead = cycle_of(usage, moment), forecast(usage, now=moment)
-    end = _last_day(usage, moment.date())
+    end = until or _last_day(usage, moment.date())
     shown = last_days(usage, days, end=end)
     ranked = _ranked(usage, shown, names or {})
     found = _days(shown, ranked, days, end, moment.date())
