@@ -6,13 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.ext import napoleon
 from sphinx.ext.napoleon.docstring import GoogleDocstring
-from sphinx_design.shared import PassthroughTextElement
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -135,12 +133,13 @@ def _as_spans(lines: str) -> str:
     return lines.replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
 
-def _plain(app: Sphinx, doctree: nodes.document, page: str) -> None:
+def _plain(app: Sphinx, doctree: Any, page: str) -> None:
     """Keep the text of nodes that the Markdown pages of sphinx-llm would drop."""
     del page
     if app.builder.name != "html":
-        for node in [*doctree.findall(nodes.abbreviation), *doctree.findall(PassthroughTextElement)]:
-            node.replace_self(nodes.Text(node.astext()))
+        dropped = {"abbreviation", "PassthroughTextElement"}
+        for node in list(doctree.findall(lambda node: type(node).__name__ in dropped)):
+            node.replace_self(node.children)
 
 
 def _without_entities(app: Sphinx, failed: Exception | None) -> None:

@@ -63,11 +63,11 @@ def test_the_options_of_the_fake_are_documented() -> None:
     assert documented == {name: str(value) if isinstance(value, int) else "made up" for name, value in options.items()}
 
 
-@pytest.mark.parametrize("script", ["cli_output.py", "pictures.py"])
+@pytest.mark.parametrize("script", ["cli_output.py", "pictures.py", "dashboard_picture.py"])
 def test_the_pages_and_pictures_show_what_the_commands_print(script: str) -> None:
     """docs/cli.md and docs/_static hold real output: ``python docs/<script>`` renews it."""
-    pytest.importorskip("sqlalchemy")
-    pytest.importorskip("rich")
+    for module in ("sqlalchemy", "rich", "prometheus_client"):
+        pytest.importorskip(module)
     command = [sys.executable, str(DOCS / script), "--check"]
     environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
     done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)  # noqa: S603 - our own
