@@ -20,15 +20,13 @@ nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
 # Not uv, even if it is installed, so that pip's settings (an index, a certificate) always apply.
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "types", "layers", "tests", "tests_plain", "lowest", "docs", "build"]
+nox.options.sessions = ["lint", "types", "layers", "tests", "tests_plain", "lowest", "torture", "docs", "build"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PROJECT = PYPROJECT["project"]
 PYTHONS = nox.project.python_versions(PYPROJECT)
 OLDEST = PYTHONS[0]
 EXTRAS = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
-# Not run with other extras or versions, because these do not change the result.
-WITHOUT_LONG = ["--ignore=tests/fuzz", "--ignore=tests/soak"]
 WITH_EXTRAS = f".[{','.join(PROJECT['optional-dependencies'])}]"
 
 
@@ -37,9 +35,16 @@ def group(*names: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, *names)
 
 
+@nox.session(python=OLDEST)
+def quick(session: nox.Session) -> None:
+    """Run the unit tests: no socket, no process, no real wait."""
+    session.install("-e", WITH_EXTRAS, *group("tests"))
+    session.run("pytest", "tests/unit", *session.posargs)
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run all tests with all extras. On the oldest Python they must cover every line and branch."""
+    """Run unit and integration tests with all extras. On the oldest Python they must cover every line and branch."""
     session.install("-e", WITH_EXTRAS, *group("tests"))
     if session.python != OLDEST or session.posargs:  # Selected tests do not cover everything.
         session.run("pytest", *session.posargs)
@@ -52,23 +57,21 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "report", *([f"--omit={','.join(untested)}"] if untested else []))
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=OLDEST)
 def tests_plain(session: nox.Session) -> None:
-    """Run the tests without extras: those that need one are skipped, and no other fails. Not the fault catalogue, which
-    extras do not affect.
-    """
+    """Run the tests without extras: those that need one are skipped, and no other fails."""
     session.install("-e", ".", *group("tests"))
     # If a test tool depended on an extra, this session would prove nothing. Exit code 1: pip finds none of them.
     names = sorted({Requirement(line).name for line in EXTRAS})
     session.run("python", "-m", "pip", "show", *names, success_codes=[1], silent=True)
-    session.run("pytest", *(session.posargs or ["-m", "not fault", *WITHOUT_LONG]))
+    session.run("pytest", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def lowest(session: nox.Session) -> None:
     """Run all tests with the lowest versions of the dependencies that pyproject.toml allows."""
     session.install("-e", WITH_EXTRAS, *group("tests"), *_lowest_versions(session))
-    session.run("pytest", *(session.posargs or WITHOUT_LONG))
+    session.run("pytest", *session.posargs)
 
 
 def _lowest_versions(session: nox.Session) -> list[str]:
@@ -171,12 +174,19 @@ def mutation(session: nox.Session) -> None:
 def fleet(session: nox.Session) -> None:
     """Run 64 processes with a real Redis; the server must count no 429. `-- --processes 8 --windows 3` is shorter."""
     session.install("-e", ".[redis]")
-    session.run("python", "tests/fleet/fleet.py", *session.posargs)
+    session.run("python", "tests/torture/fleet/fleet.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def torture(session: nox.Session) -> None:
+    """Run the fault catalogue, and the short forms of fuzz, soak, simulation, forecast and the stateful machine."""
+    session.install("-e", WITH_EXTRAS, *group("tests"))
+    session.run("pytest", "tests/torture", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def faults(session: nox.Session) -> None:
-    """Run the fault catalogue, and count it by layer. `tests` runs it, too."""
+    """Run the fault catalogue, and count it by layer. `torture` runs it, too."""
     session.install("-e", WITH_EXTRAS, *group("tests"))
     session.run("pytest", "-m", "fault", "-q", "--no-header", "tests", *session.posargs)
 
@@ -185,28 +195,28 @@ def faults(session: nox.Session) -> None:
 def sim(session: nox.Session) -> None:
     """Simulate the rate limit: the cost of 500 calls in every world, and by other rules. The tests run a part."""
     session.install("-e", ".", *group("tests"))
-    session.run("python", "tests/sim/simulate.py", *session.posargs)
+    session.run("python", "tests/torture/sim/simulate.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def forecast(session: nox.Session) -> None:
     """Measure the forecast's error and the coverage of its range on 1,100 projects. `-- --seed 1` repeats a run."""
     session.install("-e", ".")
-    session.run("python", "tests/forecast/forecast_table.py", *session.posargs)
+    session.run("python", "tests/torture/forecast/forecast_table.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def fuzz(session: nox.Session) -> None:
     """Decode a million generated responses and check each result. `-- --cases 5000000` is the long form."""
     session.install("-e", ".[speed]", *group("tests"))  # so that both readers are compared
-    session.run("python", "tests/fuzz/fuzz.py", *session.posargs)
+    session.run("python", "tests/torture/fuzz/fuzz.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def soak(session: nox.Session) -> None:
     """Send 200,000 requests over a socket; poll for a year in 30 worlds. `-- --requests 1000000` is the long form."""
     session.install("-e", ".", *group("tests"))
-    session.run("python", "tests/soak/soak.py", *session.posargs)
+    session.run("python", "tests/torture/soak/soak.py", *session.posargs)
 
 
 @nox.session

@@ -1,7 +1,7 @@
 """Takes the pictures of the dashboard: ``python docs/dashboard_picture.py``, or ``nox -s pictures``.
 
-They show the real page of ``twusage serve --demo`` at a fixed time, in Debian's Chromium. ``dashboard.txt`` has the text
-of that page: with ``--check`` only this is compared, and the exit code is 1 if the pictures are out of date.
+They show the real page of ``twusage serve --demo`` at a fixed time, in Debian's Chromium. ``dashboard.txt`` has its
+text: with ``--check`` only this is compared, and the exit code is 1 if the pictures are out of date.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
 
 
 def test_the_options_of_the_fake_are_documented() -> None:
-    """Those of ``twusage fake`` and their defaults. ``tests/test_cli.py`` does the same for ``show``."""
+    """Those of ``twusage fake`` and their defaults. ``tests/integration/test_cli.py`` does the same for ``show``."""
     click = pytest.importorskip("click")
     pytest.importorskip("rich")
     from twusage.cli.fake import fake

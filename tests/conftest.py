@@ -4,6 +4,8 @@ fault catalogue.
 
 import inspect
 import os
+import socket
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -31,6 +33,19 @@ class _Response(aiohttp.ClientResponse):
 
 if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
     vars(aioresponses.core)["ClientResponse"] = _Response
+
+
+@pytest.fixture(autouse=True)
+def unit_tests_stay_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold the rule of the tier: a unit test opens no socket and starts no process."""
+    if Path(__file__).with_name("unit") not in request.path.parents:
+        return
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a unit test opens no socket and starts no process: put it into tests/integration")
+
+    for owner, name in ((socket.socket, "connect"), (socket.socket, "bind"), (subprocess, "Popen")):
+        monkeypatch.setattr(owner, name, refuse)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 What belongs here: connections, timeouts, the bounded body, and the translation of aiohttp's exceptions. What a response
 means belongs in ``protocol``. A comment at each guard names the fault and the test that shows it; ``faults`` stands for
-``tests/faults``, ``wire`` for ``tests/test_aiohttp_wire.py``.
+``tests/torture/faults``, ``wire`` for ``tests/integration/test_aiohttp_wire.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """500 calls against one window, in virtual time: what twusage's rules cost, and what the rules in use elsewhere do.
 
-``nox -s sim`` runs all of it; ``python tests/sim/simulate.py --short`` a part. It prints a table, and exits with 1
-where twusage met a 429 that its rules could have known of, lost a call, or took longer than 1.005 of the optimum.
+``nox -s sim`` runs all of it; ``simulate.py --short`` a part. It prints a table, and exits with 1 if
+twusage met a 429 that its rules could have known of, lost a call, or took longer than 1.005 of the optimum.
 
 Calls go through the real ``UsageClient`` to the real ``FakeApi``; between them lie a clock that drifts, ways that take
 a random time there and back, and headers that are floored, ceiled or gone.

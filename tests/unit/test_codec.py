@@ -22,9 +22,9 @@ from twusage.json_reader import decode_document, decode_problem, excerpt, proble
 from twusage.protocol import authorize, usage_request
 from twusage.testing import FakeApi
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
-MODERATE = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+MODERATE = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 
 PROJECT_ID = "1281043626347900822499"
 OCTOBER_30, NOVEMBER_1, NOVEMBER_2, NOVEMBER_5 = (
@@ -1067,7 +1067,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
-@settings(MODERATE, max_examples=400)
+@settings(MODERATE, max_examples=100)
 @given(mutated())
 def test_spoilt_bytes(body: bytes) -> None:
     """A good body, spoilt in any way, gives a Usage or a DecodeError, and nothing else."""
@@ -1125,7 +1125,7 @@ def nodes(document: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-@settings(MODERATE, max_examples=250)
+@settings(MODERATE, max_examples=60)
 @given(st.data())
 def test_any_value_anywhere(data: st.DataObject) -> None:
     """Whatever stands in place of any part of a good document, the answer is a Usage or a DecodeError."""

@@ -369,7 +369,7 @@ def command(case: Case) -> str:
             "echo": case.echo,
         }
     )
-    return f"python tests/fuzz/fuzz.py --case {base64.b64encode(zlib.compress(packed.encode(), 9)).decode()}"
+    return f"python tests/torture/fuzz/fuzz.py --case {base64.b64encode(zlib.compress(packed.encode(), 9)).decode()}"
 
 
 def unpacked(packed: str) -> Case:

@@ -26,7 +26,7 @@ from twusage.cli.options import read_token
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault
 
-DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
+DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
 # Until 8.2, click's runner mixed the two streams unless it was told otherwise.
 APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 Doctor = Callable[..., Result]

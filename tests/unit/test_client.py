@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from twusage import (
-    AiohttpTransport,
     AuthenticationError,
     ClientClosedError,
     ConfigurationError,
@@ -862,23 +861,6 @@ async def test_a_transport_of_the_callers_stays_open(api: FakeApi) -> None:
     async with make_client(api, transport=gate):
         pass
     assert gate.closed == 0
-
-
-async def test_a_transport_of_its_own_is_closed(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
-    """Without transport= the client makes an AiohttpTransport, and closes it."""
-    closed = []
-    close = AiohttpTransport.aclose
-
-    async def aclose(self: AiohttpTransport) -> None:
-        closed.append(self)
-        await close(self)
-
-    monkeypatch.setattr(AiohttpTransport, "aclose", aclose)
-    base_url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with UsageClient("AAAA", base_url=base_url, retry=RetryPolicy.none()) as client:
-        with pytest.raises(ConnectError):
-            await client.get_usage()
-    assert len(closed) == 1
 
 
 # -- The environment ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from twusage.protocol import Response
 
 __all__ = ["_plain_environment", "wire"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CYCLE = BillingCycle.of(10, NOW)
 CROSSED = ThresholdCrossed(at=NOW, project_id="1", cycle=CYCLE, threshold=0.25, used=1, cap=4)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, pipes and terminals of POSIX")

@@ -23,7 +23,7 @@ from twusage.integrations.prometheus import UsageCollector
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, Usage
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
-GRAFANA = Path(__file__).parent.parent / "docs" / "grafana"
+GRAFANA = Path(__file__).parents[2] / "docs" / "grafana"
 ALL = {
     "twusage_project_cap_posts": "gauge",
     "twusage_project_used_posts": "gauge",

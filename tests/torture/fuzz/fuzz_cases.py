@@ -21,7 +21,7 @@ from twusage.clock import SystemClock
 from twusage.protocol import Request, Response, authorize, usage_request
 from twusage.testing import FakeApi
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 # Of the real ones' letters, and nowhere else: whoever sees any of it has seen an echo.
 TOKEN = "AAAAAAAAAAAAAAAAAAAAAFUZZ%2Fwho0reads1this2has%3Dseen3what4nobody5may6see"
 PLAIN = TOKEN.replace("%2F", "/").replace("%3D", "=")

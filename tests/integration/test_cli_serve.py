@@ -36,7 +36,7 @@ from twusage.testing.server import FakeServer
 
 __all__ = ["_plain_environment", "wire"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse: battery staple"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 

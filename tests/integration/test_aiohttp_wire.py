@@ -45,7 +45,7 @@ from scripted_server import (
     zipped,
 )
 
-from twusage import protocol
+from twusage import RetryPolicy, UsageClient, protocol
 from twusage.aiohttp_transport import MAX_BODY, AiohttpTransport
 from twusage.errors import (
     ClientClosedError,
@@ -887,3 +887,20 @@ class TestLoops:
             with pytest.raises(ConfigurationError, match="another event loop"):
                 other.run(ask())
             one.run(session.close())
+
+
+async def test_a_transport_of_its_own_is_closed(monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int) -> None:
+    """Without transport= the client makes an AiohttpTransport, and closes it."""
+    closed = []
+    close = AiohttpTransport.aclose
+
+    async def aclose(self: AiohttpTransport) -> None:
+        closed.append(self)
+        await close(self)
+
+    monkeypatch.setattr(AiohttpTransport, "aclose", aclose)
+    base_url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with UsageClient("AAAA", base_url=base_url, retry=RetryPolicy.none()) as client:
+        with pytest.raises(ConnectError):
+            await client.get_usage()
+    assert len(closed) == 1

@@ -55,7 +55,7 @@ from twusage.protocol import (
     usage_request,
 )
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 BASE = "https://api.twitter.com/2/usage/tweets"
 NO_DAYS: list[Any] = [True, False, 7.0, float("nan"), "7", b"7", [7], (), {}]
 BOTH_DAILY = "usage.fields=daily_client_app_usage,daily_project_usage"
@@ -1106,7 +1106,7 @@ STATUSES = st.sampled_from([200, 204, 301, 304, 400, 401, 402, 403, 404, 408, 42
 )
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=60)
 @given(STATUSES, HEADERS, BODIES, st.sampled_from([NOW, None]), st.sampled_from([None, TestEchoes.REQUEST]))
 def test_any_answer(
     status: int, headers: dict[str, str], body: bytes, now: dt.datetime | None, request: Request | None
