@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import ssl as ssl_module
 import sys
+import threading
 import zlib
-from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import lru_cache
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from yarl import URL
@@ -36,6 +39,7 @@ from twusage.errors import (
     TransportError,
     TwUsageError,
 )
+from twusage.event_loop import LoopBinding, running_task
 from twusage.protocol import Headers, Request, Response
 
 __all__ = ["AiohttpTransport"]
@@ -60,7 +64,7 @@ _SOCKET_REASONS: dict[int | None, ConnectReason] = {
     errno.ENETUNREACH: "unreachable",
 }
 _SESSION_CLOSED = "the connections were closed during this call"
-_OTHER_LOOP = "AiohttpTransport is bound to another event loop; make a UsageClient on each loop, in each process"
+_OTHER_LOOP = "the given aiohttp session is bound to another event loop; create one per loop and process"
 
 
 class AiohttpTransport:
@@ -101,7 +105,7 @@ class AiohttpTransport:
         self._semaphore: AbstractAsyncContextManager[None] = nullcontext()
         self._trust_env = trust_env and proxy is None
         self._max_body = max_body
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._binding = LoopBinding("AiohttpTransport", only_first=session is not None)
         self._closed = False
         # Without the key "proxy", the default of the caller's session applies; None would mean no proxy.
         self._options: dict[str, Any] = {
@@ -154,9 +158,9 @@ class AiohttpTransport:
     async def aclose(self) -> None:
         """Close the session, if it is the transport's own. Nothing can be sent afterwards."""
         session = self._session if self._owns_session else None
-        if session is not None and self._loop not in {None, _running_loop()} and not self._loop.is_closed():
+        if session is not None and not self._binding.is_free:
             # A forked process would end the TLS connections of its parent (faults: test_after_a_fork).
-            raise ConfigurationError(_OTHER_LOOP)
+            self._binding.bind()
         self._closed = True
         if session is not None:
             self._session = None
@@ -219,16 +223,11 @@ class AiohttpTransport:
     async def _get_session(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientClosedError("this transport is closed; make a new one")
-        loop, previous = _running_loop(), None
-        if loop is None or self._loop is not loop:
-            reopens = self._owns_session and self._loop is not None and self._loop.is_closed()
-            if loop is None or not (self._loop is None or reopens):
-                raise ConfigurationError(_OTHER_LOOP)
-            self._loop = loop
-            if self._owns_session:
-                # One asyncio.run() for each event, as on AWS Lambda (TestSessions: test_the_next_loop_is_served).
-                previous, self._session = self._session, None
-                self._semaphore = asyncio.Semaphore(self._limit)
+        previous = None
+        if self._binding.bind() and self._owns_session:
+            previous, self._session = self._session, None
+            self._semaphore = asyncio.Semaphore(self._limit)
+        running_task()  # asyncio.timeout() raises a RuntimeError without one.
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=_Connector(), cookie_jar=aiohttp.DummyCookieJar())
         if self._session.closed:
@@ -250,13 +249,6 @@ def _client_timeout(timeout: float, own_session: bool) -> aiohttp.ClientTimeout:
 @lru_cache(maxsize=64)  # A program sends the same request again and again.
 def _url(text: str) -> URL:
     return URL(text, encoded=True)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # A process that was forked during a call has none (faults: test_forked_within_a_call).
-        return None
 
 
 def _check_proxy(proxy: Any, name: str) -> str:
@@ -292,7 +284,7 @@ _AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeErr
 
 class _Connector(aiohttp.TCPConnector):
     def __init__(self) -> None:
-        super().__init__(limit=0)
+        super().__init__(limit=0, resolver=_Resolver())
         self._seen: WeakSet[Any] = WeakSet()
 
     async def connect(
@@ -318,6 +310,47 @@ class _Connector(aiohttp.TCPConnector):
         if getattr(transport, "max_size", 0) > _SOCKET_READ_SIZE:  # a new connection without TLS
             transport.max_size = _SOCKET_READ_SIZE
         return connection
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up with the system's resolver, in a daemon thread for each look-up.
+
+    aiohttp uses asyncio's executor, for whose threads ``asyncio.run`` and the end of the interpreter wait: with a dead
+    name server, neither a timeout nor Ctrl-C ended the program (test_cli: test_a_name_server_that_does_not_answer).
+    c-ares (aiodns) needs no thread, but ignores nsswitch.conf, mDNS and the split DNS of a VPN.
+    """
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[ResolveResult]] = loop.create_future()
+
+        def look_up() -> None:
+            try:
+                settle = partial(found.set_result, _look_up(host, port, family))
+            except Exception as error:  # noqa: BLE001 - passed on
+                settle = partial(found.set_exception, error)
+            with suppress(RuntimeError):  # The loop was closed in the meantime.
+                loop.call_soon_threadsafe(lambda: found.done() or settle())
+
+        threading.Thread(target=look_up, name="twusage look-up", daemon=True).start()
+        return await found
+
+    async def close(self) -> None:
+        """Leave running look-ups behind."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    # On Windows without a network, AI_ADDRCONFIG finds no localhost.
+    flags = 0 if sys.platform == "win32" else socket.AI_ADDRCONFIG
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    results = []
+    for kind, _, proto, _, address in socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags):
+        # A link-local address keeps its scope: fe80::1%eth0.
+        numbers, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+        results.append(ResolveResult(hostname=host, host=numbers, port=port, family=kind, proto=proto, flags=numeric))
+    return results
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

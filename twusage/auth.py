@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from attrs import frozen
 from twusage.clock import Clock
 from twusage.errors import ClientClosedError, ConfigurationError, TwUsageError
 from twusage.protocol import QUOTES, is_visible_ascii, read_token, token_request
+from twusage.token_file import Flaw, read_token_file
 from twusage.transport import Transport
 
 __all__ = [
@@ -30,7 +32,14 @@ __all__ = [
     "auth_from_env",
 ]
 
-TOKEN_VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+# One that ends in _FILE holds the path of a token file, as for secrets of containers.
+TOKEN_VARIABLES = (
+    "X_BEARER_TOKEN",
+    "X_BEARER_TOKEN_FILE",
+    "TWITTER_BEARER_TOKEN",
+    "TWITTER_BEARER_TOKEN_FILE",
+    "BEARER_TOKEN",
+)
 # Read if none of these is set: an API key and its secret.
 KEY_VARIABLES = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
 
@@ -319,13 +328,13 @@ def as_secret(text: Secret | str, *, name: str = "token") -> Secret:
 def auth_from_env() -> BearerToken | AppOnlyAuth:
     """Return the credentials of the environment.
 
-    They are the first of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` and ``BEARER_TOKEN`` that is not empty; without
-    one, ``X_API_KEY`` with ``X_API_SECRET``, or ``TWITTER_API_KEY`` with ``TWITTER_API_SECRET``. Raises
-    ``ConfigurationError`` if there are none, or if they are malformed.
+    They are the first of ``TOKEN_VARIABLES`` that is not empty; without one, ``X_API_KEY`` with ``X_API_SECRET``, or
+    ``TWITTER_API_KEY`` with ``TWITTER_API_SECRET``. Raises ``ConfigurationError`` if there are none, or if they are
+    malformed.
     """
     for name in TOKEN_VARIABLES:
         if os.environ.get(name):
-            return BearerToken(_from_env(name))
+            return BearerToken(_from_file(name) if is_file_variable(name) else _from_env(name))
     for pair in KEY_VARIABLES:
         if reason := missing_half(pair, os.environ):
             raise ConfigurationError(reason)
@@ -343,6 +352,23 @@ def missing_half(pair: tuple[str, str], environ: Mapping[str, str]) -> str | Non
         if environ.get(present) and not environ.get(absent):
             return f"{present} is set, but {absent} is not"
     return None
+
+
+def is_file_variable(name: str) -> bool:
+    """Return whether the variable of this name holds the path of a token file."""
+    return name.endswith("_FILE")
+
+
+def read_file_variable(name: str, environ: Mapping[str, str]) -> str | Flaw:
+    """Return the token in the file that a variable names, or why there is none. The path is not shown."""
+    return read_token_file(lambda: Path(environ[name]).open("rb"), f"the file that {name} names")
+
+
+def _from_file(name: str) -> Secret:
+    token = read_file_variable(name, os.environ)
+    if isinstance(token, Flaw):
+        raise ConfigurationError(f"{token.message}. {token.advice}")
+    return Secret(token)
 
 
 def _from_env(name: str) -> Secret:

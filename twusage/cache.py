@@ -62,7 +62,8 @@ class UsageCache:
 
     async def cancel_calls(self) -> None:
         """Cancel the shared calls under way, and wait until they have ended."""
-        await asyncio.gather(*(flight.cancel() for flight in self._flights.values()))
+        if self._flights:  # Without any, no event loop is needed.
+            await asyncio.gather(*(flight.cancel() for flight in self._flights.values()))
 
     def _age(self, entry: _CacheEntry) -> float:
         # The monotonic clock stands still during a suspend; the wall clock may be set back.

@@ -28,7 +28,8 @@ from twusage.errors import (
     TwUsageError,
     UsageCapExceededError,
 )
-from twusage.limiter import RateLimiter, Slot, default_limiter
+from twusage.event_loop import LoopBinding, running_task
+from twusage.limiter import LocalRateLimiter, RateLimiter, Slot, default_limiter
 from twusage.models import RateLimit, Usage, UsageField
 from twusage.protocol import DEFAULT_BASE_URL, Request
 from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budgets_for_running_loop
@@ -46,7 +47,6 @@ _log = logging.getLogger("twusage")
 # Log waits of at least this many seconds.
 _LONG_WAIT = 3.0
 _CLOSED_MEANWHILE = "the client was closed during this call"
-_OTHER_LOOP = "UsageClient is bound to the event loop of its first call; create one client per loop, thread and process"
 
 
 class UsageClient:
@@ -119,8 +119,9 @@ class UsageClient:
         self._authorized: tuple[Request, Secret, Request] | None = None
         self._active_calls: set[asyncio.Task[Any]] = set()
         self._cache = UsageCache(self._clock)
-        # Bound to the event loop at the first call.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._binding = LoopBinding("UsageClient")
+        self._default_limiter: LocalRateLimiter | None = None
+        # Set when a loop is bound.
         self._limiter_in_use: RateLimiter
         self._budgets: dict[str, RetryTokenBucket]
 
@@ -128,7 +129,8 @@ class UsageClient:
     def from_env(cls, **keywords: Any) -> Self:
         """Return a client with the credentials of the environment.
 
-        The token is the first that is set of ``X_BEARER_TOKEN``, ``TWITTER_BEARER_TOKEN`` and ``BEARER_TOKEN``. Without
+        The token is the first that is set of ``X_BEARER_TOKEN``, ``X_BEARER_TOKEN_FILE``, ``TWITTER_BEARER_TOKEN``,
+        ``TWITTER_BEARER_TOKEN_FILE`` and ``BEARER_TOKEN``; a ``_FILE`` is the path of a file with the token. Without
         one, the API key and secret are read from ``X_API_KEY`` and ``X_API_SECRET``, or ``TWITTER_API_KEY`` and
         ``TWITTER_API_SECRET``. ``TWUSAGE_BASE_URL`` is read, too. Takes the keywords of the constructor, which override
         the environment: with ``auth=`` no credentials are read.
@@ -321,15 +323,15 @@ class UsageClient:
 
     async def _run_cancellable(self, call: Coroutine[Any, Any, T]) -> T:
         """Run a call that ``aclose`` can cancel."""
-        loop = _running_loop()
-        if self._closed or loop is None or loop is not self._loop:
-            try:
-                self._bind_to_loop(loop)
-            except TwUsageError:
-                call.close()
-                raise
-        task = asyncio.current_task(loop)
-        assert task is not None  # coroutines on a loop run in a task
+        try:
+            if self._closed:
+                raise ClientClosedError("this client is closed; create a new one")
+            if self._binding.bind():
+                self._begin_loop()
+            task = running_task()
+        except TwUsageError:
+            call.close()
+            raise
         cancelled = task.cancelling()
         self._active_calls.add(task)
         try:
@@ -342,25 +344,29 @@ class UsageClient:
             self._active_calls.discard(task)
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
-    def _bind_to_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Bind to the running loop: its limiter, its retry tokens, and no calls of an earlier loop."""
-        if self._closed:
-            raise ClientClosedError("this client is closed; create a new one")
-        if loop is None or not (self._loop is None or self._loop.is_closed()):
-            raise ConfigurationError(_OTHER_LOOP)
-        self._loop = loop
-        self._cache.forget_calls()
-        self._limiter_in_use = default_limiter(self._clock) if self._limiter is None else self._limiter
+    def _begin_loop(self) -> None:
+        """Take the loop's limiter and its retry tokens, and forget the calls of an earlier loop."""
+        self._forget_calls()
         self._budgets = retry_budgets_for_running_loop()
+        if self._limiter is None:
+            self._limiter_in_use = self._default_limiter = default_limiter(self._clock, self._default_limiter)
+        else:
+            self._limiter_in_use = self._limiter
+
+    def _forget_calls(self) -> None:
+        # Those of a closed loop never end, and cannot be cancelled.
+        self._active_calls = set()
+        self._cache.forget_calls()
 
     async def aclose(self) -> None:
         """Cancel the running calls with ``ClientClosedError``, and close what the client opened. Idempotent.
 
-        Raises ``ConfigurationError`` on another event loop than the client's.
+        Raises ``ConfigurationError`` while another event loop than the client's runs it.
         """
-        loop = _running_loop()
-        if loop is None or not (self._loop is None or loop is self._loop or self._loop.is_closed()):
-            raise ConfigurationError(_OTHER_LOOP)
+        if self._binding.is_free:
+            self._forget_calls()
+        else:
+            self._binding.bind()
         self._closed = True
         while self._active_calls:
             self._active_calls.pop().cancel()
@@ -382,13 +388,6 @@ def _default_transport() -> Transport:
     from twusage.aiohttp_transport import AiohttpTransport
 
     return AiohttpTransport()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # A process forked during a call has none.
-        return None
 
 
 def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:

@@ -16,12 +16,13 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 from attrs import define, field
 
 from twusage.clock import Clock, SystemClock, Wait
 from twusage.errors import ConfigurationError, RateLimitedError, TransportError, TwUsageError
+from twusage.event_loop import LoopBinding, running_loop
 from twusage.models import RateLimit
 from twusage.window import LIMIT, PERIOD, RateWindow
 
@@ -107,7 +108,7 @@ class LocalRateLimiter:
         self._clock = clock or SystemClock()
         self._limit, self._period, self._reserve = limit, period, reserve
         self._queues: dict[str, _AppQueue] = {}
-        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = lambda: None  # Weak: see ``default_limiter``.
+        self._binding = LoopBinding("LocalRateLimiter")
 
     def slot(
         self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None
@@ -116,18 +117,21 @@ class LocalRateLimiter:
 
         Raises ``ConfigurationError`` if another event loop, which still runs, uses this limiter.
         """
-        loop = asyncio.get_running_loop()
-        served = self._loop()
-        if loop is not served:
-            if served is not None and not served.is_closed():
-                raise ConfigurationError(
-                    "LocalRateLimiter is in use on another event loop; create one per loop, or pass limiter=None"
-                )
-            self._loop, self._queues = ref(loop), {}  # A closed loop has no waiters.
+        self.bind()
         queue = self._queues.get(app)
         if queue is None:
             queue = self._queues[app] = _AppQueue(RateWindow(self._limit, self._period, self._reserve), self._clock)
         return _LocalSlot(queue, max_wait, on_wait)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no event loop uses this limiter: the one that did is closed."""
+        return self._binding.is_free
+
+    def bind(self) -> None:
+        """Serve the running event loop. The windows of a closed one stay, without its calls."""
+        if self._binding.bind():
+            self._queues = {app: queue.successor() for app, queue in self._queues.items()}
 
 
 class _LocalSlot:
@@ -321,6 +325,16 @@ class _AppQueue:
         self._wall_ahead = clock.time() - clock.monotonic()
         self._rate_limit: RateLimit | None = None
 
+    def successor(self) -> _AppQueue:
+        """Return a queue of the same window for the next event loop, without the calls of this one."""
+        window = copy.copy(self.window)
+        window.sent_at = dict(self.window.sent_at)
+        for ticket in self.window.sent_at:
+            window.release(self.clock.monotonic(), ticket, confirmed=False)
+        queue = _AppQueue(window, self.clock)
+        queue._wall_ahead, queue._rate_limit = self._wall_ahead, self._rate_limit
+        return queue
+
     def try_acquire(self) -> int:
         """Take a place if one is free and no other call waits for it. Returns its ticket, or 0."""
         return 0 if len(self._waiting) else self.window.acquire(self._now())
@@ -433,13 +447,17 @@ _limiters_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None,
 )
 
 
-def default_limiter(clock: Clock) -> LocalRateLimiter:
+def default_limiter(clock: Clock, previous: LocalRateLimiter | None = None) -> LocalRateLimiter:
     """Return the running event loop's limiter, which all clients without their own share.
 
-    Each clock has its own, because its windows are measured by it.
+    Each clock has its own, because its windows are measured by it. ``previous`` is the one of the client's last loop:
+    it is the new loop's if that has none, so that its windows are not forgotten.
     """
-    limiters = _limiters_by_loop.setdefault(asyncio.get_running_loop(), {})
+    limiters = _limiters_by_loop.setdefault(running_loop(), {})
     key = None if isinstance(clock, SystemClock) else id(clock)
     if key not in limiters:
-        limiters[key] = LocalRateLimiter(clock=clock)  # holds the clock, so that its id stays its own
+        # It holds the clock, so that its id stays its own.
+        limiter = previous if previous is not None and previous.is_free else LocalRateLimiter(clock=clock)
+        limiter.bind()
+        limiters[key] = limiter
     return limiters[key]

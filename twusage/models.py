@@ -251,10 +251,14 @@ class Usage:
     def to_rows(self) -> list[dict[str, object]]:
         """Return one dict per day and app, ready for ``csv.DictWriter`` or ``pandas.DataFrame``.
 
-        The keys are ``date`` (a ``datetime.date``), ``client_app_id`` and ``usage``.
+        The keys are ``date`` (a ``datetime.date``), ``client_app_id`` and ``usage``. Without any app, as when only the
+        project's days were requested, the rows are the project's, and ``client_app_id`` is ``None``.
         """
+        series = [(app.client_app_id, app.usage) for app in self.daily_client_app_usage]
+        if not series and self.daily_project_usage is not None:
+            series = [(None, self.daily_project_usage.usage)]
         return [
-            {"date": day, "client_app_id": app.client_app_id, "usage": count}
-            for app in self.daily_client_app_usage
-            for day, count in zip(app.usage.dates, app.usage.counts, strict=True)
+            {"date": day, "client_app_id": app, "usage": count}
+            for app, days in series
+            for day, count in zip(days.dates, days.counts, strict=True)
         ]

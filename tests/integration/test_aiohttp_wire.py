@@ -826,7 +826,7 @@ async def stage(request: pytest.FixtureRequest, serve: Serve) -> AsyncIterator[S
     async with watched(event, limit=1) as (session, reached), asyncio.timeout(AT_ONCE):
         transport = AiohttpTransport(session)
         transport._owns_session = True  # so that closing the one closes the other
-        transport._loop = asyncio.get_running_loop()
+        transport._binding.bind()
         ahead = []
         if where == "queue":
             ahead.append(asyncio.create_task(transport.send(wanted, timeout=AT_ONCE)))

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -31,7 +32,7 @@ from click.testing import CliRunner, Result
 
 import twusage as sdk
 from twusage import __main__ as entry
-from twusage.cli import output
+from twusage.auth import TOKEN_VARIABLES
 from twusage.cli.app import twusage
 from twusage.cli.countdown import Countdown
 from twusage.cli.exit_codes import EXITS, exit_code, print_error, run_to_exit_code
@@ -42,7 +43,7 @@ from twusage.protocol import Request, Response
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "cli.md"
 TOKEN = "AAAAAAAAAAAAAAAAAAAAAMLheAAAAAAA0%2BuSeid%2BULvsea4JtiGRiSDSJSI%3DEUifiRBkKG5E2XzMDjRfl76ZC9Ub0wnz4XsNiRVBChT"
-VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN", "TWUSAGE_BASE_URL")
+VARIABLES = (*TOKEN_VARIABLES, "TWUSAGE_BASE_URL")
 
 DOCUMENT = {
     "data": {
@@ -228,29 +229,6 @@ class TestPage:
         assert output.isascii()
 
 
-class TestLocale:
-    @pytest.mark.parametrize(
-        ("environ", "utf8_mode", "ascii_only"),
-        [
-            ({}, 1, False),
-            ({"LANG": "de_DE.UTF-8"}, 0, False),
-            ({"LANG": "C"}, 0, True),
-            ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, 0, False),
-            # Python's own doing, because of LANG.
-            ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, 1, True),
-            ({"LANG": "C", "LC_CTYPE": "C.UTF-8", "PYTHONUTF8": "1"}, 1, False),
-            ({"LC_ALL": "POSIX", "LANG": "de_DE.UTF-8"}, 1, True),
-            ({"LC_ALL": "", "LC_CTYPE": "", "LANG": "C.UTF-8"}, 0, False),
-        ],
-    )
-    def test_the_c_locale(
-        self, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], utf8_mode: int, ascii_only: bool
-    ) -> None:
-        """The C locale as the user set it means ASCII; what Python makes of it does not count."""
-        monkeypatch.setattr(output, "sys", SimpleNamespace(stdout=None, flags=SimpleNamespace(utf8_mode=utf8_mode)))
-        assert output._is_ascii_only(environ) is ascii_only
-
-
 class TestJson:
     def test_the_whole_answer(self, wire: Wire) -> None:
         """Stdout is one JSON document, indented, with the values of Usage.to_dict()."""
@@ -340,7 +318,7 @@ class TestRequest:
 
     def test_the_older_variables(self, wire: Wire) -> None:
         """TWITTER_BEARER_TOKEN and BEARER_TOKEN do, where X_BEARER_TOKEN is not set."""
-        for name in VARIABLES[1:3]:
+        for name in ("TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
             wire.says(DOCUMENT)
             assert run("show", X_BEARER_TOKEN=None, **{name: f"of-{name}"}).exit_code == 0
         assert [request.headers["authorization"] for request in wire.requests] == [
@@ -440,6 +418,17 @@ class TestToken:
         assert result.exit_code == 3
         assert "No such file or directory" in sentence(result)
 
+    def test_a_file_that_a_variable_names(self, wire: Wire, tmp_path: Path) -> None:
+        """A container's secret is read by the rules of --token-file; the path is not shown."""
+        file = tmp_path / "token"
+        file.write_text(f"{TOKEN}\n")
+        wire.says(DOCUMENT)
+        assert run("show", X_BEARER_TOKEN=None, TWITTER_BEARER_TOKEN_FILE=str(file)).exit_code == 0
+        assert wire.requests[0].headers["authorization"] == f"Bearer {TOKEN}"
+        result = run("show", X_BEARER_TOKEN=None, X_BEARER_TOKEN_FILE=TOKEN)
+        assert result.exit_code == 3
+        assert "the file that X_BEARER_TOKEN_FILE names cannot be read: No such file" in sentence(result)
+
     def test_a_directory(self, wire: Wire, tmp_path: Path) -> None:
         """What cannot be read is one sentence, too."""
         result = run("show", "--token-file", str(tmp_path))
@@ -453,7 +442,7 @@ class TestToken:
             raise RuntimeError("Was not able to determine binary stream for sys.stdin.")
 
         monkeypatch.setattr(click, "open_file", closed)
-        assert "stdin is closed" in sentence(run("show", "--token-file", "-"))
+        assert "stdin cannot be read: it is closed" in sentence(run("show", "--token-file", "-"))
 
     @pytest.mark.parametrize(
         "arguments", [("show", TOKEN), (TOKEN,), ("show", "--days", TOKEN), ("show", f"--{TOKEN}")]
@@ -1083,6 +1072,12 @@ def url(server: socket.socket) -> str:
     return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+def with_silent_name_server(command: list[str]) -> list[str]:
+    """The command, with look-ups that never end; each writes a question mark on stdout."""
+    silent = "import os, socket, threading; socket.getaddrinfo = lambda *_, **__: os.write(1, b'?') and STOP.wait()"
+    return [*command[:-1], f"{silent}; STOP = threading.Event(); {command[-1]}"]
+
+
 class TestProcess:
     def test_over_a_socket(self) -> None:
         """The whole way: a token from stdin, a request on the wire, CSV on stdout."""
@@ -1132,6 +1127,36 @@ class TestProcess:
                 connection.recv(65536)
                 process.send_signal(signal.SIGINT)
                 assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == 130
+
+    @pytest.mark.parametrize("name", ["show", "doctor"])
+    def test_a_name_server_that_does_not_answer(self, name: str, interruptible: list[str]) -> None:
+        """The command ends with its timeout: neither the look-up nor a second try holds it."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [*with_silent_name_server(interruptible), name, "--timeout", "0.5"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 7
+        assert b"no connection within 0.25 s" in b" ".join((done.stdout + done.stderr).split())
+        assert time.monotonic() - began < 20  # Most of it is the start of a Python on a busy machine.
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+    def test_ctrl_c_during_a_look_up(self, interruptible: list[str]) -> None:
+        """SIGINT while the name server does not answer: 130 immediately."""
+        process = subprocess.Popen(
+            [*with_silent_name_server(interruptible), "show", "--timeout", "600"],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"?"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == (b"", b"")
         assert process.returncode == 130
 
     @pytest.mark.skipif(sys.platform == "win32", reason="ptys and signals")

@@ -22,7 +22,6 @@ from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.cli.app import twusage
 from twusage.cli.doctor import doctor
 from twusage.cli.exit_codes import EXITS
-from twusage.cli.options import read_token
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault
 
@@ -357,9 +356,9 @@ class TestProxy:
         seen: list[Any] = []
 
         class Transport(FakeTransport):
-            def __init__(self, *, proxy: str) -> None:
+            def __init__(self, *, proxy: str | None, trust_env: bool) -> None:
                 super().__init__(api)
-                seen.append(proxy)
+                seen.append("environment" if trust_env else proxy)
 
             async def aclose(self) -> None:
                 seen.append("closed")
@@ -375,6 +374,30 @@ class TestProxy:
         assert result.exit_code == 0
         assert proxies == [proxy, "closed"]
         assert "hunter2" not in result.stdout + result.stderr
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [["--trust-env", "show"], ["show", "--trust-env"], ["--trust-env", "doctor"], ["doctor", "--trust-env"]],
+    )
+    def test_those_of_the_environment(self, arguments: list[str], proxies: list[Any], token: str) -> None:
+        """Only with --trust-env, which may come before the command or after it."""
+        assert CliRunner(**APART).invoke(twusage, arguments, env={"X_BEARER_TOKEN": token}).exit_code == 0
+        assert proxies == ["environment", "closed"]
+
+    def test_that_of_the_environment_is_there(self, token: str, api: FakeApi) -> None:
+        """Over real sockets: without --trust-env it is not used, with it it is blamed, and NO_PROXY holds."""
+        with FakeServer(api) as server:
+            env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url, "http_proxy": "http://127.0.0.1:1"}
+            runner = CliRunner(**APART)
+            assert runner.invoke(twusage, ["show"], env=env | {"no_proxy": ""}).exit_code == 0
+            result = runner.invoke(twusage, ["doctor", "--json", "--trust-env"], env=env | {"no_proxy": ""})
+            assert codes(result)["proxy.unreachable"] == "error"
+            assert runner.invoke(twusage, ["show", "--trust-env"], env=env | {"no_proxy": "127.0.0.1"}).exit_code == 0
+
+    def test_the_environment_beside_made_up_data(self, proxies: list[Any]) -> None:
+        """There is nothing to go to, and nothing to refuse."""
+        assert CliRunner(**APART).invoke(twusage, ["--trust-env", "show", "--demo"]).exit_code == 0
+        assert proxies == []
 
     @pytest.mark.parametrize("command", ["show", "doctor"])
     @pytest.mark.parametrize(
@@ -461,12 +484,13 @@ def test_the_documented_options() -> None:
 
 def test_the_documented_codes() -> None:
     """docs/cli.md lists the codes that exist: scripts compare them."""
+    from twusage import token_file
     from twusage.diagnostics import check, credentials, explain
 
     text = DOCS.read_text(encoding="utf-8").partition("## twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text))
-    modules = (check, credentials, explain, inspect.getmodule(doctor.callback) or doctor, inspect.getmodule(read_token))
-    source = "".join(inspect.getsource(module) for module in modules if module)
+    modules = (check, credentials, explain, token_file)
+    source = "".join(map(inspect.getsource, modules))
     known = set(re.findall(r'"([a-z]+\.[a-z0-9-]+)"', source))
     for ending in re.findall(r'f"\{kind\}\.([a-z-]+)"', source):
         known |= {f"token.{ending}", f"key.{ending}"}

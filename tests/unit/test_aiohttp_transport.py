@@ -510,7 +510,7 @@ class TestSessions:
             if not given:
                 with pytest.raises(ConfigurationError, match="another event loop"):
                     other.run(transport.aclose())
-            with pytest.raises(ConfigurationError, match="another event loop; make a UsageClient on each loop"):
+            with pytest.raises(ConfigurationError, match="AiohttpTransport is bound to another event loop"):
                 other.run(transport.send(canary_request, timeout=1))
             one.run(last())
 

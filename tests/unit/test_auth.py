@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -42,6 +43,7 @@ from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 TOKEN = "AAAAcanary%2Fcanary%3Dcanary"
 VARIABLES = ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN")
+FILE_VARIABLES = ("X_BEARER_TOKEN_FILE", "TWITTER_BEARER_TOKEN_FILE")
 PAIRS = (("X_API_KEY", "X_API_SECRET"), ("TWITTER_API_KEY", "TWITTER_API_SECRET"))
 MALFORMED = {
     "carriage return": "canary\r",
@@ -779,7 +781,7 @@ class TestFromEnvironment:
     @pytest.fixture(autouse=True)
     def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whoever runs the tests may have a token of their own."""
-        for name in (*VARIABLES, *itertools.chain(*PAIRS)):
+        for name in (*VARIABLES, *FILE_VARIABLES, *itertools.chain(*PAIRS)):
             monkeypatch.delenv(name, raising=False)
 
     @pytest.mark.parametrize("first", range(3))
@@ -820,6 +822,53 @@ class TestFromEnvironment:
         with pytest.raises(ConfigurationError, match=r"^X_BEARER_TOKEN: the value has a quotation mark") as caught:
             auth_from_env()
         assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize("name", FILE_VARIABLES)
+    async def test_a_token_file(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A container's secret: white space around the token, and a byte order mark, do not matter."""
+        file = tmp_path / "token"
+        file.write_text(f"\ufeff{TOKEN}\r\n", encoding="utf-8")
+        monkeypatch.setenv(name, str(file))
+        assert await auth_from_env().token() == Secret(TOKEN)
+
+    async def test_a_variable_goes_before_the_file_of_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each file comes after the variable of its name, and before the names that follow, keys included."""
+        for name in FILE_VARIABLES:
+            (tmp_path / name).write_text(f"token-{name}")
+            monkeypatch.setenv(name, str(tmp_path / name))
+        for name in ("BEARER_TOKEN", *PAIRS[0]):
+            monkeypatch.setenv(name, "other")
+        assert await auth_from_env().token() == Secret("token-X_BEARER_TOKEN_FILE")
+        monkeypatch.setenv("X_BEARER_TOKEN_FILE", "")
+        assert await auth_from_env().token() == Secret("token-TWITTER_BEARER_TOKEN_FILE")
+        monkeypatch.setenv("X_BEARER_TOKEN", "token-X_BEARER_TOKEN")
+        assert await auth_from_env().token() == Secret("token-X_BEARER_TOKEN")
+
+    @pytest.mark.parametrize(
+        ("content", "reason"),
+        [
+            (b"", "is empty. The file must contain the token and nothing else, in UTF-8"),
+            ("canary-canary".encode("utf-16"), "is UTF-16 text. The file must contain"),
+            (b"X_BEARER_TOKEN=canary-canary", "contains an assignment or JSON"),
+            (b"canary canary", "contains several words"),
+            (None, "cannot be read: No such file or directory. Give the path of a readable file"),
+        ],
+    )
+    def test_a_file_without_a_token(
+        self, content: bytes | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is refused by the rules of --token-file. Neither its path nor its content is shown."""
+        file = tmp_path / "canary"
+        if content is not None:
+            file.write_bytes(content)
+        monkeypatch.setenv("X_BEARER_TOKEN_FILE", str(file))
+        monkeypatch.setenv("BEARER_TOKEN", "canary")
+        with pytest.raises(ConfigurationError) as caught:
+            auth_from_env()
+        assert reason in str(caught.value)
+        assert "canary" not in frames_of(caught.value) + "".join(traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize("first", range(2))
     def test_keys(self, first: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import datetime as dt
+import io
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -32,13 +35,7 @@ from twusage import (
     UsageClient,
 )
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret
-from twusage.diagnostics.credentials import (
-    MAX_TOKEN_FILE,
-    check_environment,
-    check_secrets,
-    check_token_text,
-    read_token_file,
-)
+from twusage.diagnostics.credentials import check_environment, check_secrets
 from twusage.diagnostics.explain import Attempt, explain_call
 from twusage.diagnostics.page import is_page
 from twusage.diagnostics.report import report_without_call
@@ -46,6 +43,7 @@ from twusage.errors import ApiError, ConnectReason, CreditsDepletedError, Decode
 from twusage.models import Problem, RateLimit
 from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
+from twusage.token_file import MAX_TOKEN_FILE, Flaw, credential_flaw, read_token_file
 
 DECODED = "AAAAAAAAAAAAAAAAAAAAAMLheAAAAAAA0+uSeid/ULvsea4JtiGRiSDSJSI=EUifiRBkKG5E2XzMDjRfl76ZC9Ub0wnz4XsNiRVBChT"
 TOKEN = DECODED.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D")
@@ -56,6 +54,12 @@ REFRESH_TOKEN = "bWRWa3gzdnRRcTJ5VUxWX1lZTDdJSUtmaWcxbTVxdEFXcW5tOjE2MjIxNDc3NDM
 USER_TOKEN = "bWRWa3gzdnRRcTJ5VUxWX1lZTDdJSUtmaWcxbTVxdEFXcW5tOjE2MjIxNDc3NDM5MTQ6MToxOmF0OjE"
 OAUTH1 = "1234567890-Ab9Cd8Ef7Gh6Ij5Kl4Mn3Op2Qr1St0Uv9Wx8Yz7"
 NOON = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
+
+
+def read(content: str | bytes, place: str = "the file") -> str | Flaw:
+    """What comes of a token file of this content."""
+    raw = content.encode() if isinstance(content, str) else content
+    return read_token_file(partial(io.BytesIO, raw), place)
 
 
 def codes(report: CheckReport, level: str = "error") -> list[str]:
@@ -87,7 +91,6 @@ class TestForm:
     @pytest.mark.parametrize(
         ("text", "code"),
         [
-            ("", "token.empty"),
             (" \n", "token.empty"),
             (f'"{TOKEN}"', "token.quoted"),
             (f"'{TOKEN}", "token.quoted"),
@@ -110,16 +113,14 @@ class TestForm:
     )
     def test_what_is_certain(self, text: str, code: str) -> None:
         """What no token can be is an error with a code of its own, in the environment as in a file."""
-        found = [check_token_text(text, "the file")]
-        if text:
-            found += check_environment({"X_BEARER_TOKEN": text})
-            assert found[-1] is not None
-            assert found[-1].message.startswith("X_BEARER_TOKEN ")
-        for each in found:
-            assert each is not None
-            assert (each.code, each.level) == (code, "error")
-            assert each.advice
-            assert TOKEN[10:30] not in told(each)
+        [found] = check_environment({"X_BEARER_TOKEN": text})
+        assert (found.code, found.level) == (code, "error")
+        assert found.message.startswith("X_BEARER_TOKEN ")
+        flaw = credential_flaw(text, "the bearer token", "token")
+        assert flaw is not None
+        assert (flaw.code, flaw.advice) == (code, found.advice)
+        assert found.advice
+        assert TOKEN[10:30] not in told(found)
 
     def test_nothing_but_white_space(self) -> None:
         """It looks empty, and is not: the shell takes it for set."""
@@ -141,7 +142,7 @@ class TestForm:
     def test_more_than_the_token(self, text: str, code: str, said: str) -> None:
         """What is good in other files is told as what it is in one that must hold the token alone."""
         advice = "The file must contain the token and nothing else, in UTF-8"
-        assert check_token_text(text, "stdin") == Finding(code, "error", said, advice)
+        assert read(text, "stdin") == Flaw(code, said, advice)
 
     @pytest.mark.parametrize(
         "text",
@@ -149,7 +150,7 @@ class TestForm:
     )
     def test_nothing_is_certain(self, text: str) -> None:
         """A token that could be one is left to the API."""
-        assert check_token_text(text, "the file") is None
+        assert read(text) == text
 
     @pytest.mark.parametrize(
         ("token", "code"),
@@ -213,18 +214,18 @@ class TestForm:
         text = before + TOKEN[24:] + after
         environ = {"X_API_KEY": text, "X_API_SECRET": text, "TWUSAGE_BASE_URL": text}
         found = (
-            check_token_text(text, "the file"),
             *check_environment({"X_BEARER_TOKEN": text}),
             *check_environment(environ),
         )
-        assert leaks(TOKEN, *map(told, found)) == []
+        in_file = read(text.encode("utf-8", "surrogatepass"))
+        assert leaks(TOKEN, *map(told, found), *([repr(in_file)] if isinstance(in_file, Flaw) else [])) == []
 
 
 class TestTokenFile:
     @pytest.mark.parametrize("content", [f" {TOKEN}\r\n".encode(), b"\xef\xbb\xbf" + TOKEN.encode()])
     def test_its_text(self, content: bytes) -> None:
         """White space around the token, and a byte order mark, do not matter."""
-        assert read_token_file(content, "the file") == TOKEN
+        assert read(content) == TOKEN
 
     @pytest.mark.parametrize(
         ("content", "code", "message"),
@@ -240,10 +241,26 @@ class TestTokenFile:
     )
     def test_what_is_unreadable(self, content: bytes, code: str, message: str) -> None:
         """Each cause has its own message; the > of Windows PowerShell is named."""
-        found = read_token_file(content, "the file")
-        assert isinstance(found, Finding)
-        assert (found.code, found.level, found.message) == (code, "error", message)
+        found = read(content)
+        assert isinstance(found, Flaw)
+        assert (found.code, found.message) == (code, message)
         assert ("PowerShell" in found.advice) is (code == "token.utf-16")
+        assert leaks(TOKEN, repr(found)) == []
+
+    @pytest.mark.parametrize("variable", ["X_BEARER_TOKEN_FILE", "TWITTER_BEARER_TOKEN_FILE"])
+    def test_the_file_that_a_variable_names(self, tmp_path: Path, variable: str) -> None:
+        """It is read by the rules of --token-file, and the path is not shown: it may be the token by mistake."""
+        file = tmp_path / "secret"
+        file.write_text(f"{TOKEN}\n")
+        [found] = check_environment({variable: str(file), "BEARER_TOKEN": "b"})
+        assert (found.code, found.level) == ("credentials.found", "ok")
+        assert found.message == f"the bearer token is in the file that {variable} names; BEARER_TOKEN is not used"
+        file.write_bytes(TOKEN.encode("utf-16"))
+        [found] = check_environment({variable: str(file)})
+        assert (found.code, found.message) == ("token.utf-16", f"the file that {variable} names is UTF-16 text")
+        [found] = check_environment({variable: TOKEN})
+        assert found.code == "token.file"
+        assert found.message.endswith("cannot be read: No such file or directory")
         assert leaks(TOKEN, told(found)) == []
 
 
@@ -969,5 +986,5 @@ class TestCheck:
         async def elsewhere() -> None:
             await client.check()
 
-        with pytest.raises(ConfigurationError, match="bound to the event loop"):
+        with pytest.raises(ConfigurationError, match="bound to another event loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())

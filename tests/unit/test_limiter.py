@@ -1109,7 +1109,7 @@ async def test_a_limiter_serves_one_loop_at_a_time(limiter: LocalRateLimiter) ->
     limiter.slot("app")
     with pytest.raises(
         ConfigurationError,
-        match=r"^LocalRateLimiter is in use on another event loop; create one per loop, or pass limiter=None$",
+        match=r"^LocalRateLimiter is bound to another event loop; create one per loop and process$",
     ):
         await asyncio.to_thread(asyncio.run, elsewhere())
 

@@ -220,6 +220,14 @@ class TestUsage:
         ]
         assert Usage().to_rows() == []
 
+    def test_to_rows_of_the_project(self) -> None:
+        """Where only the project's days were requested, the rows are the project's: not silently none."""
+        usage = Usage(daily_project_usage=ProjectUsage("1", DailySeries((MONDAY, TUESDAY), (7, None))))
+        assert usage.to_rows() == [
+            {"date": MONDAY, "client_app_id": None, "usage": 7},
+            {"date": TUESDAY, "client_app_id": None, "usage": None},
+        ]
+
     def test_the_unpositional_fields(self) -> None:
         """What is not the API's own data is given by name only."""
         with pytest.raises(TypeError):

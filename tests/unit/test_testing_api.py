@@ -262,6 +262,24 @@ def test_a_bad_parameter_is_the_familys_400(api: FakeApi, query: str, name: str,
     assert response.headers["x-rate-limit-remaining"] == "49"
 
 
+@pytest.mark.parametrize("name", ["usage.fields", "days"])
+def test_a_parameter_given_twice_is_refused(api: FakeApi, name: str) -> None:
+    """As live: the values of a list stand in one parameter, with commas between."""
+    value = {"days": "7"}.get(name, "daily_project_usage")
+    response = ask(api, f"{name}={value}&{name}={value}")
+    assert response.status == 400
+    (error,) = body(response)["errors"]
+    assert error["parameters"] == {name: [value, value]}
+    assert error["message"] == f"Duplicate parameters are not allowed: the `{name}` query parameter"
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
+def test_the_scheme_in_any_case(api: FakeApi, scheme: str) -> None:
+    """HTTP does not tell the case of a scheme apart."""
+    request = Request("GET", URL, {"authorization": f"{scheme} {api.apps[0].token}"})
+    assert api.handle(request).status == 200
+
+
 @pytest.mark.parametrize("authorization", ["Bearer nobody", "Basic abc", "", "Bearer"])
 def test_an_unknown_token_is_a_401_without_rate_headers(api: FakeApi, authorization: str) -> None:
     """As live: no window is told to whom is not known."""

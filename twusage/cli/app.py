@@ -16,6 +16,7 @@ from twusage.cli.fake import fake
 from twusage.cli.forecast import forecast
 from twusage.cli.history import history
 from twusage.cli.one_sentence import one_sentence
+from twusage.cli.options import trust_env_option
 from twusage.cli.report import report
 from twusage.cli.serve import serve
 from twusage.cli.show import show
@@ -48,6 +49,7 @@ for command in (show, forecast, watch, serve, report, doctor, *history.commands.
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, invoke_without_command=True)
+@trust_env_option
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
@@ -57,7 +59,8 @@ def twusage(ctx: click.Context) -> None:
     $ twusage show --demo
 
     The app-only bearer token is read from the environment: X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
-    first that is set; otherwise an API key and its secret: X_API_KEY and X_API_SECRET.
+    first that is set; otherwise an API key and its secret: X_API_KEY and X_API_SECRET. X_BEARER_TOKEN_FILE and
+    TWITTER_BEARER_TOKEN_FILE are paths of files with the token.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

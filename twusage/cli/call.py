@@ -12,7 +12,7 @@ from attrs import frozen
 from twusage.cli.countdown import Countdown
 from twusage.cli.demo import Demo
 from twusage.cli.exit_codes import print_error, suggest_doctor
-from twusage.cli.options import access_options, credentials, names_option, run_with_client
+from twusage.cli.options import access_options, credentials, names_option, retry_policy, run_with_client
 from twusage.client import UsageClient
 from twusage.display.view import FETCHED_DAYS, View, view_of
 from twusage.errors import TwUsageError
@@ -107,7 +107,7 @@ def fetched(access: Access, *, retry: RetryPolicy, quiet: bool = False) -> Usage
 
 def viewed(access: Access, *, max_wait: float, days: int = 7) -> View:
     """What is shown of one call."""
-    usage = fetched(access, retry=RetryPolicy(max_wait=max_wait))
+    usage = fetched(access, retry=retry_policy(max_wait))
     return view_of(usage, now=usage.fetched_at, days=days, names=access.names)
 
 

@@ -15,10 +15,11 @@ from twusage.cli.exit_codes import exit_code
 from twusage.cli.options import access_options, place_of, read_token, run_with_client
 from twusage.cli.output import page, write
 from twusage.client import UsageClient
-from twusage.diagnostics.credentials import check_address, check_environment
+from twusage.diagnostics.credentials import check_address, check_environment, finding_of
 from twusage.diagnostics.report import CheckReport, Finding, report_without_call
 from twusage.display.format import printable
 from twusage.display.terminal import AMBER, GREEN, RED
+from twusage.token_file import Flaw
 
 __all__ = ["doctor"]
 
@@ -33,7 +34,7 @@ _OPTIONS = {
     "window.spent": "twusage show --max-wait 960 waits for it",
     "proxy.login": "--proxy URL",
     "proxy.unreachable": "--proxy URL",
-    "proxy.not-used": "--proxy URL",
+    "proxy.not-used": "--trust-env",
 }
 
 
@@ -67,8 +68,8 @@ def _check(token_file: str | None, **keywords: Any) -> CheckReport:
         found = check_environment(os.environ)
     else:
         token = read_token(token_file)
-        if isinstance(token, Finding):
-            return report_without_call(*check_address(os.environ), token)
+        if isinstance(token, Flaw):
+            return report_without_call(*check_address(os.environ), finding_of(token))
         message = f"the bearer token comes from {place_of(token_file)}"
         found = (*check_address(os.environ), Finding("credentials.found", "ok", message))
         keywords["auth"] = token

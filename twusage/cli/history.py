@@ -16,12 +16,12 @@ from rich.text import Text
 
 from twusage.cli.call import Access, call_options, fetched, max_wait_option
 from twusage.cli.demo import Demo
+from twusage.cli.options import retry_policy
 from twusage.cli.output import page, write
 from twusage.cli.store import history_option, opened, public_url, telling_if_slow
 from twusage.clock import SystemClock
 from twusage.display.format import number, plural
 from twusage.display.terminal import Cycle, cycles_text
-from twusage.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from twusage.monitor import History
@@ -64,7 +64,7 @@ def record(*, access: Access, url: str | None, max_wait: float) -> None:
     stores the past 90 days. Several programs may record into one history at the same time.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     place = _place(url, demo=access.demo is not None)
-    usage = fetched(access, retry=RetryPolicy(max_wait=max_wait))
+    usage = fetched(access, retry=retry_policy(max_wait))
 
     async def store(history: History) -> None:
         await history.record(usage)

@@ -8,21 +8,36 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.client import UsageClient
-from twusage.diagnostics.credentials import MAX_TOKEN_FILE, check_token_text, read_token_file
-from twusage.diagnostics.report import Finding
-from twusage.errors import ConfigurationError
+from twusage.errors import ConfigurationError, ConnectError, RequestTimeoutError
+from twusage.retry import RetryPolicy
+from twusage.token_file import Flaw, read_token_file
 
-__all__ = ["access_options", "credentials", "every_option", "names_option", "place_of", "read_token", "run_with_client"]
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = [
+    "access_options",
+    "credentials",
+    "every_option",
+    "names_option",
+    "place_of",
+    "read_token",
+    "retry_policy",
+    "run_with_client",
+    "trust_env_option",
+]
 
 T = TypeVar("T")
+_TRUST_ENV = "twusage.trust_env"
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -38,8 +53,22 @@ def _checked_proxy(_: click.Context, __: click.Parameter, proxy: str | None) -> 
     return proxy
 
 
+def _store_trust_env(ctx: click.Context, _: click.Parameter, trust_env: bool) -> None:
+    # Not a parameter: the commands and their group share it.
+    ctx.meta[_TRUST_ENV] = trust_env or ctx.meta.get(_TRUST_ENV, False)
+
+
+trust_env_option = click.option(
+    "--trust-env",
+    is_flag=True,
+    expose_value=False,
+    callback=_store_trust_env,
+    help="Use the proxies of the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY).",
+)
+
+
 def access_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--token-file``, ``--proxy`` and ``--timeout`` to a command."""
+    """Add ``--token-file``, ``--proxy``, ``--trust-env`` and ``--timeout`` to a command."""
     for option in (
         click.option(
             "--timeout",
@@ -53,8 +82,9 @@ def access_options(command: Callable[..., None]) -> Callable[..., None]:
             "--proxy",
             metavar="URL",
             callback=_checked_proxy,
-            help="Use this HTTP proxy. The proxies of the environment are not used.",
+            help="Use this HTTP proxy.",
         ),
+        trust_env_option,
         click.option("--token-file", metavar="PATH", help="Read the bearer token from this file; - is stdin."),
     ):
         command = option(command)
@@ -107,24 +137,38 @@ def _checked_every(_: click.Context, __: click.Parameter, given: str) -> float:
 
 def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:
     """Return what a call returns, with a client of these keywords and the environment."""
+    context = click.get_current_context(silent=True)
+    trust_env = context is not None and context.meta.get(_TRUST_ENV, False)
 
     async def run() -> T:
         async with AsyncExitStack() as opened:
-            if proxy is not None:
+            if (proxy is not None or trust_env) and "transport" not in keywords:
                 # Imported here, because --demo and --help do not need aiohttp.
                 from twusage.aiohttp_transport import AiohttpTransport
 
-                keywords["transport"] = await opened.enter_async_context(aclosing(AiohttpTransport(proxy=proxy)))
+                keywords["transport"] = await opened.enter_async_context(
+                    aclosing(AiohttpTransport(proxy=proxy, trust_env=trust_env))
+                )
             return await call(await opened.enter_async_context(UsageClient.from_env(**keywords)))
 
     return asyncio.run(run())
+
+
+def retry_policy(max_wait: float) -> RetryPolicy:
+    """Return the retries of a command. A request that took its whole timeout is not repeated: a person waits."""
+    return RetryPolicy(max_wait=max_wait, stop=_has_timed_out)
+
+
+def _has_timed_out(state: RetryCallState) -> bool:
+    error = state.outcome and state.outcome.exception()
+    return isinstance(error, RequestTimeoutError) or (isinstance(error, ConnectError) and error.reason == "timeout")
 
 
 def credentials(token_file: str | None) -> dict[str, str]:
     """Return the client's keyword for the token of a file; empty if the environment has credentials."""
     if token_file is not None:
         token = read_token(token_file)
-        if isinstance(token, Finding):
+        if isinstance(token, Flaw):
             raise ConfigurationError(f"no token from --token-file: {token.message}. {token.advice}")
         return {"auth": token}
     if not any(map(os.environ.get, chain(TOKEN_VARIABLES, *KEY_VARIABLES))):
@@ -141,17 +185,6 @@ def place_of(token_file: str) -> str:
     return {"-": "stdin"}.get(token_file, "the file")
 
 
-def read_token(token_file: str) -> str | Finding:
+def read_token(token_file: str) -> str | Flaw:
     """Return the token in this file, or why there is none. Neither the path nor the content is shown."""
-    try:
-        with click.open_file(token_file, "rb") as file:
-            content: bytes = file.read(MAX_TOKEN_FILE + 1)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    except RuntimeError:  # raised by click for a closed stdin
-        reason = "stdin is closed"
-    else:
-        text = read_token_file(content, place_of(token_file))
-        return text if isinstance(text, Finding) else check_token_text(text, place_of(token_file)) or text
-    message = f"{place_of(token_file)} cannot be read: {reason}"
-    return Finding("token.file", "error", message, "Use the path of a readable file, or - for stdin")
+    return read_token_file(partial(click.open_file, token_file, "rb"), place_of(token_file))

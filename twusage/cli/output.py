@@ -6,6 +6,8 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -13,7 +15,10 @@ from rich.text import Text
 from twusage.cli.exit_codes import discard_stdout
 from twusage.display.bars import Screen
 
-__all__ = ["is_terminal", "page", "screen_of", "write"]
+__all__ = ["is_ascii_only", "is_terminal", "page", "screen_of", "write"]
+
+# What Python sets LC_CTYPE to when it finds the C locale (PEP 538): the terminal's own setting is then unknown.
+_COERCED = {"C.UTF-8", "C.utf8", "UTF-8"}
 
 
 def is_terminal() -> bool:
@@ -26,7 +31,7 @@ def screen_of() -> Screen:
     """Return what stdout can show."""
     screen = Console()
     color = is_terminal() and not screen.no_color
-    return Screen(width=screen.width, color=color, ascii_only=_is_ascii_only(os.environ))
+    return Screen(width=screen.width, color=color, ascii_only=is_ascii_only(os.environ))
 
 
 def page(text: Callable[[Screen], Text]) -> str:
@@ -42,6 +47,27 @@ def page(text: Callable[[Screen], Text]) -> str:
     return paper.getvalue()
 
 
+def is_ascii_only(environ: Mapping[str, str]) -> bool:
+    """Return whether stdout cannot encode blocks, or the locale is C: its terminal takes UTF-8 for control codes."""
+    try:
+        "█".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return True
+    ctype = environ.get("LC_CTYPE")
+    if sys.flags.utf8_mode and ctype in _COERCED:
+        ctype = _ctype_at_start()
+    return (environ.get("LC_ALL") or ctype or environ.get("LANG")) in {"C", "POSIX"}
+
+
+def _ctype_at_start() -> str | None:
+    """Return LC_CTYPE as it was before Python set it, where the system tells."""
+    with suppress(OSError):
+        for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+            if entry.startswith(b"LC_CTYPE="):
+                return entry.partition(b"=")[2].decode("ascii", "replace")
+    return None
+
+
 def write(text: str) -> None:
     """Write the text, with escapes for characters that the encoding does not have."""
     # Not click.echo, which would write UTF-8 to an ASCII stdout, and decide about colours again.
@@ -54,15 +80,3 @@ def write(text: str) -> None:
         discard_stdout()
         # For a broken pipe this creates a BrokenPipeError again.
         raise OSError(error.errno, f"the output cannot be written: {error.strerror}") from None
-
-
-def _is_ascii_only(environ: Mapping[str, str]) -> bool:
-    """Return whether stdout cannot encode blocks, or the locale is C."""
-    try:
-        "█".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return True
-    names = ["LC_ALL", "LC_CTYPE", "LANG"]
-    if sys.flags.utf8_mode and environ.get("PYTHONUTF8") != "1" and environ.get("LC_CTYPE") == "C.UTF-8":
-        names.remove("LC_CTYPE")  # Python has set it itself, because it found the C locale (PEP 538, PEP 540)
-    return next((environ[name] for name in names if environ.get(name)), "") in {"C", "POSIX"}

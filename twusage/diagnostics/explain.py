@@ -13,13 +13,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
 
-from twusage.diagnostics.credentials import (
-    ADVICE_COPY_PAIR,
-    ADVICE_COPY_TOKEN,
-    ADVICE_TOKEN_OR_PAIR,
-    PORTAL_PAGE,
-    USER_TOKENS_REJECTED,
-)
+from twusage.diagnostics.credentials import ADVICE_TOKEN_OR_PAIR, USER_TOKENS_REJECTED
 from twusage.diagnostics.page import holds_page, is_page
 from twusage.diagnostics.report import CheckReport, Finding
 from twusage.errors import (
@@ -42,6 +36,7 @@ from twusage.errors import (
 from twusage.json_reader import excerpt
 from twusage.models import Problem, RateLimit, Usage
 from twusage.protocol import DEFAULT_BASE_URL, Response, read_date
+from twusage.token_file import ADVICE_COPY_PAIR, ADVICE_COPY_TOKEN, PORTAL_PAGE
 
 __all__ = ["Attempt", "explain_call"]
 

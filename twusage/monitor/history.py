@@ -22,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from twusage.errors import ConfigurationError, HistoryError, InvalidRequestError
+from twusage.event_loop import running_loop
 from twusage.models import DailySeries, Usage
 from twusage.monitor.history_faults import CAUSES, LOCK_TIMEOUT, postgresql_kind, sqlite_kind
 from twusage.monitor.history_rows import (
@@ -121,8 +122,7 @@ class History:
             ``read-only``, ``unreachable``, ``newer`` or ``failed``.
     """
 
-    # For the repr if the URL was rejected.
-    _name = "?"
+    _name = "?"  # in the repr if the URL was rejected
 
     def __init__(self, url: str, *, executor: Executor | None = None) -> None:
         engine = _engine_of(url)
@@ -166,7 +166,7 @@ class History:
             self._closing = self._executor.submit(self._close)
             if self._owns_executor:
                 self._executor.shutdown(wait=False)
-        await asyncio.shield(asyncio.wrap_future(self._closing))
+        await asyncio.shield(asyncio.wrap_future(self._closing, loop=running_loop()))
 
     async def record(self, usage: Usage) -> None:
         """Store the days of a response, and the count of its billing cycle.
@@ -288,7 +288,7 @@ class History:
         self._check_process()
         if self._closing is not None:
             raise HistoryError("this history is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+        return await running_loop().run_in_executor(self._executor, function, *arguments)
 
     def _check_process(self) -> None:
         # Threads do not survive a fork: a call would wait forever.

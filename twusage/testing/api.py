@@ -420,7 +420,7 @@ def _rows(counts: Mapping[dt.date, int], since: dt.date, until: dt.date) -> dict
 
 def _credentials(request: Request, scheme: str) -> str | None:
     given, _, value = request.headers.get("authorization", "").partition(" ")
-    if given != scheme:
+    if given.lower() != scheme.lower():  # RFC 9110, 11.1
         return None
     if scheme != "Basic":
         return str(value)
@@ -432,6 +432,8 @@ def _credentials(request: Request, scheme: str) -> str | None:
 
 def _check_parameters(parameters: Mapping[str, list[str]]) -> bytes | None:
     for name, values in parameters.items():
+        if len(values) > 1:  # seen live, with another name: abraham/twitteroauth#1028
+            return _invalid(name, values, f"Duplicate parameters are not allowed: the `{name}` query parameter")
         if name == "days":
             value = values[0]
             if not (value.isascii() and value.isdigit() and len(value) < 10 and 1 <= int(value) <= 90):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from twusage.clock import Clock
-from twusage.errors import ConnectError, ProtocolError, RequestTimeoutError
+from twusage.errors import ClientClosedError, ConnectError, ProtocolError, RequestTimeoutError
+from twusage.event_loop import LoopBinding
 from twusage.protocol import Request, Response
 from twusage.testing.api import FakeApi
 from twusage.testing.faults import Breakage
@@ -12,7 +13,7 @@ __all__ = ["FakeTransport"]
 
 
 class FakeTransport:
-    """Passes requests to a ``FakeApi``.
+    """Passes requests to a ``FakeApi``. Like ``AiohttpTransport``, it serves one event loop at a time.
 
     Args:
         api: the simulated service.
@@ -25,9 +26,14 @@ class FakeTransport:
         if clock is not None:
             api.clock = clock
         self._latency = latency
+        self._binding = LoopBinding("FakeTransport")
+        self._closed = False
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
         """Pass one request to the fake. See ``Transport.send``."""
+        if self._closed:
+            raise ClientClosedError("this transport is closed; make a new one")
+        self._binding.bind()
         exchange = self._api.exchange(request)
         delay = self._latency + exchange.delay
         if exchange.breakage is Breakage.CONNECT:
@@ -44,4 +50,5 @@ class FakeTransport:
         return exchange.response
 
     async def aclose(self) -> None:
-        """Do nothing: there is no connection to close."""
+        """Close the transport. As with ``AiohttpTransport``, nothing can be sent afterwards."""
+        self._closed = True

@@ -12,6 +12,7 @@ import itertools
 import json
 import socket
 import ssl
+import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
@@ -152,14 +153,16 @@ def elsewhere(*addresses: str, silent: bool = False, name: Any = None) -> Callab
 @asynccontextmanager
 async def looked_up(found: Any) -> AsyncIterator[None]:
     """The name leads to these addresses; or to what the function does instead."""
+    ended = threading.Event()
 
-    async def getaddrinfo(_: Any, port: Any, **__: Any) -> Any:
+    def getaddrinfo(_: Any, port: Any, *__: Any, **___: Any) -> Any:
         if callable(found):
-            return await found()
+            return found(ended)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    with mock.patch.object(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo):
+    with mock.patch.object(socket, "getaddrinfo", getaddrinfo):
         yield
+    ended.set()
 
 
 @asynccontextmanager
@@ -169,12 +172,14 @@ async def one_address_of_three(script: Script) -> AsyncIterator[Place]:
         yield Place(f"http://localhost:{place.server.port}", place.transport, place.server)
 
 
-async def unknown_name() -> None:
+def unknown_name(_: threading.Event) -> None:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-async def silent_name() -> None:
-    await asyncio.Event().wait()
+def silent_name(ended: threading.Event) -> None:
+    """A name server that does not answer holds the thread that asks it."""
+    ended.wait()
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
 async def cut_handshake(wire: Wire) -> None:
