@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^% invisible-code-block: python\n((?:%[^\n]*\n)*)|^```pytho
 
 @pytest.mark.parametrize("world", ["empty", "silent"])
 def test_in_another_world(world: str) -> None:
-    """No example fails in a project that has never read a post, nor where the API reports neither a cap nor days."""
+    """No example fails in a project without reads, or if the API reports neither a cap nor days."""
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PAGES],
         env=os.environ | {"TWUSAGE_DOCS_WORLD": world, "PYTHONPATH": str(ROOT)},
@@ -37,7 +37,7 @@ def test_in_another_world(world: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_types(page: str, tmp_path: Path) -> None:
-    """README's and the first page's examples pass ``mypy --strict``; the others may leave out annotations."""
+    """README's and the first page's examples pass ``mypy --strict``; the others may omit annotations."""
     pytest.importorskip("mypy")
     code = "\n".join(
         re.sub("^% ?", "", hidden, flags=re.MULTILINE) or shown
