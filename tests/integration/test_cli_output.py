@@ -13,7 +13,7 @@ pytest.importorskip("rich")
 from twusage.cli import output
 from twusage.cli.output import is_ascii_only
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAMES = ("LC_ALL", "LC_CTYPE", "LANG", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE")
 # What the user set, and whether the output is ASCII.
 LOCALES = [
