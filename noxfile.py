@@ -119,6 +119,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures of README and site from the real command and server. It needs Debian's Chromium."""
+    session.install("-e", WITH_EXTRAS, *group("tests"))
+    session.run("python", "docs/pictures.py")
+    session.run("python", "docs/dashboard_picture.py")
+
+
+@nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
     """Measure the cost of a call relative to the alternatives, and write the table of docs/speed.md and its JSON.
 

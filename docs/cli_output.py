@@ -1,4 +1,4 @@
-"""Writes the real output of the commands with ``--demo`` into the pages: ``python docs/cli_output.py``.
+"""Writes the real output of the commands with ``--demo`` into docs/cli.md: ``python docs/cli_output.py``.
 
 With ``--check`` it only compares, and exits with 1 if a page is out of date; a test does so.
 """
@@ -18,31 +18,32 @@ from twusage.clock import SystemClock
 from twusage.testing import api
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS / "cli.md", DOCS.parent / "README.md")
+PAGES = (DOCS / "cli.md",)
 NOW = dt.datetime(2026, 11, 25, 14, 10, tzinfo=dt.UTC)
 BLOCK = re.compile(r"(?<=```console\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)
 EXAMPLE = re.compile(r"^\$ twusage (?P<arguments>[^|\n]*--demo[^|\n]*)\n(?P<output>(?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 
-def output(arguments: str) -> str:
-    """What the command prints at ``NOW``, 80 columns wide."""
+def run(arguments: str, *, color: bool = False) -> str:
+    """Return what the command prints at ``NOW``, 80 columns wide."""
     SystemClock.time = lambda _: NOW.timestamp()  # type: ignore[method-assign,assignment]
     api._SERIAL = iter(range(1, 100))  # type: ignore[assignment]  # noqa: SLF001 - the ids of a fresh process
     variables = {"COLUMNS": "80", "LANG": "C.UTF-8", "LC_ALL": None, "LC_CTYPE": None, "NO_COLOR": None}
-    return CliRunner().invoke(twusage, shlex.split(arguments), env=variables).stdout
+    variables |= {"FORCE_COLOR": "1", "TERM": "xterm-256color"} if color else {"FORCE_COLOR": None}
+    return CliRunner().invoke(twusage, shlex.split(arguments), env=variables, color=color).stdout
 
 
 def renewed(page: str) -> str:
-    """The page with the present output of its examples."""
+    """Return the page with the present output of its examples."""
 
     def example(match: re.Match[str]) -> str:
-        return f"$ twusage {match['arguments']}\n{output(match['arguments'])}"
+        return f"$ twusage {match['arguments']}\n{run(match['arguments'])}"
 
     return BLOCK.sub(lambda block: EXAMPLE.sub(example, block[0]), page)
 
 
 def main() -> int:
-    """Renew the pages, or only compare them."""
+    """Renew the page, or only compare it."""
     stale = [path for path in PAGES if renewed(text := path.read_text(encoding="utf-8")) != text]
     if "--check" not in sys.argv:
         for path in stale:

@@ -1,4 +1,4 @@
-"""What the pages promise as a whole. Their code blocks are tests by themselves: conftest.py at the root runs them."""
+"""Tests of the pages as a whole. conftest.py at the root runs their code blocks."""
 
 import os
 import re
@@ -22,13 +22,14 @@ def page(name: str) -> str:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    """Whoever adds a name to ``__all__`` adds it to the reference."""
-    documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", page("reference"), re.MULTILINE))
+    """Each name in an ``__all__`` is on one of the API pages."""
+    pages = "".join(page(path.stem) for path in DOCS.glob("api-*.md"))
+    documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", pages, re.MULTILINE))
     assert {*twusage.__all__, *twusage.monitor.__all__, *twusage.testing.__all__} <= documented
 
 
 def test_the_page_of_errors_has_every_error() -> None:
-    """Each stands in the tree and in the table of what to do."""
+    """Each is in the tree and in the table of what to do."""
     text = page("errors")
     for name in twusage.errors.__all__:
         assert re.search(rf"── {name}\b|^{name}\b", text, re.MULTILINE), f"{name} is not in the tree"
@@ -37,7 +38,7 @@ def test_the_page_of_errors_has_every_error() -> None:
 
 @pytest.mark.parametrize("name", ["README", *sorted(path.stem for path in DOCS.glob("*.md"))])
 def test_links_between_pages_lead_somewhere(name: str) -> None:
-    """Files and headings. Sphinx checks the same for the site, but nobody does for the README."""
+    """Files and headings. Sphinx checks the same for the site, but not for the README."""
     home, text = (DOCS.parent, README) if name == "README" else (DOCS, page(name))
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         path, _, anchor = target.partition("#")
@@ -50,23 +51,31 @@ def test_links_between_pages_lead_somewhere(name: str) -> None:
 
 
 def test_the_options_of_the_fake_are_documented() -> None:
-    """Those of ``twusage fake``, with their defaults. ``tests/integration/test_cli.py`` does it for ``show``."""
+    """Those of ``twusage fake`` and their defaults. ``tests/integration/test_cli.py`` does the same for ``show``."""
     click = pytest.importorskip("click")
     pytest.importorskip("rich")
     from twusage.cli.fake import fake
 
-    documented = dict(re.findall(r"^\| [^`|]+ \| `(--[a-z-]+) \S+` \| (.+) \|$", page("cli"), re.MULTILINE))
+    documented = dict(re.findall(r"^\| [^`|]+ \| `(--[a-z-]+) \S+` \| (.+) \|$", page("fake"), re.MULTILINE))
     context = click.Context(fake)
     options = {parameter.opts[0]: parameter.get_default(context) for parameter in fake.params}
-    # What click gives where there is no default depends on its version.
+    # What click returns without a default depends on its version.
     assert documented == {name: str(value) if isinstance(value, int) else "made up" for name, value in options.items()}
 
 
-def test_the_pages_show_what_the_commands_print() -> None:
-    """README.md and docs/cli.md hold real output: ``python docs/cli_output.py`` renews it."""
-    pytest.importorskip("sqlalchemy")
-    pytest.importorskip("rich")
-    command = [sys.executable, str(DOCS / "cli_output.py"), "--check"]
+@pytest.mark.parametrize("script", ["cli_output.py", "pictures.py", "dashboard_picture.py"])
+def test_the_pages_and_pictures_show_what_the_commands_print(script: str) -> None:
+    """docs/cli.md and docs/_static hold real output: ``python docs/<script>`` renews it."""
+    for module in ("sqlalchemy", "rich", "prometheus_client"):
+        pytest.importorskip(module)
+    command = [sys.executable, str(DOCS / script), "--check"]
     environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
     done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)  # noqa: S603 - our own
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_comparison_has_the_measured_figures() -> None:
+    """docs/comparison.md quotes the table of docs/speed.md, which ``nox -s bench`` writes."""
+    quoted = re.findall(r"(\| [\d.]+\sµs \| [\d.]+\sµs \| [\d.]+) \|$", page("comparison"), re.MULTILINE)
+    assert len(quoted) == 4
+    assert [figures for figures in quoted if figures not in page("speed")] == []

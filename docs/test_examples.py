@@ -1,4 +1,4 @@
-"""The examples of the pages are right for a new project, for unknown numbers, and for a type checker."""
+"""Tests of the examples: in a new project, with unknown numbers, and by a type checker."""
 
 import os
 import re
@@ -14,7 +14,7 @@ ROOT = DOCS.parent
 # Not testing.md: what its tests expect are the numbers of their own fakes and recordings.
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("architecture", "errors", "forecast", "guard", "history", "index")),
+    *(f"docs/{name}.md" for name in ("architecture", "components", "errors", "forecast", "guard", "history", "index")),
     *(f"docs/{name}.md" for name in ("rate-limits", "security", "tutorial", "watch")),
 ]
 # An invisible block, with a percent sign before each line; or one that is shown.
@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^% invisible-code-block: python\n((?:%[^\n]*\n)*)|^```pytho
 
 @pytest.mark.parametrize("world", ["empty", "silent"])
 def test_in_another_world(world: str) -> None:
-    """No example fails in a project that has never read a post, nor where the API reports neither a cap nor days."""
+    """No example fails in a project without reads, or if the API reports neither a cap nor days."""
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PAGES],
         env=os.environ | {"TWUSAGE_DOCS_WORLD": world, "PYTHONPATH": str(ROOT)},
@@ -37,7 +37,7 @@ def test_in_another_world(world: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_types(page: str, tmp_path: Path) -> None:
-    """README's and the first page's examples pass ``mypy --strict``; the others may leave out annotations."""
+    """README's and the first page's examples pass ``mypy --strict``; the others may omit annotations."""
     pytest.importorskip("mypy")
     code = "\n".join(
         re.sub("^% ?", "", hidden, flags=re.MULTILINE) or shown

@@ -27,7 +27,7 @@ _QUOTES = f"{QUOTES}\u2018\u2019\u201c\u201d"
 
 @frozen
 class Flaw:
-    """Why a text is no credential: no call can succeed with it."""
+    """The reason why a string is not a credential: no call can succeed with it."""
 
     code: str
     """A stable identifier for programs, such as ``token.quoted``."""

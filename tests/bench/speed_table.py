@@ -49,12 +49,10 @@ ROWS = (
     Row("decode/xdk", _DECODE, "`json.loads` and xdk's models (all text)", 0.55),
     Row("decode/pydantic", _DECODE, "pydantic: `model_validate_json`", 0.65),
     Row("decode/orjson", _DECODE, "`orjson.loads` alone, untyped"),
-    Row(
-        "sparse/json", "decode what the fake answers for 10 apps: every third is sparse", "`json.loads` alone, untyped"
-    ),
+    Row("sparse/json", "decode the fake's response for 10 apps: every third is sparse", "`json.loads` alone, untyped"),
     Row("speed/msgspec", _SPEED, "msgspec alone, into its Structs", 1.5),
     Row("speed/json", _SPEED, "`json.loads` alone, untyped", 0.9),
-    Row("speed/sparse", "decode what the fake answers for 10 apps, with msgspec", "`json.loads` alone, untyped"),
+    Row("speed/sparse", "decode the fake's response for 10 apps, with msgspec", "`json.loads` alone, untyped"),
     Row("small/xdk", "decode 1 day × 1 app", "`json.loads` and xdk's models (all text)", 1.0),
     Row("speed/small", "decode 1 day × 1 app, with msgspec", "the same"),
     Row("memory", "memory kept for a row, 90 days × 100 apps", "–", 45.0, "45 bytes"),
@@ -66,11 +64,11 @@ ROWS = (
     ),
     Row("import/xdk", "`import twusage` and a call on the fake, the whole process", "`import xdk`", 0.2),
     Row("fake/send", "a call through `FakeTransport`: `transport.send()`", "through aioresponses", 1 / 15, "1/15"),
-    Row("fake/call", "… with all that the client does besides: `client.get_usage()`", "the same through aioresponses"),
+    Row("fake/call", "… with the rest of the client: `client.get_usage()`", "the same through aioresponses"),
     Row("fleet", "10,000 apps polled once each, one process", "bare aiohttp doing the same", 1.15),
     Row("growth/apps", "an app of 10,000 that are polled", "an app of 10", 1.1),
     Row("growth/apps-alone", "the same, with Python's garbage collector off", "an app of 10"),
-    Row("growth/waiting", "a call of 10,000 that wait for one answer", "a call of 10", 1.1),
+    Row("growth/waiting", "a call of 10,000 that wait for one response", "a call of 10", 1.1),
     Row("growth/waiting-alone", "the same, with Python's garbage collector off", "a call of 10"),
     Row("growth/queue", "a call of 10,000 that wait, 50 in each window", "a call of 50", 1.1),
     Row("growth/queue-alone", "the same, with Python's garbage collector off", "a call of 50"),
@@ -79,7 +77,7 @@ ROWS = (
 
 def table(figures: Mapping[str, Any]) -> str:
     """The table as docs/speed.md shows it, without a figure that is not in docs/bench.json."""
-    lines = ["| what | against | twusage | the other | ratio | goal | |", "|---|---|---:|---:|---:|---:|---|"]
+    lines = ["| what | against | twusage | alternative | ratio | goal | result |", "|---|---|---:|---:|---:|---:|---|"]
     lines += [line(row, figures["rows"][row.key]) for row in ROWS]
     return "\n".join([_told(figures), "", *lines, ""])
 

@@ -477,7 +477,7 @@ class TestSocket:
 
 def test_the_documented_options() -> None:
     """docs/cli.md lists the options that exist."""
-    section = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
+    section = DOCS.read_text(encoding="utf-8").partition("## twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE))
     assert documented == {parameter.opts[0] for parameter in doctor.params if isinstance(parameter, click.Option)}
 
@@ -487,7 +487,7 @@ def test_the_documented_codes() -> None:
     from twusage import token_file
     from twusage.diagnostics import check, credentials, explain
 
-    text = DOCS.read_text(encoding="utf-8").partition("## What is wrong? twusage doctor\n")[2].partition("\n## ")[0]
+    text = DOCS.read_text(encoding="utf-8").partition("## twusage doctor\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", text))
     modules = (check, credentials, explain, token_file)
     source = "".join(map(inspect.getsource, modules))

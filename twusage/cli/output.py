@@ -60,7 +60,7 @@ def is_ascii_only(environ: Mapping[str, str]) -> bool:
 
 
 def _ctype_at_start() -> str | None:
-    """Return LC_CTYPE as it was before Python set it, where the system tells."""
+    """Return LC_CTYPE as it was before Python set it, if the system provides it."""
     with suppress(OSError):
         for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
             if entry.startswith(b"LC_CTYPE="):
