@@ -345,9 +345,9 @@ class TestRequest:
         assert result.exit_code == 0
         assert result.stdout.startswith("date,usage\n2024-06-06,800\n")
         assert result.stderr.splitlines() == [
-            r"twusage: warning: the API says: Partial\x1b[2J: One app\nis missing",
-            "twusage: warning: the API says: Odd: https://api.twitter.com/2/problems/x",
-            "twusage: warning: the API says: something is wrong, but not what",
+            r"twusage: warning: the API reports a problem: Partial\x1b[2J: One app\nis missing",
+            "twusage: warning: the API reports a problem: Odd: https://api.twitter.com/2/problems/x",
+            "twusage: warning: the API reports a problem: without an explanation",
         ]
 
 

@@ -1,4 +1,4 @@
-"""One call of the API, or of the demo, for every command that shows a usage: its options, waits and warnings."""
+"""The API call of every command that shows a usage: options, waits, warnings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from twusage.retry import RetryPolicy
 
 __all__ = ["Access", "call_options", "fetched", "max_wait_option", "viewed"]
 
-# Problems beside good data that are reported, and the length of each text of theirs: a server may send anything.
-_MOST_WARNINGS = 5
-_LONGEST = 200
+# Limits of what is printed about problems beside good data, because a server may send anything.
+_MAX_WARNINGS = 5
+_MAX_TEXT_LENGTH = 200
 
 
 @frozen
@@ -37,7 +37,7 @@ class Access:
     names: Mapping[str, str]
 
     def client_keywords(self) -> dict[str, Any]:
-        """The keywords of a ``UsageClient``, and of ``asked``."""
+        """Return the keywords for ``run_with_client``."""
         keywords: dict[str, Any] = credentials(self.token_file) if self.demo is None else self.demo.keywords
         return keywords | {"proxy": self.proxy, "timeout": self.timeout}
 
@@ -51,7 +51,7 @@ class Access:
         timeout: float,  # of a request; nothing here waits
         names: Mapping[str, str],
     ) -> Access:
-        """The value of the options; ``--demo`` excludes the ways to the real API."""
+        """Return the options as one value; ``--demo`` excludes ``--token-file`` and ``--proxy``."""
         if demo and token_file is not None:
             raise click.UsageError("--demo needs no --token-file: choose one")
         if demo and proxy is not None:
@@ -61,7 +61,7 @@ class Access:
 
 
 def call_options(command: Callable[..., None]) -> Callable[..., None]:
-    """``--demo``, ``--name`` and the access options, passed on as one ``access``."""
+    """Add ``--demo``, ``--name`` and the access options, passed as one ``access``."""
 
     @wraps(command)
     def packed(**options: Any) -> None:
@@ -83,38 +83,38 @@ max_wait_option = click.option(
 
 
 def fetched(access: Access, *, retry: RetryPolicy, quiet: bool = False) -> Usage:
-    """The response to one call, with all the days that the API has.
+    """Return the response to one call, with all days of the API.
 
     Args:
         access: how to reach the API.
         retry: what is retried, and how long the call may wait.
-        quiet: whether nothing is written on stderr.
+        quiet: write nothing to stderr.
     """
     countdown = Countdown()
     on_wait = None if quiet else countdown
     try:
-        usage = run_with_client(_ask, retry=retry, on_wait=on_wait, **access.client_keywords())
+        usage = run_with_client(_get_usage, retry=retry, on_wait=on_wait, **access.client_keywords())
     except TwUsageError as error:
         if access.demo is None:
             suggest_doctor(error)
         raise
     finally:
         countdown.clear()
-    for problem in usage.errors[: 0 if quiet else _MOST_WARNINGS]:
-        print_error(f"warning: the API says: {_told(problem)}")
+    for problem in usage.errors[: 0 if quiet else _MAX_WARNINGS]:
+        print_error(f"warning: the API reports a problem: {_summary(problem)}")
     return usage
 
 
 def viewed(access: Access, *, max_wait: float, days: int = 7) -> View:
-    """What is shown of one call."""
+    """Return the view of one call's response."""
     usage = fetched(access, retry=retry_policy(max_wait))
     return view_of(usage, now=usage.fetched_at, days=days, names=access.names)
 
 
-async def _ask(client: UsageClient) -> Usage:
+async def _get_usage(client: UsageClient) -> Usage:
     return await client.get_usage(days=FETCHED_DAYS)
 
 
-def _told(problem: Problem) -> str:
+def _summary(problem: Problem) -> str:
     texts = (problem.title, problem.detail or problem.type)
-    return ": ".join(text[:_LONGEST] for text in texts if text) or "something is wrong, but not what"
+    return ": ".join(text[:_MAX_TEXT_LENGTH] for text in texts if text) or "without an explanation"

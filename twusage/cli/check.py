@@ -1,4 +1,4 @@
-"""``twusage check``: one line and an exit code for monitoring systems, by the convention of their plugins."""
+"""``twusage check``: a monitoring plugin, which prints one line and sets the exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIMEOUT = 10.0
 """Seconds for one request."""
 _DEADLINE = 15.0
 """Seconds for everything: monitoring systems stop a check after 30 to 60 s, and then report nothing useful."""
-_WIDEST = 80
+_MAX_WIDTH = 80
 
 
 class Level(IntEnum):
@@ -39,28 +39,31 @@ class Level(IntEnum):
 
 @frozen
 class Result:
-    """What a check found, in a sentence."""
+    """The result of a check, in a sentence."""
 
     level: Level
-    said: str
+    message: str
     perfdata: str = ""
 
     @property
     def line(self) -> str:
         """The line on stdout."""
-        line = cut(printable(f"{self.level.name}: {self.said}"), _WIDEST)
+        line = cut(printable(f"{self.level.name}: {self.message}"), _MAX_WIDTH)
         return f"{line} | {self.perfdata}" if self.perfdata else line
 
 
 class _Check(click.Command):
-    """A command whose every error is UNKNOWN: the exit code 2 of a wrong option would read as CRITICAL."""
+    """A command whose errors are UNKNOWN.
+
+    click's exit code for a wrong option is 2, which a monitoring system reads as CRITICAL.
+    """
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
             return super().make_context(*args, **extra)
         except (click.ClickException, TwUsageError) as error:
-            said = one_sentence(error) if isinstance(error, click.ClickException) else str(error)
-            raise _end(Result(Level.UNKNOWN, said)) from None
+            message = one_sentence(error) if isinstance(error, click.ClickException) else str(error)
+            raise _end(Result(Level.UNKNOWN, message)) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -81,7 +84,7 @@ class _Check(click.Command):
     default=80,
     show_default=True,
     metavar="PERCENT",
-    help="Used part of the cap that is a WARNING.",
+    help="Report WARNING from this used part of the cap on.",
 )
 @click.option(
     "-c",
@@ -90,7 +93,7 @@ class _Check(click.Command):
     default=95,
     show_default=True,
     metavar="PERCENT",
-    help="Used part of the cap that is CRITICAL.",
+    help="Report CRITICAL from this used part of the cap on.",
 )
 @click.option("--no-forecast", is_flag=True, help="Do not warn if even the low end of the forecast reaches the cap.")
 @click.option("--perfdata", is_flag=True, help="Add performance data: ' | used=... forecast=...'.")
@@ -102,23 +105,23 @@ def check(*, access: Access, warning: float, critical: float, no_forecast: bool,
     $ twusage check -w 80 -c 95 --perfdata
     $ twusage check --demo
 
-    Prints one line on stdout, and ends within 16 s. A used-up cap is CRITICAL, and so is whatever stops the reading
-    otherwise (credits, a spending limit); every other error is UNKNOWN, wrong options included.
+    Prints one line on stdout, and ends within 16 s. A used-up cap is CRITICAL, and so are the other causes that stop
+    reads (credits, a spending limit); every other error is UNKNOWN, wrong options included.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if warning > critical:
         raise click.UsageError(f"-w must be at most -c, got {warning:g} and {critical:g}")
     limits = _Limits(warning / 100, critical / 100, forecast=not no_forecast)
-    found: list[Result] = []
-    worker = threading.Thread(target=lambda: found.append(_checked(access, limits)), daemon=True)
+    results: list[Result] = []
+    worker = threading.Thread(target=lambda: results.append(_run_check(access, limits)), daemon=True)
     worker.start()
     worker.join(_DEADLINE)
-    if not found:
-        # A name server that does not answer blocks a thread, for which the interpreter would wait.
+    if not results:
+        # An unresponsive name server blocks a thread, for which the interpreter would wait at exit.
         result = Result(Level.UNKNOWN, f"no response within {_DEADLINE:g} s")
         write(f"{result.line}\n")
         os._exit(result.level)
-    result = found[0]
-    raise _end(result if perfdata else Result(result.level, result.said))
+    result = results[0]
+    raise _end(result if perfdata else Result(result.level, result.message))
 
 
 @frozen
@@ -135,20 +138,20 @@ def _end(result: Result) -> click.exceptions.Exit:
     return click.exceptions.Exit(int(result.level))
 
 
-def _checked(access: Access, limits: _Limits) -> Result:
+def _run_check(access: Access, limits: _Limits) -> Result:
     try:
         usage = fetched(access, retry=RetryPolicy.none(), quiet=True)
-        return _judged(view_of(usage, now=usage.fetched_at), limits)
+        return _judge(view_of(usage, now=usage.fetched_at), limits)
     except QuotaError as error:
         return Result(Level.CRITICAL, _meaning(error))
     except (TwUsageError, OSError) as error:
         return Result(Level.UNKNOWN, _meaning(error))
-    except Exception as error:  # noqa: BLE001 - whatever happens, a monitoring system gets its line
+    except Exception as error:  # noqa: BLE001 - a monitoring system gets its line in any case
         return Result(Level.UNKNOWN, f"{type(error).__name__}: {error}")
 
 
 def _meaning(error: TwUsageError | OSError) -> str:
-    """The meaning of its exit code, which fits into a line, and the status."""
+    """Return the meaning of the exit code, and the status: short enough for a line."""
     code = exit_code(error)
     if code < 3:
         return str(error)
@@ -156,7 +159,7 @@ def _meaning(error: TwUsageError | OSError) -> str:
     return f"{meaning} ({error.status})" if isinstance(error, ApiError) else meaning
 
 
-def _judged(view: View, limits: _Limits) -> Result:
+def _judge(view: View, limits: _Limits) -> Result:
     ahead, usage, cycle = view.forecast, view.usage, view.cycle
     cap, used = usage.project_cap, usage.project_usage
     if cap is None or used is None:
@@ -171,14 +174,14 @@ def _judged(view: View, limits: _Limits) -> Result:
         level, limit = Level.CRITICAL, f" (critical from {limits.critical * 100:g}%)"
     elif fraction >= limits.warning:
         level, limit = Level.WARNING, f" (warning from {limits.warning * 100:g}%)"
-    said = f"{percent(fraction)} used{limit}"
+    message = f"{percent(fraction)} used{limit}"
     if cycle is not None and view.expected_fraction is not None:
-        said += f", forecast {whole_percent(view.expected_fraction)} by {day_name(cycle.end)}"
+        message += f", forecast {whole_percent(view.expected_fraction)} by {day_name(cycle.end)}"
     if ahead.low is not None and ahead.low >= cap and limits.forecast:
         level = max(level, Level.WARNING)
         if ahead.exhausts_on is not None and not limit:
-            said += f", runs out {day_name(ahead.exhausts_on)}"
-    return Result(level, said, perfdata)
+            message += f", runs out {day_name(ahead.exhausts_on)}"
+    return Result(level, message, perfdata)
 
 
 def _perfdata(used: int, cap: int, expected: int | None, limits: _Limits) -> str:

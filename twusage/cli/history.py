@@ -36,12 +36,13 @@ _CYCLES = 3
 
 @click.group(short_help="Record, show, export and load past days and cycles.")
 def history() -> None:
-    """Keep what the project has used, longer than the API does: 90 days.
+    """Keep the usage for longer than the 90 days of the API.
 
     \b
     $ twusage history record --history sqlite:///usage.db
 
-    The history is in SQLite or PostgreSQL. --history or the variable TWUSAGE_HISTORY says where; there is no default.
+    The history is in SQLite or PostgreSQL. Its URL comes from --history or the variable TWUSAGE_HISTORY; there is no
+    default.
     """  # noqa: D301 - click's mark for lines that are not wrapped
 
 
@@ -50,18 +51,18 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return demo(history_option(command))
 
 
-@history.command(short_help="Ask the API once, and store the days and the cycle.")
+@history.command(short_help="Call the API once, and store the days and the cycle.")
 @history_option
 @max_wait_option
 @call_options
 def record(*, access: Access, url: str | None, max_wait: float) -> None:
-    """Ask the API for 90 days, and store them and the count of the cycle.
+    """Fetch 90 days, and store them and the count of the cycle.
 
     \b
     $ twusage history record --history sqlite:///usage.db
 
-    Run it every day from cron: what the API changes later is corrected, and nothing is stored twice. The first run
-    stores the past 90 days. Several programs may record into one history at the same time.
+    Run it every day from cron: a count that the API changes later is corrected, and no day is stored twice. The
+    first run stores the past 90 days. Several programs may record into one history at the same time.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     place = _place(url, demo=access.demo is not None)
     usage = fetched(access, retry=retry_policy(max_wait))
@@ -79,7 +80,7 @@ def record(*, access: Access, url: str | None, max_wait: float) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The cycles as JSON, by project.")
 @_options
 def show(*, url: str | None, demo: bool, as_json: bool) -> None:
-    """Show each recorded billing cycle: what was used of its cap.
+    """Show each recorded billing cycle: its usage and its cap.
 
     \b
     $ twusage history show --history sqlite:///usage.db
@@ -133,7 +134,7 @@ def export(*, file: Path | None, url: str | None, demo: bool) -> None:
         write(f"exported {plural(count, 'row')}\n")
 
 
-@history.command(short_help="Merge what 'export' wrote: all of it or nothing.")
+@history.command(short_help="Merge the CSV of 'export': all rows or none.")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @_options
 def load(*, file: Path, url: str | None, demo: bool) -> None:
@@ -142,7 +143,8 @@ def load(*, file: Path, url: str | None, demo: bool) -> None:
     \b
     $ twusage history load usage.csv --history postgresql://localhost/usage
 
-    All of it or nothing. Of two counts for one day the one seen later wins, so that loading twice changes nothing.
+    It merges all rows or none. Of two counts for one day the one seen later wins, so that loading twice changes
+    nothing.
     """  # noqa: D301 - click's mark for lines that are not wrapped
 
     async def load_from(history: History) -> int:
@@ -153,7 +155,7 @@ def load(*, file: Path, url: str | None, demo: bool) -> None:
     write(f"loaded {plural(count, 'row')}\n")
 
 
-# -- What they share ---------------------------------------------------------------------------------------------------
+# -- Shared parts ------------------------------------------------------------------------------------------------------
 
 _Found = dict[str, tuple[list[Cycle], int, dt.date | None]]
 
@@ -175,7 +177,7 @@ def _with(url: str, job: Callable[[History], Awaitable[T]], *, demo: bool = Fals
 
 
 async def _fill(history: History) -> None:
-    """Record what the demo's project used in its past cycles and in this one."""
+    """Record the usage of the demo's project, in past cycles and in this one."""
     for usage in Demo().past_and_present(_CYCLES):
         await history.record(usage)
 

@@ -1,4 +1,4 @@
-"""click's complaints as one sentence, without what may be a token."""
+"""click's error messages as one sentence, with possible tokens redacted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import click
 
 __all__ = ["one_sentence"]
 
-# A token typed in the wrong place would be quoted, and from there go into the log of a CI.
+# click quotes arguments: a token typed in the wrong place would reach the log of a CI job.
 _MAYBE_A_TOKEN = re.compile(r"[^\s'\"()]{20,}")
 
 
 def one_sentence(error: click.ClickException) -> str:
-    """The complaint, and where the options are explained."""
-    said = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
+    """Return the error's message, and a reference to the command's help."""
+    message = _MAYBE_A_TOKEN.sub("[...]", error.format_message()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{said} (see '{context.command_path} --help')" if context else said
+    return f"{message} (see '{context.command_path} --help')" if context else message

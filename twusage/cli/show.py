@@ -1,4 +1,4 @@
-"""``twusage show``: its options, one call, and where the result goes. How it looks is decided in ``display``."""
+"""``twusage show``: its options, one call, and the output. The layout is ``display``'s."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["show"]
 
 
 def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
-    usage_request(days=days)  # raises what the call would raise, before anything looks for a token
+    usage_request(days=days)  # raises what the call would raise, before a token is needed
     return days
 
 
@@ -42,14 +42,14 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
 def show(
     *, access: Access, days: int, by_app: bool, all_apps: bool, as_json: bool, as_csv: bool, max_wait: float
 ) -> None:
-    """Show whether the monthly cap will last, and the posts read on each of the last days.
+    """Show whether the monthly cap will last, and the posts read per day.
 
     \b
     $ twusage show --demo --by-app
     $ twusage show --days 30 --name 27002234=collector
 
-    One call of GET /2/usage/tweets, of which an app has 50 in 15 minutes. It asks for 90 days, because the forecast
-    rests on them; --days is what is shown.
+    One call of GET /2/usage/tweets, of which an app has 50 in 15 minutes. It fetches 90 days, because the
+    forecast needs them; --days is the number that is shown.
 
     The app-only bearer token comes from the environment (X_BEARER_TOKEN, TWITTER_BEARER_TOKEN or BEARER_TOKEN, the
     first that is set) or from --token-file; without one, an API key and its secret in X_API_KEY and X_API_SECRET
@@ -59,7 +59,7 @@ def show(
         raise click.UsageError("--json and --csv exclude each other: choose one")
     view = viewed(access, max_wait=max_wait, days=days)
     if as_json:
-        # ASCII only, which is as good for any reader, and is safe in any encoding and on any terminal.
+        # ASCII only: equal to every JSON parser, and safe in any encoding and on any terminal.
         write(json.dumps(view.shown.to_dict() | view.to_dict(), indent=2) + "\n")
     elif as_csv:
         write(_csv(view, by_app=by_app or all_apps))

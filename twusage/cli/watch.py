@@ -1,4 +1,4 @@
-"""``twusage watch``: a live view on a terminal, JSON lines elsewhere, and a command for each event."""
+"""``twusage watch``: a live view or JSON lines, and a command for each event."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _EXEC_TIMEOUT = 60.0
 """Seconds that the command of ``--exec`` has for one event."""
 
 
-def _checked_thresholds(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[float, ...]:
+def _checked_thresholds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[float, ...]:
     fractions = []
-    for each in given:
+    for each in values:
         number, percent = re.fullmatch(r"(.*?)(%?)", each, re.DOTALL).groups()  # type: ignore[union-attr]
         try:
             fraction = float(number) / (100 if percent else 1)
@@ -54,13 +54,13 @@ def _checked_thresholds(_: click.Context, __: click.Parameter, given: tuple[str,
     default=("80%", "90%", "100%"),
     metavar="PART",
     callback=_checked_thresholds,
-    help="Report when so much of the cap is used: 0.5 or 50%; may be repeated.  [default: 80%, 90%, 100%]",
+    help="Report when this part of the cap is used: 0.5 or 50%; may be repeated.  [default: 80%, 90%, 100%]",
 )
 @click.option(
     "--exec",
     "command",
     metavar="CMD",
-    help="Run CMD by the shell for each event but samples, which it gets as JSON on stdin. It has 60 s.",
+    help="Run CMD in the shell for each event except samples, with the event as JSON on stdin. Timeout: 60 s.",
 )
 @click.option("--by-app", is_flag=True, help="List the client apps in the live view.")
 @history_option
@@ -77,7 +77,7 @@ def watch(
     by_app: bool,
     url: str | None,
 ) -> None:
-    """Ask the API at intervals, and report each change that matters, once a billing cycle.
+    """Call the API at intervals; report each relevant change once a billing cycle.
 
     \b
     $ twusage watch --demo
@@ -85,8 +85,8 @@ def watch(
     $ twusage watch --exec 'mail -s twusage me@example.com' | jq .event
 
     On a terminal it is a live view, until Ctrl-C. Elsewhere each event is a line of JSON. With a history, a new watch
-    goes on where the last one ended, and reports the event over which that died once more. If CMD fails, the watch
-    ends with 1.
+    continues from the end of the last one, and repeats an event whose delivery was interrupted. If CMD fails, the
+    watch ends with 1.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     job = _Job(every, thresholds, command, url, access, by_app)
     try:
@@ -125,7 +125,7 @@ class _Job:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """End quietly at SIGTERM, and when the reader of a pipe leaves."""
+        """End without a message at SIGTERM, and when a pipe's reader closes it."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -147,7 +147,7 @@ class _Job:
 
 
 def _pipe() -> int | None:
-    """The file descriptor of stdout, if that is a pipe."""
+    """Return the file descriptor of stdout if that is a pipe."""
     try:
         descriptor = sys.stdout.fileno()
         return descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
@@ -157,7 +157,7 @@ def _pipe() -> int | None:
 
 @asynccontextmanager
 async def _drawn(every: float, access: Access, *, by_app: bool) -> AsyncIterator[Board]:
-    """The live view, which counts the seconds by itself."""
+    """Show the live view, and update its countdown each second."""
     loop = asyncio.get_running_loop()
     with Board(every=every, names=access.names, by_app=by_app) as board:
 
@@ -176,7 +176,10 @@ async def _drawn(every: float, access: Access, *, by_app: bool) -> AsyncIterator
 
 
 async def _run(command: str, event: WatchEvent, *, quiet: bool) -> None:
-    """Run the command with the event on its stdin. What it prints goes to stderr, or nowhere below a live view."""
+    """Run the command with the event on its stdin.
+
+    Its output goes to stderr, but is discarded below a live view.
+    """
     output = asyncio.subprocess.DEVNULL if quiet else sys.stderr.fileno()
     process = await asyncio.create_subprocess_shell(
         command, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
