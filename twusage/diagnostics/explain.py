@@ -1,4 +1,4 @@
-"""What the end of a call shows: of its result or its exception, one finding for each part of the set-up.
+"""Derives the findings from a call's result or exception, one per part of the set-up.
 
 Pure: the environment and the times come in as arguments. Findings derive from data (an exception's class, status,
 problem and attributes), never from the words of its message. No message contains a credential or a part of one.
@@ -64,7 +64,7 @@ class Attempt:
 
 @frozen
 class _Context:
-    """What is known of a call besides its result."""
+    """The data of a call besides its result."""
 
     attempt: Attempt | None
     suspicion: Finding | None
@@ -139,7 +139,7 @@ def _credential_findings(outcome: Usage | TwUsageError, failure: Finding | None,
         return [failure]
     name = "key" if context.is_pair else "token"
     title = "the API key and secret" if context.is_pair else "the bearer token"
-    # The API reports these only for credentials that it knows.
+    # The API reports these only for valid credentials.
     if subject == "app" or (isinstance(outcome, Usage | QuotaError) and subject != "network"):
         return [Finding(f"{name}.accepted", "ok", f"the API accepts {title}")]
     if context.suspicion is not None:
@@ -367,9 +367,10 @@ def _is_enrollment_reason(problem: Problem) -> bool:
 
 
 def _explain_client_forbidden(error: ForbiddenError) -> Finding:
-    """Return the finding for an app that may not call this endpoint, with all that the API says about it.
+    """Return the finding for an app that may not call this endpoint.
 
-    The API sends the same problem for an app outside a project, and for one whose account lacks an access level.
+    Its message has all fields of the problem, because the API sends the same one for an app outside a project and for
+    an app whose account lacks an access level.
     """
     problem = error.problem
     extra = {
@@ -395,7 +396,7 @@ def _explain_client_forbidden(error: ForbiddenError) -> Finding:
 
 
 def _blame_suspicion(context: _Context, failure: Finding) -> Finding:
-    """Return the failure, with the suspicion about the credentials as its likely cause."""
+    """Return the failure, with a suspicion about the credentials as its cause."""
     if context.suspicion is None:
         return failure
     message = f"{failure.message}. Likely cause: {context.suspicion.message}"
@@ -438,7 +439,7 @@ def _usage_findings(usage: Usage) -> list[Finding]:
             "api.problem",
             "warning",
             f"the API reports a problem: {_server_message(problem.status, problem)}",
-            "See what it says",
+            "Read its explanation; the numbers may be incomplete",
         )
         for problem in usage.errors[:_MAX_PROBLEMS]
     ]

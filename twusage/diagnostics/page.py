@@ -1,4 +1,7 @@
-"""Tells a page or plain text of a firewall, a proxy or the API's edge from a response of the API. Pure."""
+"""Detects pages and plain text that the API did not send. Pure.
+
+Firewalls, proxies and the API's edge send them in place of the API's response.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ __all__ = ["holds_page", "is_page"]
 
 
 def is_page(error: BaseException) -> bool:
-    """Return whether an error stands for a page or plain text, whatever its status."""
+    """Return whether an error stands for a page or plain text."""
     match error:
         case RateLimitedError(window_exhausted=True):
             return False  # Its headers are the API's.
@@ -21,7 +24,7 @@ def is_page(error: BaseException) -> bool:
 
 
 def holds_page(body: bytes) -> bool:
-    """Return whether this body of a 200 is a page or plain text."""
+    """Return whether the body of a 200 is a page or plain text."""
     return _is_not_json(body[:1000].decode(errors="replace"))
 
 
