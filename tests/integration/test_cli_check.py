@@ -51,8 +51,8 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
             1,
             "WARNING: 58.1% used (warning from 50%), forecast 113% by Thu 10 Dec",
         ),
-        ({"cap": None}, (), 3, "UNKNOWN: The API does not say the cap"),
-        ({"used": None}, (), 3, "UNKNOWN: The API does not say how much of the cap is used"),
+        ({"cap": None}, (), 3, "UNKNOWN: The API does not report the cap"),
+        ({"used": None}, (), 3, "UNKNOWN: The API does not report how much of the cap is used"),
         ({"cap_reset_day": None}, (), 0, "OK: 43.6% used"),
     ],
 )

@@ -68,8 +68,8 @@ class TestStates:
             ({"cap": 500_000}, "Cap used up", "The cap is used up. Reading stops until Thu 10 Dec."),
             ({"known_days": 2}, "Too early to tell", "522,849 of 1,200,000 posts read."),
             ({"cap_reset_day": None}, "Too early to tell", "522,849 of 1,200,000 posts read."),
-            ({"cap": None}, "Unknown", "The API does not say the cap."),
-            ({"used": None}, "Unknown", "The API does not say how much of the cap is used."),
+            ({"cap": None}, "Unknown", "The API does not report the cap."),
+            ({"used": None}, "Unknown", "The API does not report how much of the cap is used."),
         ],
     )
     def test_verdict(self, fields: dict[str, Any], pill: str, sentence: str) -> None:

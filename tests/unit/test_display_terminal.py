@@ -124,7 +124,7 @@ class TestShow:
         """What the API does not say is unknown, never 0."""
         page = shown(cap=None, used=None, cap_reset_day=None, known_days=0, apps=0, project_id=None, by_app=True)
         assert page == [
-            f"- The API does not say the cap{'Project unknown':>50}",
+            f"- The API does not report the cap{'Project unknown':>47}",
             "",
             "  Read  unknown    Pace    unknown",
             "  Left  unknown    Resets  unknown",
@@ -169,7 +169,7 @@ class TestShow:
             "  Mon 23 Nov  unknown",
             "  Tue 24 Nov       30  █████████████████████████████████████████████████████████",
             "  Wed 25 Nov        –  so far",
-            "  – no reads, so left out by the API",
+            "  – no reads, so omitted by the API",
         ]
 
     def test_the_smallest_count_is_seen(self) -> None:

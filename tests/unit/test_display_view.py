@@ -53,8 +53,8 @@ class TestVerdict:
             ({"cap": 500_000, "cap_reset_day": None}, State.USED_UP, "The cap is used up"),
             ({"used": 12_345, "known_days": 3}, State.EARLY, "12,345 of 1,200,000 posts read"),
             ({"cap_reset_day": None}, State.EARLY, "522,849 of 1,200,000 posts read"),
-            ({"cap": None}, State.UNKNOWN, "The API does not say the cap"),
-            ({"used": None}, State.UNKNOWN, "The API does not say how much of the cap is used"),
+            ({"cap": None}, State.UNKNOWN, "The API does not report the cap"),
+            ({"used": None}, State.UNKNOWN, "The API does not report how much of the cap is used"),
         ],
     )
     def test_headline(self, fields: dict[str, Any], state: State, headline: str) -> None:
@@ -72,7 +72,7 @@ class TestVerdict:
             ),
             ({"cap": 522_849, "cap_reset_day": None}, "522,849 of 522,849 posts read."),
             ({"known_days": 3}, "A forecast needs at least 3 full days; 2 days known."),
-            ({"cap_reset_day": None}, "The API does not say on which day of the month the cap resets."),
+            ({"cap_reset_day": None}, "The API does not report on which day of the month the cap resets."),
             ({"cap": None}, "522,849 posts read in this cycle."),
             ({"used": None}, ""),
         ],

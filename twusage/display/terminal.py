@@ -1,4 +1,4 @@
-"""A ``View`` as the text that a person reads in a terminal. No I/O; what is shown is decided in ``view``.
+"""Renders a ``View`` as text for a terminal. No I/O; ``view`` decides what is shown.
 
 No line is wider than the screen from 40 columns on: words wrap, bars shrink and vanish, numbers stay whole.
 """
@@ -52,19 +52,19 @@ STATE_COLORS = {
     State.UNKNOWN: GREY,
 }
 SIGNS = {GREEN: ("✓", "ok"), AMBER: ("!", "!"), RED: ("✗", "x"), GREY: ("-", "-")}
-"""For each colour its sign, and the same in ASCII: colour never says it alone."""
+"""The sign of each colour, and its ASCII form: no state is shown by colour alone."""
 
-_WIDEST_GAUGE = 140
-_WIDEST_APP_BAR = 60
-_SHORTEST_BAR = 4
+_MAX_GAUGE_WIDTH = 140
+_MAX_APP_BAR_WIDTH = 60
+_MIN_BAR_WIDTH = 4
 _LISTED_APPS = 20
-_MOST_ROWS = 14
+_MAX_ROWS = 14
 """More days are columns, or rows of weeks."""
 _SO_FAR = "so far"
 
 
 def show_text(view: View, screen: Screen, *, by_app: bool = False, all_apps: bool = False) -> Text:
-    """The page of ``twusage show``.
+    """Return the page of ``twusage show``.
 
     Args:
         view: what is shown.
@@ -79,7 +79,7 @@ def show_text(view: View, screen: Screen, *, by_app: bool = False, all_apps: boo
 
 
 def forecast_text(view: View, screen: Screen) -> Text:
-    """The page of ``twusage forecast``."""
+    """Return the page of ``twusage forecast``."""
     ahead = view.forecast
     expected = UNKNOWN
     if ahead.expected is not None and ahead.low is not None and ahead.high is not None:
@@ -91,18 +91,18 @@ def forecast_text(view: View, screen: Screen) -> Text:
     if (safe := _safe(view)) is not None:
         pace += f"; {safe} a day is safe"
     rows = [("Expected", expected), ("Pace", pace), ("Cap", _reached(view))]
-    lines = [Text(line) for name, said in rows for line in _wrapped(said, screen.width, f"  {name:8}  ")]
+    lines = [Text(line) for name, value in rows for line in _wrapped(value, screen.width, f"  {name:8}  ")]
     return _page([*_head(view, screen)[:2], lines])
 
 
 def live_text(view: View, screen: Screen, *, status: str, height: int, by_app: bool = False) -> Text:
-    """The live view of ``twusage watch``, of at most ``height`` lines; the status is its last."""
+    """Return the live view, at most ``height`` lines; the status is its last."""
     head, days = _head(view, screen), _days(view, screen)
     apps = _apps(view, screen, _LISTED_APPS) if by_app else []
     events = [Text("Events of this cycle", "bold")] if view.events else []
     for event in view.events:
-        told = _wrapped(screen.safe(event.text), screen.width, f"  {event.at:%d %b %H:%M}  ")
-        events += map(Text, told)
+        wrapped = _wrapped(screen.safe(event.text), screen.width, f"  {event.at:%d %b %H:%M}  ")
+        events += map(Text, wrapped)
     last = [Text(line) for line in textwrap.wrap(screen.safe(status), screen.width)]
 
     def lines() -> list[Text]:
@@ -134,7 +134,7 @@ class Cycle:
 
 
 def cycles_text(cycles: Sequence[Cycle], screen: Screen, *, title: str, today: dt.date) -> Text:
-    """The page of ``twusage history show``: the cycles, newest first."""
+    """Return the page of ``twusage history show``: the cycles, newest first."""
     glyphs = screen.glyphs
     heading = Text("\n").join(Text(line) for line in _wrapped(screen.safe(title), screen.width, "Cycles  "))
     heading.stylize("bold", 0, len("Cycles"))
@@ -147,13 +147,13 @@ def cycles_text(cycles: Sequence[Cycle], screen: Screen, *, title: str, today: d
     if not rows:
         return _page([[heading], [Text("  No cycle is recorded.")]])
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:3]]
-    room = min(30, screen.width - sum(widths) - 8 - len("  day 31"))
+    bar_width = min(30, screen.width - sum(widths) - 8 - len("  day 31"))
     lines = []
     for label, used, share, fraction, cycle in rows:
         line = Text(f"  {label:{widths[0]}}  {used:>{widths[1]}}  {share:>{widths[2]}}")
-        if fraction is not None and room >= _SHORTEST_BAR:
-            filled = min(room, round(fraction * room))
-            line.append(f"  {glyphs.gauge[0] * filled}", GREY).append(glyphs.gauge[2] * (room - filled), GREY)
+        if fraction is not None and bar_width >= _MIN_BAR_WIDTH:
+            filled = min(bar_width, round(fraction * bar_width))
+            line.append(f"  {glyphs.gauge[0] * filled}", GREY).append(glyphs.gauge[2] * (bar_width - filled), GREY)
         if cycle.start <= today < cycle.end:
             line.append(f"  day {(today - cycle.start).days + 1}", "dim")
         line.rstrip()
@@ -187,7 +187,7 @@ def _gauge(view: View, screen: Screen) -> list[Text]:
     fraction = view.used_fraction
     if gauge is None or fraction is None:
         return []
-    width = min(screen.width - 2, _WIDEST_GAUGE)
+    width = min(screen.width - 2, _MAX_GAUGE_WIDTH)
     color = GREY if view.stale else STATE_COLORS[view.verdict.state]
     used = max(round(gauge.used * width), 1 if fraction else 0)
     expected = used if gauge.expected is None else max(used, round(gauge.expected * width))
@@ -220,14 +220,14 @@ def _above(view: View, width: int, sign: str) -> list[Text]:
 
 
 class _Below:
-    """The labels below the gauge: each only if it fits with two spaces."""
+    """The labels below the gauge; one that does not fit is dropped."""
 
     def __init__(self, first: str, width: int) -> None:
         self.line = first
         self._width = width
 
     def put(self, label: str, at: int) -> None:
-        """Put a label at this column if it fits."""
+        """Put a label at this column if it fits, two spaces after the last one."""
         if at >= len(self.line) + 2 and at + len(label) <= self._width:
             self.line = f"{self.line:{at}}{label}"
 
@@ -263,7 +263,7 @@ def _facts(view: View, screen: Screen) -> list[Text]:
 
 
 def _table(facts: Sequence[_Fact], width: int | None = None) -> list[str]:
-    """The facts as columns: counts stand on the right; phrases that do not fit are left out."""
+    """Return the facts as columns: counts flush right, phrases only if they fit."""
     labels = max(len(fact.label) for fact in facts)
     counts = max((len(fact.value) for fact in facts if fact.count), default=0)
     narrow = width is not None
@@ -273,16 +273,16 @@ def _table(facts: Sequence[_Fact], width: int | None = None) -> list[str]:
     for fact in facts:
         value = f"{fact.value:>{counts}}" if fact.count else fact.value
         line = f"  {fact.label:{labels}}  {value if narrow else f'{value:{values}}'}"
-        said = "  "
+        extra = "  "
         for phrase in fact.extra:
-            if width is None or len(line) + len(said) + len(phrase) <= width:
-                said += phrase
-        lines.append(f"{line}{said.rstrip()}" if narrow or not extras else f"{line}{said:{extras + 2}}")
+            if width is None or len(line) + len(extra) + len(phrase) <= width:
+                extra += phrase
+        lines.append(f"{line}{extra.rstrip()}" if narrow or not extras else f"{line}{extra:{extras + 2}}")
     return lines
 
 
 def _left(used: float) -> str:
-    # As in percent(): rounding must not say that all is left, or nothing, when it is not so.
+    # As in percent(): rounding must not yield 0 % or 100 % for a cap that is partly used.
     return f"{min(max(1 - used, 0.001 if used < 1 else 0.0), 0.999 if used else 1.0):.1%}"
 
 
@@ -310,7 +310,7 @@ def _reached(view: View) -> str:
 
 @frozen
 class _Row:
-    """A line: a label, a figure, and a bar if there is room for one."""
+    """A line: a label, a figure, and a bar if it fits."""
 
     label: Text
     figure: str
@@ -319,11 +319,11 @@ class _Row:
 
 
 def _has_columns(view: View, screen: Screen) -> bool:
-    return len(view.days) > _MOST_ROWS and fits_columns(view, screen)
+    return len(view.days) > _MAX_ROWS and fits_columns(view, screen)
 
 
 def _days(view: View, screen: Screen) -> list[Text]:
-    weeks = len(view.days) > _MOST_ROWS and not fits_columns(view, screen)
+    weeks = len(view.days) > _MAX_ROWS and not fits_columns(view, screen)
     lines = _heading(f"Posts read a {'week' if weeks else 'day'}", view.series, screen)
     if not any(day.parts for day in view.days) and all(day.omitted for day in view.days):
         return [*lines, Text("  The response holds no days.")]
@@ -333,7 +333,7 @@ def _days(view: View, screen: Screen) -> list[Text]:
     colors = [series.color for series in view.series] or [0]
     lines += _bars(rows, colors, screen)
     if not weeks and any(day.omitted for day in view.days):
-        lines.append(Text(f"  {screen.glyphs.dash} no reads, so left out by the API", "dim"))
+        lines.append(Text(f"  {screen.glyphs.dash} no reads, so omitted by the API", "dim"))
     if any(row.figure.endswith(PARTIAL) for row in rows):
         lines.append(Text(f"  {PARTIAL} and days whose count is unknown", "dim"))
     return lines
@@ -383,12 +383,14 @@ def _weeks(days: Sequence[Day], screen: Screen) -> list[_Row]:
 def _bars(rows: Sequence[_Row], colors: Sequence[int], screen: Screen) -> list[Text]:
     labels = max(row.label.cell_len for row in rows)
     figures = max(len(row.figure) for row in rows)
-    room = screen.width - labels - figures - 6
+    bar_width = screen.width - labels - figures - 6
     scale = max((sum(row.parts) for row in rows), default=0) or 1
-    # What follows a bar needs its room, too.
+    # The text behind a bar needs columns, too.
     for row in rows:
         if row.suffix and sum(row.parts):
-            room = min(room, int((screen.width - labels - figures - 8 - len(row.suffix)) * scale / sum(row.parts)))
+            bar_width = min(
+                bar_width, int((screen.width - labels - figures - 8 - len(row.suffix)) * scale / sum(row.parts))
+            )
     lines = []
     for row in rows:
         line = Text("  ").append_text(row.label)
@@ -396,8 +398,8 @@ def _bars(rows: Sequence[_Row], colors: Sequence[int], screen: Screen) -> list[T
         faint = row.figure in {UNKNOWN, screen.glyphs.dash}
         line.append(f"{row.figure:>{figures}}", "dim" if faint else "")
         cells: list[Cell] = []
-        if room >= _SHORTEST_BAR:
-            cells = bar(row.parts, colors, scale=scale, length=room, screen=screen)
+        if bar_width >= _MIN_BAR_WIDTH:
+            cells = bar(row.parts, colors, scale=scale, length=bar_width, screen=screen)
         if cells:
             line.append("  ").append_text(text_of(cells))
         if row.suffix and line.cell_len + 2 + len(row.suffix) <= screen.width:
@@ -426,13 +428,13 @@ def _apps(view: View, screen: Screen, most: int | None) -> list[Text]:
     ]
     names = [_cut(screen.safe(app.label), screen.width - len(figures[0]) - 6) for app in listed]
     widest = max(map(cell_len, names))
-    room = min(screen.width - widest - len(figures[0]) - 8, _WIDEST_APP_BAR)
+    bar_width = min(screen.width - widest - len(figures[0]) - 8, _MAX_APP_BAR_WIDTH)
     for app, name, figure in zip(listed, names, figures, strict=True):
         line = Text.assemble("  ", screen.mark(app.color), f" {set_cell_size(name, widest)}  {figure}")
         cells: list[Cell] = []
-        if app.fraction and room >= _SHORTEST_BAR:
+        if app.fraction and bar_width >= _MIN_BAR_WIDTH:
             cells = bar(
-                [app.reads or 0], [app.color], scale=(app.reads or 0) / app.fraction, length=room, screen=screen
+                [app.reads or 0], [app.color], scale=(app.reads or 0) / app.fraction, length=bar_width, screen=screen
             )
         line.append("  ").append_text(text_of(cells))
         line.rstrip()
@@ -449,7 +451,7 @@ def _apps(view: View, screen: Screen, most: int | None) -> list[Text]:
 
 
 def _lines(blocks: Iterable[Sequence[Text]]) -> list[Text]:
-    """The lines of the blocks that have any, with an empty line between two blocks."""
+    """Join the blocks that have lines, with an empty line between two."""
     lines: list[Text] = []
     for block in blocks:
         if block:
@@ -461,10 +463,10 @@ def _page(blocks: Iterable[Sequence[Text]]) -> Text:
     return Text("\n").join(_lines(blocks))
 
 
-def _wrapped(said: str, width: int, indent: str) -> list[str]:
-    return textwrap.wrap(said, width, initial_indent=indent, subsequent_indent=" " * len(indent)) or [indent.rstrip()]
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=" " * len(indent)) or [indent.rstrip()]
 
 
 def _cut(text: str, width: int) -> str:
-    """The text in at most so many columns, with three dots if something is missing."""
+    """Return the text in at most ``width`` columns, ending in three dots if shortened."""
     return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 3)).rstrip()}..."

@@ -1,7 +1,9 @@
-"""One value that every output draws: the terminal, the page, the report, JSON, metrics. Pure.
+"""View: the value from which every output is drawn. Pure.
 
-What belongs here: what is shown, in which order, and in which words. How it looks (columns, colours, SVG) belongs to
-the outputs. Time comes in as an argument, in UTC::
+The outputs are the terminal, the page, the report, JSON and metrics.
+
+What belongs here: the shown values, their order, and the words. The layout (columns, colours, SVG) belongs to the
+outputs. Time comes in as an argument, in UTC::
 
     view = view_of(usage, now=now, days=30, names={"27002234": "collector"})
     view.verdict.headline           # "On track for 84% of the cap by Thu 10 Dec"
@@ -11,7 +13,7 @@ the outputs. Time comes in as an argument, in UTC::
     view.apps                       # all apps, most reads first
     view.to_dict()                  # cycle, forecast and attribution as plain JSON types
 
-Every text of a view is safe on one line: control characters and bidirectional marks are escaped, ids and names cut.
+Every string of a view is safe on one line: control characters and bidirectional marks are escaped, ids and names cut.
 """
 
 from __future__ import annotations
@@ -65,13 +67,13 @@ __all__ = [
 ]
 
 LARGEST = 4
-"""Apps that have a colour of their own; the other ones share the colour with this index."""
+"""The number of apps with a colour of their own; the rest share the colour of this index."""
 FETCHED_DAYS = 90
-"""Days to ask the API for: the forecast is best with all of them."""
+"""Days to request: the forecast is best with all of them."""
 NOT_BY_ANY_APP = "not by any app"
 """The label of reads that no client app accounts for."""
-_LONGEST_NAME = 40
-_LONGEST_REASON = 200
+_MAX_NAME_LENGTH = 40
+_MAX_REASON_LENGTH = 200
 _DAY = dt.timedelta(days=1)
 
 
@@ -89,15 +91,15 @@ class State(StrEnum):
     EARLY = "early"
     """There is no forecast yet."""
     UNKNOWN = "unknown"
-    """The API does not say the cap, or how much of it is used."""
+    """The API does not report the cap, or how much of it is used."""
 
 
 @frozen
 class Verdict:
-    """The answer to "will it last?", in words."""
+    """Whether the cap will last, in words."""
 
     state: State
-    """What the words mean."""
+    """The state that the words describe."""
     label: str
     """Two or three words: ``Will run out``."""
     headline: str
@@ -111,18 +113,18 @@ class Gauge:
     """The cap as a bar. Every number is a fraction of the bar's width, 0 to 1."""
 
     used: float
-    """Where the used part ends."""
+    """The end of the used part."""
     expected: float | None
-    """Where the forecast ends; ``None`` without a forecast, and once the cap is used up."""
+    """The end of the forecast; ``None`` without a forecast, and once the cap is used up."""
     cap: float
-    """Where the cap is: 1.0, unless the upper end of the forecast lies beyond it."""
+    """The position of the cap: 1.0, unless the upper end of the forecast lies beyond it."""
     today: float | None
-    """Where a steady pace would be now; ``None`` without a cycle."""
+    """The position of a steady pace now; ``None`` without a cycle."""
 
 
 @frozen
 class Series:
-    """What one colour stands for in the chart of the days."""
+    """The meaning of one colour in the chart of the days."""
 
     label: str
     """The app's name, or ``46 more apps``, or ``not by any app``."""
@@ -137,7 +139,7 @@ class Day:
     date: dt.date
     """The day."""
     reads: int | None
-    """Posts read; ``None`` if the API omitted the day or did not give its count."""
+    """Posts read; ``None`` if the API omitted the day or its count."""
     omitted: bool
     """Whether the API omitted the day, as it does with days without reads."""
     today: bool
@@ -148,10 +150,10 @@ class Day:
 
 @frozen
 class App:
-    """The posts that one client app read on the days that are shown."""
+    """The posts that one client app read on the shown days."""
 
     client_app_id: str | None
-    """The id as the API gives it: not safe to print."""
+    """The id as the API returns it: not safe to print."""
     label: str
     """Its name, or else its id."""
     reads: int | None
@@ -200,22 +202,22 @@ class View:
     days: tuple[Day, ...]
     """The days that are shown, ascending, without gaps."""
     series: tuple[Series, ...]
-    """What ``Day.parts`` stand for; empty if the API names no app."""
+    """The meaning of ``Day.parts``; empty if the API names no app."""
     apps: tuple[App, ...]
     """All client apps, most reads on these days first."""
     unattributed: int
     """Posts of the shown days that no app accounts for; 0 if the apps add up to as many or more."""
     events: tuple[Event, ...]
-    """What happened in this cycle, ascending."""
+    """The events of this cycle, ascending."""
 
     @property
     def age(self) -> dt.timedelta:
-        """The age of the response; 0 if it is unknown when that arrived."""
+        """The age of the response; 0 if its arrival time is unknown."""
         return max(dt.timedelta(), self.now - _moment(self.usage, self.now))
 
     @property
     def used_fraction(self) -> float | None:
-        """The used fraction of the cap; ``None`` if unknown, or if the cap is 0."""
+        """The used fraction of the cap; ``None`` if unknown or without a cap."""
         return self.usage.used_fraction
 
     @property
@@ -235,7 +237,7 @@ class View:
         return None if self.cycle is None else max(0.0, (self.cycle.resets_at - self.now).total_seconds())
 
     def to_dict(self) -> dict[str, object]:
-        """``cycle``, ``forecast`` and ``attribution`` as plain JSON types, by the names of their fields."""
+        """Return ``cycle``, ``forecast`` and ``attribution`` as plain JSON types by field name."""
         return {
             "cycle": None if self.cycle is None else _plain(self.cycle),
             "forecast": _plain(self.forecast),
@@ -253,7 +255,7 @@ def view_of(
     events: Iterable[WatchEvent] = (),
     stale_after: float | None = None,
 ) -> View:
-    """What is shown of a response.
+    """Return the view of a response.
 
     Args:
         usage: a response with the days of the project and of its apps, ``FETCHED_DAYS`` of them for the forecast.
@@ -261,7 +263,7 @@ def view_of(
         days: the number of days to show.
         until: the last day to show (default: today).
         names: names for client apps, by id.
-        events: what a watch yielded; samples and other cycles are left out.
+        events: the events of a watch; samples and other cycles are omitted.
         stale_after: seconds from which on the response is stale (default: never).
     """
     moment = _moment(usage, now)
@@ -292,7 +294,7 @@ def view_of(
 
 
 def last_days(usage: Usage, days: int, *, end: dt.date) -> Usage:
-    """The same response with only the ``days`` days up to ``end``."""
+    """Return the response with only the ``days`` days up to ``end``."""
 
     def shorter(series: DailySeries) -> DailySeries:
         return series[bisect_right(series.dates, end - days * _DAY) : bisect_right(series.dates, end)]
@@ -311,12 +313,12 @@ def last_days(usage: Usage, days: int, *, end: dt.date) -> Usage:
 
 
 def _moment(usage: Usage, now: dt.datetime) -> dt.datetime:
-    """The instant that the response describes."""
+    """Return the instant that the response describes."""
     return now if usage.fetched_at == EPOCH else usage.fetched_at
 
 
 def _last_day(usage: Usage, today: dt.date) -> dt.date:
-    """Today; of a recorded response that has no recent days, its last one."""
+    """Return today, or the last day of a recording without recent days."""
     project = usage.daily_project_usage
     series = [project.usage] if project else []
     last = max(
@@ -334,12 +336,12 @@ def _verdict(usage: Usage, ahead: Forecast, cycle: BillingCycle | None, now: dt.
     if cap is None or used is None:
         missing = "the cap" if cap is None else "how much of the cap is used"
         known = "" if used is None else f"{plural(used, 'post')} read in this cycle."
-        return Verdict(State.UNKNOWN, "Unknown", f"The API does not say {missing}", known)
+        return Verdict(State.UNKNOWN, "Unknown", f"The API does not report {missing}", known)
     if used >= cap:
         return _used_up(used, cap, cycle, now)
     if ahead.expected is None or ahead.high is None or cycle is None:
         why = (
-            "The API does not say on which day of the month the cap resets."
+            "The API does not report on which day of the month the cap resets."
             if cycle is None
             else f"A forecast needs at least 3 full days; {plural(ahead.basis_days, 'day')} known."
         )
@@ -395,18 +397,18 @@ def _gauge(usage: Usage, ahead: Forecast, cycle: BillingCycle | None, moment: dt
 
 
 def _label(text: str | None) -> str:
-    return UNKNOWN if text is None else cut(printable(text), _LONGEST_NAME)
+    return UNKNOWN if text is None else cut(printable(text), _MAX_NAME_LENGTH)
 
 
 def _ranked(usage: Usage, shown: Usage, names: Mapping[str, str]) -> list[tuple[App, DailySeries]]:
-    """The client apps, most reads first, and their shown days."""
+    """Return the client apps, most reads first, and their shown days."""
     project = shown.daily_project_usage
     known = sum(app.usage.total for app in shown.daily_client_app_usage)
     known = max(known, project.usage.total if project else 0)
     ranked = []
     for whole, app in zip(usage.daily_client_app_usage, shown.daily_client_app_usage, strict=True):
         counts = app.usage.counts
-        # An app without any row is silent if the API says that it has none; else nothing is known of it.
+        # An app without rows has no reads if the API reports a row count of 0; otherwise its reads are unknown.
         unknown = (
             all(count is None for count in counts) if counts else not (whole.usage or whole.usage_result_count == 0)
         )
@@ -422,7 +424,7 @@ def _ranked(usage: Usage, shown: Usage, names: Mapping[str, str]) -> list[tuple[
 def _days(
     shown: Usage, ranked: Sequence[tuple[App, DailySeries]], days: int, end: dt.date, today: dt.date
 ) -> list[Day]:
-    """The days, whose last part is what the largest apps did not read."""
+    """Return the days; the last part is the reads of all other apps."""
     project = shown.daily_project_usage
     result = []
     for date in (end - n * _DAY for n in reversed(range(days))):
@@ -484,7 +486,7 @@ def _sentence(event: WatchEvent) -> str:  # noqa: PLR0911 - one for each kind of
         case CapChanged():
             return f"the cap changed from {number(event.before)} to {number(event.after)}"
         case WatchFailing():
-            return f"no usable response: {cut(str(event.error), _LONGEST_REASON)}"
+            return f"no usable response: {cut(str(event.error), _MAX_REASON_LENGTH)}"
         case WatchRecovered():
             return f"responses again, after {duration((event.at - event.since).total_seconds())}"
         case _:
