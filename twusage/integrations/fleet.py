@@ -1,22 +1,24 @@
-"""FleetWindow: one app's window for several processes. Pure: time comes in, and a store keeps the state.
+"""FleetWindow: one app's window, shared by several processes. Pure.
+
+Time is an argument, and a store keeps the state.
 
 ===============================================  =======================================================================
 rule, besides those of ``RateWindow``            reason
 ===============================================  =======================================================================
-A place is a lease with an end                   A process that is killed releases nothing. Its call counts, and a dead
-                                                 probe has a successor.
+A place is a lease with an end                   A killed process releases nothing. Its call counts, and another probe
+                                                 replaces a dead one.
 A process draws one turn for all its waiters     First come first served among processes. Calls that come later are on
                                                  the process's next turn, so that no process takes all places.
 An exchange serves all turns                     One process writes the places of all, and the others find theirs by
                                                  reading: fifty at the same instant would outrun each other's writes.
-A probe's place goes to the process that asks    Waiting for the first in line could stall all.
+Any process gets the probe's place               Waiting for the first in line could stall all.
 A turn that is late by 250 ms is passed over;    A process that was killed while it waited does not block the others. So
-after 10 s it is dropped                         a process says when it comes next, and keeps to it.
-A probe's failure is counted                     A process whose waiters waited for that probe sees it, and ends their
-                                                 wait with it: see ``limiter.Slot.fail``.
+after 10 s it is dropped                         a process announces its next exchange, and is on time.
+A probe's failure is counted                     A process whose waiters waited for that probe ends their wait with the
+                                                 failure: see ``limiter.Slot.fail``.
 Places stay until they are acknowledged, and     A reply may be lost: the process repeats the exchange, and gets the
 an exchange has a number                         same places; no report counts twice.
-A store whose clock steps back moves the state   What was so many seconds ahead still is.
+A store whose clock steps back moves the state   Each instant keeps its distance from now.
 ===============================================  =======================================================================
 """
 
@@ -37,21 +39,21 @@ __all__ = ["CallReport", "Exchange", "FleetWindow", "Place", "Reply"]
 
 FORMAT = 1
 # Seconds between two exchanges of a waiting process: while it waits for another call's response, and at most.
-POLL, LOOK = 0.05, 5.0
+POLL, MAX_PAUSE = 0.05, 5.0
 # Seconds for which a polling process's turn counts, so that 20 exchanges a second need not write it each time.
 POLL_TURN = 4.0
-# Seconds after which a turn is passed over, and dropped, when its process does not come.
-LATE, GONE = 0.25, 10.0
-# Of several processes that wait for the same opening, each comes this much later per place before it, and at most.
+# Seconds without an exchange after which a process's turn is passed over, and dropped.
+SKIP_AFTER, DROP_AFTER = 0.25, 10.0
+# Processes that wait for the same opening are spread: seconds per place ahead, and at most.
 STAGGER, MAX_STAGGER = 0.002, 0.2
 
 Place: TypeAlias = tuple[float, int]
-"""When the state was created, and a ticket: after a flush, tickets begin anew."""
+"""When the state was created, and a ticket: after a flush, tickets begin again at 1."""
 
 
 @frozen
 class CallReport:
-    """How a call ended, by the clocks of its process."""
+    """The outcome of a call, by the clocks of its process."""
 
     place: Place | None
     """``None`` for a call that started without the store."""
@@ -68,7 +70,7 @@ class CallReport:
 
 @frozen
 class Exchange:
-    """What a process reports and asks for."""
+    """The reports and the wishes of a process."""
 
     process: str
     number: int
@@ -77,16 +79,16 @@ class Exchange:
     wanted: int
     """Calls that wait for a place; 0 gives up the process's turn."""
     received: Place | None = None
-    """The newest place that it has got."""
+    """The newest place that it has received."""
     reports: tuple[CallReport, ...] = ()
     leaving: bool = False
     must_save: bool = False
-    """Write even if nothing changes: it proves that the store can be written."""
+    """Write even an unchanged state, to check that the store is writable."""
 
 
 @frozen
 class Reply:
-    """What the process learns."""
+    """The store's reply to an exchange."""
 
     places: tuple[Place, ...]
     ahead: int
@@ -110,7 +112,7 @@ class Reply:
 class _Turn:
     places: int
     due_at: float
-    """When the process comes again."""
+    """The time of the process's next exchange."""
 
 
 @define
@@ -119,7 +121,7 @@ class _Process:
     exchange: int = 0
     """The number of its last exchange."""
     tickets: list[int] = field(factory=list)
-    """What it was granted and has not acknowledged."""
+    """The granted places that it has not acknowledged."""
 
 
 @define(eq=False)
@@ -130,7 +132,7 @@ class FleetWindow:
         lease: seconds for which a place is held at most.
         limit: calls of a window that no header describes.
         period: seconds of a window that no header describes.
-        reserve: calls of every window that are left to other programs.
+        reserve: calls of each window that are left to other programs.
     """
 
     lease: float
@@ -141,7 +143,7 @@ class FleetWindow:
     created_at: float = field(init=False, default=-math.inf)
     updated_at: float = field(init=False, default=-math.inf)
     leases: dict[int, float] = field(init=False, factory=dict)
-    """When each ticket's lease ends."""
+    """The end of each ticket's lease."""
     turns: dict[str, _Turn] = field(init=False, factory=dict)
     """By process, in the order in which they were drawn."""
     processes: dict[str, _Process] = field(init=False, factory=dict)
@@ -177,12 +179,12 @@ class FleetWindow:
         return reply
 
     def lifetime(self, now: float) -> float:
-        """Seconds after which the state says nothing any more."""
+        """Return the seconds after which the state is obsolete."""
         ahead = self.window.opens_at - now
         return max(self.period, ahead if ahead < math.inf else 0.0) + self.period + self.lease
 
     def to_state(self) -> dict[str, Any]:
-        """The state in JSON types."""
+        """Return the state in JSON types."""
         return {
             "format": FORMAT,
             "window": self.window.to_state(),
@@ -201,7 +203,7 @@ class FleetWindow:
     def from_state(
         cls, state: Mapping[str, Any], lease: float, limit: int = LIMIT, period: float = PERIOD, reserve: int = 0
     ) -> Self:
-        """A window with the state that ``to_state`` returned. Raises ``ValueError`` for another format."""
+        """Return a window with a state of ``to_state``. Raises ``ValueError`` for another format."""
         if state["format"] != FORMAT:
             raise ValueError("the state was written by another version of twusage")
         fleet = cls(lease, limit, period, reserve)
@@ -238,7 +240,7 @@ class FleetWindow:
     def _record(self, at: float, report: CallReport) -> None:
         created_at, ticket = report.place or (math.nan, 0)
         holds = created_at == self.created_at and ticket in self.leases
-        if created_at != self.created_at:  # Of no window that this state knows: taken for a call of the running one.
+        if created_at != self.created_at:  # Its window is unknown to this state: count it in the running one.
             ticket = max(self.window.first_ticket, self.window.last_ticket)
         confirmed = report.confirmed
         if report.rate_limit is not None:
@@ -255,7 +257,7 @@ class FleetWindow:
             self.window.release(at, ticket, confirmed=confirmed)
 
     def _update_turn(self, now: float, request: Exchange) -> bool:
-        """Let the process's turn follow its waiters. True: it has changed."""
+        """Adapt the process's turn to its waiters, and return whether it changed."""
         name, turn = request.process, self.turns.get(request.process)
         waiting = request.wanted - len(self.processes[name].tickets)
         if waiting <= 0:
@@ -270,13 +272,13 @@ class FleetWindow:
             return False
         return True
 
-    def _serve(self, now: float, asking: str) -> bool:
-        """Grant free places to the turns in their order. True: there were some."""
+    def _serve(self, now: float, requester: str) -> bool:
+        """Grant free places to the turns in order, and return whether there were any."""
         served = False
         for name, turn in list(self.turns.items()):
-            if turn.due_at + GONE < now:
+            if turn.due_at + DROP_AFTER < now:
                 del self.turns[name]
-            if turn.due_at + LATE < now or (name != asking and self.window.free_places(now) == math.inf):
+            if turn.due_at + SKIP_AFTER < now or (name != requester and self.window.free_places(now) == math.inf):
                 continue
             while turn.places and (ticket := self.window.acquire(now)):
                 self.leases[ticket] = now + self.lease
@@ -292,7 +294,7 @@ class FleetWindow:
         for other, turn in self.turns.items():
             if other == name:
                 break
-            if turn.due_at + LATE >= now:
+            if turn.due_at + SKIP_AFTER >= now:
                 places += turn.places
         return places
 
@@ -300,12 +302,12 @@ class FleetWindow:
         window, turn = self.window, self.turns.get(name)
         ahead, wait = self._places_ahead(now, name), window.seconds_until_free(now)
         known = 0.0 < wait < math.inf
-        # While a probe is out, all processes together exchange a thousand times a second at most.
+        # While a probe is in flight, all processes together exchange at most a thousand times a second.
         pause = max(POLL, len(self.turns) / 1000)
         if known:
-            pause = min(wait + min(MAX_STAGGER, ahead * STAGGER), LOOK)
+            pause = min(wait + min(MAX_STAGGER, ahead * STAGGER), MAX_PAUSE)
             if turn is not None and turn.due_at < now + pause:
-                # Half the wait: most looks need not write it, and shortly before the opening it shows who is alive.
+                # Half the wait: most exchanges need no write, and the live processes are known shortly before it opens.
                 turn.due_at, must_save = now + max(pause, wait / 2), True
         rate_limit = None
         if window.remaining is not None and window.reset > -math.inf:

@@ -1,5 +1,6 @@
-"""The calls of one process that wait for a window in a store, and what they do while the store is gone.
+"""The waiting calls of one process whose window is in a store.
 
+While the store is unavailable, they use a local limiter.
 The store is ``redis.RedisRateLimiter``'s; the rules of the window are ``fleet.FleetWindow``'s.
 """
 
@@ -32,7 +33,7 @@ class StoreUnavailable(Exception):  # noqa: N818 - it never leaves the limiter
 
 
 class Store(Protocol):
-    """Where the states of the windows are."""
+    """Holds the states of the windows."""
 
     clock: Clock
     limit: int
@@ -47,7 +48,7 @@ class Store(Protocol):
         ...
 
     def check_available(self) -> bool:
-        """Whether calls go through the store now. Raises if they must."""
+        """Return whether calls go through the store now. Raises if they must."""
         ...
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -60,7 +61,7 @@ class Store(Protocol):
 
 
 class AppQueue:
-    """One app in this process: its waiters, and the reports that the store has not received.
+    """One app in this process: its waiters, and the unsent reports.
 
     One task exchanges them with the store, only while there are any. Calls wait for futures: cancelling a call never
     cuts an exchange.
@@ -75,16 +76,16 @@ class AppQueue:
         self._waiting = WaitQueue()
         self._outbox: list[CallReport] = []
         self._exchanges = 0
-        self._unanswered: Exchange | None = None
+        self._pending_exchange: Exchange | None = None
         self._received: Place | None = None
-        self._asked_at = -math.inf  # when the last exchange was sent that was replied to
+        self._sent_at = -math.inf  # when the newest exchange that has a reply was sent
         self._has_turn = self._leaving = False
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._fallback: tuple[LocalRateLimiter, LocalShare] | None = None
 
     async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> Place | None:
-        """Wait for a place. ``None``: The store is gone."""
+        """Wait for a place and return it; ``None`` if the store is unavailable."""
         waiter = Waiter(max_wait, self._clock.monotonic(), on_wait)
         self._waiting.add(waiter)
         self._waiting.must_notify = True
@@ -106,7 +107,7 @@ class AppQueue:
         self.ensure_worker()
 
     def deregister(self) -> None:
-        """Leave the processes that share the window."""
+        """Remove this process from those that share the window."""
         if self.reply is not None:
             self._leaving = True
             self.ensure_worker()
@@ -116,7 +117,7 @@ class AppQueue:
         self._wake.set()
 
     def fall_back_to_local(self) -> None:
-        """The store is gone: all waiters go on without it."""
+        """Let all waiters continue without the store."""
         self._fallback = None
         self._has_turn = False
         while self._waiting.grant(None):
@@ -141,13 +142,14 @@ class AppQueue:
             pass
 
     def _has_news(self) -> bool:
-        return bool(len(self._waiting) or self._outbox or self._unanswered or self._has_turn or self._leaving)
+        return bool(len(self._waiting) or self._outbox or self._pending_exchange or self._has_turn or self._leaving)
 
     async def exchange(self, *, must_save: bool = False) -> float:
-        """Exchange reports for places. Returns the seconds until the next exchange."""
+        """Exchange reports for places; return the seconds until the next exchange."""
         now = self._clock.monotonic()
-        if self._unanswered is not None:  # The store may have applied it: the same number, and no new wishes.
-            request = evolve(self._unanswered, sent_at=now, wanted=0, must_save=must_save)
+        if self._pending_exchange is not None:
+            # The store may have applied it: repeat its number, and request nothing new.
+            request = evolve(self._pending_exchange, sent_at=now, wanted=0, must_save=must_save)
         else:
             self._exchanges += 1
             reports, self._outbox = tuple(self._outbox), []
@@ -156,16 +158,16 @@ class AppQueue:
             request = Exchange(
                 process, self._exchanges, now, wanted, self._received, reports, leaving, must_save or leaving
             )
-        self._unanswered = request
+        self._pending_exchange = request
         reply = await self._store.exchange(self.app, request)
-        self._unanswered, self._leaving = None, self._leaving and not request.leaving
+        self._pending_exchange, self._leaving = None, self._leaving and not request.leaving
         self._has_turn = len(reply.places) < request.wanted
         self._end_waits_for_failed_probe(request, reply)
         for place in reply.places:
             self._received = place
             if not self._waiting.grant(place):
                 self._give_back(place)
-        self.reply, self.replied_at, self._asked_at = reply, self._clock.monotonic(), now
+        self.reply, self.replied_at, self._sent_at = reply, self._clock.monotonic(), now
         self._notify_waiters(reply, now)
         return reply.pause
 
@@ -174,16 +176,16 @@ class AppQueue:
             return
         ours = [report.failure for report in request.reports if report.failure is not None]
         error = ours[-1] if ours else ConnectError(f"another process's call failed: {reply.failure}")
-        self._waiting.reject_all(error, came_until=self._asked_at)
+        self._waiting.reject_all(error, came_until=self._sent_at)
 
     def _give_back(self, place: Place) -> None:
         self.report(CallReport(place, self._clock.monotonic(), self._clock.time(), confirmed=True))
 
-    def _notify_waiters(self, reply: Reply, asked_at: float) -> None:
+    def _notify_waiters(self, reply: Reply, sent_at: float) -> None:
         now = self._clock.monotonic()
         server_now = self._clock.time() if reply.server_now is None else reply.server_now
         if reply.wait is None:
-            self._waiting.reject_overdue(now, server_now, reply.rate_limit, came_until=asked_at)
+            self._waiting.reject_overdue(now, server_now, reply.rate_limit, came_until=sent_at)
             self._waiting.must_notify = True
             return
         wait = reply.wait
@@ -195,7 +197,7 @@ class AppQueue:
         self._waiting.notify(now + wait, notify)
 
     async def local_fallback(self) -> tuple[LocalRateLimiter, LocalShare]:
-        """The limiter for the time without the store. It starts from the last reply."""
+        """Return the limiter for an outage of the store. It starts from the last reply."""
         if self._fallback is None:
             store, reply = self._store, self.reply
             share = LocalShare(reply.processes if reply else 1)
@@ -226,7 +228,7 @@ class LocalShare:
     remaining: int = 0
 
     def scale(self, rate_limit: RateLimit) -> RateLimit:
-        """Reduce a response's ``remaining`` to this process's share."""
+        """Return the headers with ``remaining`` reduced to this process's share."""
         if rate_limit.reset_at != self.reset_at:
             self.reset_at, self.remaining = rate_limit.reset_at, rate_limit.remaining // self.processes
         else:
@@ -257,7 +259,10 @@ class FleetSlot:
         return self
 
     async def _enter(self, wait_left: float) -> bool:
-        """Wait for a place. False: The store has gone or come back meanwhile, and the call starts again."""
+        """Wait for a place; return False if the call must start again.
+
+        That is the case if the store became unavailable or available during the wait.
+        """
         self._store.check_usable()
         if self._store.check_available():
             self._place = await self._app.wait_for_place(wait_left, self._on_wait)

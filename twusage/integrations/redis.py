@@ -1,6 +1,6 @@
-"""RedisRateLimiter: several processes and machines share an app's window through a Redis.
+"""RedisRateLimiter: processes and machines share an app's window through Redis.
 
-The rules are ``fleet.FleetWindow``'s. Here is how its state is read and swapped, and what happens while Redis is gone.
+The rules are ``fleet.FleetWindow``'s. What belongs here: reading and swapping its state, and outages of Redis.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ T = TypeVar("T")
 _POLL_SLICE = 0.02
 _TIMEOUT_SLICES = 10
 _RECONNECT_INTERVAL = 1.0
-# Seconds for which a poll's reply holds while no process changes the state.
+# Seconds for which a poll's reply is valid while no process changes the state.
 _POLL_VALID = 0.2
 # Seconds of the longest pause after the first failed swap, doubled with each; and the longest of all.
 _FIRST_SWAP_PAUSE, _LAST_SWAP_PAUSE = 0.008, 0.512
 
-# Compare and swap. With a version only it reads, and leaves out a state that the caller has. A swap that is repeated
-# because its reply was lost does nothing, and replies as before.
+# Compare and swap. With only a version it reads, and omits the state if the caller has that version. A swap that is
+# repeated because its reply was lost does nothing, and replies as before.
 _SCRIPT = """
-local kept = redis.call('HMGET', KEYS[1], 'version', 'state')
-local version, state = kept[1] or '', kept[2] or ''
+local stored = redis.call('HMGET', KEYS[1], 'version', 'state')
+local version, state = stored[1] or '', stored[2] or ''
 if version == ARGV[1] and ARGV[2] then
     redis.call('HSET', KEYS[1], 'version', ARGV[2], 'state', ARGV[3])
     redis.call('PEXPIRE', KEYS[1], ARGV[4])
@@ -65,26 +65,26 @@ _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisRateLimiter:
-    """Keeps the windows of apps in a Redis, for all processes and machines that use it.
+    """Keeps the windows of apps in Redis, for several processes and machines.
 
     ::
 
         async with RedisRateLimiter("redis://10.0.0.5") as limiter, UsageClient("AAAA...", limiter=limiter) as client:
             usage = await client.get_usage()
 
-    Redis' ``TIME`` is the only clock, because the clocks of machines differ. A call pays 250 ms at most for a Redis
-    that is gone; the next calls pay nothing until it is back. Meanwhile each process uses its own share of a window:
-    what the headers leave, divided by the number of processes that were known last. An outage is one WARNING and one
-    INFO line, and counts in ``outages``.
+    Redis' ``TIME`` is the only clock, because the clocks of machines differ. If Redis is unavailable, one
+    call waits at most 250 ms for it, and the next ones do not wait until it is back. Meanwhile each process uses its
+    own share of a window: the calls left by the headers, divided by the last known number of processes. An outage
+    logs one WARNING and one INFO line, and counts in ``outages``.
 
     Args:
         url_or_client: ``redis://``, ``rediss://`` or ``unix://``, or a ``redis.asyncio`` client of your own, which is
             not closed here.
-        strict: raise ``ConnectError`` while Redis is gone, instead of using the process's own share.
-        clock: measures ``waited``, and the windows while Redis is gone.
+        strict: raise ``ConnectError`` while Redis is unavailable, instead of using the process's own share.
+        clock: measures ``waited``, and the windows during an outage of Redis.
         limit: calls of a window that no header describes (default: 50, by the API's document).
         period: seconds of a window that no header describes (default: 900, by the API's document).
-        reserve: calls of every window that are left to other programs on the same credentials.
+        reserve: calls of each window that are left to other programs on the same credentials.
         prefix: the beginning of each key's name.
         lease: seconds for which a place is held at most. More than the ``timeout`` of the clients that use it.
 
@@ -130,21 +130,21 @@ class RedisRateLimiter:
 
     @property
     def degraded(self) -> bool:
-        """Whether Redis is gone now, and this process uses its own share."""
+        """Whether Redis is unavailable, and this process uses its own share."""
         return self._connection.is_unavailable
 
     def slot(self, app: str, *, max_wait: float = math.inf, on_wait: Callable[[Wait], None] | None = None) -> FleetSlot:
         """Return a place in the app's window. See ``RateLimiter.slot``.
 
         Entering also raises ``ClientClosedError`` after ``aclose``, ``ConfigurationError`` on another event loop, and
-        ``ConnectError`` while Redis is gone if the limiter is strict.
+        ``ConnectError`` while Redis is unavailable if the limiter is strict.
         """
         return FleetSlot(self._connection, self._connection.app(app), max_wait, on_wait)
 
     async def aclose(self) -> None:
         """Send the remaining reports, and close what this limiter opened.
 
-        Calls that still wait raise ``ClientClosedError``. Calling it twice is fine.
+        Waiting calls raise ``ClientClosedError``. A second call does nothing.
         """
         await self._connection.aclose()
 
@@ -161,7 +161,7 @@ class RedisRateLimiter:
 
 @define(eq=False)
 class _Stored:
-    """The last state of one app that this process has read or written."""
+    """The last state of an app that this process read or wrote."""
 
     key: str
     version: str = ""
@@ -171,20 +171,20 @@ class _Stored:
     poll_reply: Reply = field(init=False)
 
     def remember_poll(self, now: float, request: Exchange, reply: Reply) -> None:
-        """Keep the reply to a process that only waits, for as long as nothing changes."""
+        """Store the reply to a poll, which is valid until the state changes."""
         self._polled, self.poll_reply = (self.version, request.wanted), reply
         is_poll = reply.wait is None and not (reply.places or request.reports)
         self._poll_valid_until = now + min(_POLL_VALID, reply.opens_in or math.inf) if is_poll else -math.inf
 
     def is_unchanged_poll(self, now: float, request: Exchange) -> bool:
-        """Whether ``poll_reply`` is still the reply: 64 polling processes need not read the state each time."""
+        """Return whether ``poll_reply`` is valid, so that the state need not be parsed."""
         same = self._polled == (self.version, request.wanted) and now < self._poll_valid_until
         return same and not (request.reports or request.must_save)
 
 
 @define(eq=False)
 class _RedisConnection:
-    """The connection to Redis, its outages, and what all apps of one limiter share."""
+    """The connection to Redis, its outages, and the apps of one limiter."""
 
     redis: Any
     owned: bool
@@ -211,7 +211,7 @@ class _RedisConnection:
         return self._apps[app]
 
     def check_available(self) -> bool:
-        """Whether calls go through Redis now. Raises if they cannot start at all."""
+        """Return whether calls go through Redis now; raise if they cannot start."""
         if not self.is_unavailable:
             return True
         if self.strict:
@@ -256,7 +256,10 @@ class _RedisConnection:
         return task
 
     async def exchange(self, app: str, request: Exchange) -> Reply:
-        """Apply an exchange to the state in Redis: read, apply, swap, and again if another process was faster."""
+        """Apply an exchange to the state in Redis: read, apply, swap.
+
+        It starts again if another process was faster.
+        """
         stored = self._stored.setdefault(app, _Stored(f"{self.prefix}:{{{app}}}"))
         pause = _FIRST_SWAP_PAUSE
         while True:
@@ -266,7 +269,7 @@ class _RedisConnection:
             try:
                 fleet = self._load(stored.state)
                 reply = fleet.exchange(now, request)
-            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # not what this version writes
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # another writer
                 self._mark_unavailable(error)
                 raise StoreUnavailable from None
             if not reply.must_save:
@@ -285,7 +288,7 @@ class _RedisConnection:
         return FleetWindow.from_state(json.loads(state), self.lease, self.limit, self.period, self.reserve)
 
     async def _run_script(self, stored: _Stored, *swap: str | int) -> float:
-        """Read, or swap if nothing has changed. Returns Redis' time."""
+        """Read, or swap an unchanged state; return Redis' time."""
         arguments = stored.key, stored.version, *swap
 
         async def run() -> list[Any]:
@@ -305,7 +308,7 @@ class _RedisConnection:
 
     async def _execute(self, command: Callable[[], Coroutine[Any, Any, T]], slices: int = _TIMEOUT_SLICES) -> T:
         # A task of its own: a frozen Redis must not hold the caller, and a cancelled caller must not leave half a reply
-        # in a connection. Any exception of a user's client is an outage, not the call's failure.
+        # in a connection. An exception of a user's client is an outage, not the call's failure.
         task = self.spawn(_return_exceptions(command()))
         try:
             while slices and not task.done():
@@ -337,7 +340,7 @@ class _RedisConnection:
         while self.is_unavailable:
             await asyncio.sleep(_RECONNECT_INTERVAL)
             try:
-                if self.owned:  # Its connections may lead to a server that is not the master any more.
+                if self.owned:  # Its connections may lead to a server that is no longer the master.
                     await self._execute(lambda: _disconnect_pool(self.redis))
                 await self._execute(lambda: self.redis.script_load(_SCRIPT))
                 for app in list(self._apps.values()):
@@ -385,7 +388,10 @@ async def _disconnect_pool(redis: Any) -> None:
 
 
 def _error_summary(error: Exception) -> str:
-    """The error's class and Redis' own code (``WRONGTYPE``), without what its message may quote."""
+    """Return the error's class and Redis' code (``WRONGTYPE``).
+
+    The message itself may quote a password.
+    """
     code = str(error).partition(" ")[0]
     return (
         f"{type(error).__name__}: {code}"
