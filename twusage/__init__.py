@@ -1,4 +1,4 @@
-"""How much of the X/Twitter API your project has used: an asyncio SDK for ``GET /2/usage/tweets``.
+"""Asyncio SDK for ``GET /2/usage/tweets``: a project's usage of the X/Twitter API.
 
 Public names only. ``AiohttpTransport`` is loaded on first use, because programs that use the fake do not need aiohttp;
 so are ``CheckReport`` and ``Finding``.

@@ -276,7 +276,7 @@ class _DisconnectedBeforeResponse(aiohttp.ClientError):
 
 
 class _ProxyDisconnected(aiohttp.ClientError):
-    """The proxy closed the connection instead of opening the tunnel: nothing was sent to the server."""
+    """The proxy closed the connection instead of opening the tunnel. Nothing was sent to the server."""
 
 
 _AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError)
@@ -313,7 +313,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Resolver(AbstractResolver):
-    """Looks names up with the system's resolver, in a daemon thread for each look-up.
+    """Resolves names with the system's resolver, in a daemon thread per look-up.
 
     aiohttp uses asyncio's executor, for whose threads ``asyncio.run`` and the end of the interpreter wait: with a dead
     name server, neither a timeout nor Ctrl-C ended the program (test_cli: test_a_name_server_that_does_not_answer).
@@ -364,7 +364,7 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
 
 
 async def _read_chunk(response: aiohttp.ClientResponse) -> bytes:
-    """Return the next bytes of the body, not inflated, or nothing at its end."""
+    """Return the next bytes of the body, not inflated. They are empty at its end."""
     if response.content.is_eof():  # The usual case: a timer would cost more than the read.
         return await response.content.readany()
     while True:
@@ -393,7 +393,7 @@ def _inflate(inflater: Any, chunk: bytes) -> tuple[bytes, bytes]:
 
 
 def _translate_error(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911, PLR0912 - a table
-    """Return aiohttp's error as ours, with its type and the system's reason only."""
+    """Return aiohttp's error as ours, with only type and system reason."""
     match error:
         case aiohttp.ConnectionTimeoutError():
             return ConnectError(f"no connection within {timeout / 2:g} s", reason="timeout")

@@ -187,7 +187,7 @@ class TokenEndpoint:
 
 
 class AppOnlyAuth:
-    """An app's API key and secret, which the developer portal also calls consumer keys. They are not the OAuth 2 client
+    """An app's API key and secret, also called consumer keys. They are not the OAuth 2 client
     id and secret.
 
     The first call of a client exchanges them for the app's bearer token (``POST /oauth2/token``), which does not expire
@@ -224,7 +224,7 @@ class AppOnlyAuth:
         return self._outcome if isinstance(self._outcome, Secret) else None
 
     async def token(self, fetch_token: FetchToken | None = None, *, refused: Secret | None = None) -> Secret:
-        """Return the cached token, or fetch one if there is none or the API rejected it.
+        """Return the cached token. If it is missing or rejected, fetch one.
 
         A client passes ``fetch_token``. Without it, and without a cached token, this raises ``ConfigurationError``.
         """
@@ -264,7 +264,7 @@ class AppOnlyAuth:
 
 
 class TokenProvider:
-    """The tokens of one client: a fixed one, those of an ``Auth``, or those that an ``AppOnlyAuth`` fetches."""
+    """The tokens of one client: fixed, or of an ``Auth``."""
 
     def __init__(self, auth: Auth, endpoint: TokenEndpoint) -> None:
         self._auth, self._endpoint = auth, endpoint
@@ -347,7 +347,7 @@ def auth_from_env() -> BearerToken | AppOnlyAuth:
 
 
 def missing_half(pair: tuple[str, str], environ: Mapping[str, str]) -> str | None:
-    """Return the error message if only one of the two variables is set. An empty variable is not set."""
+    """Return the error message if only one of two variables is set. An empty variable is not set."""
     for present, absent in (pair, pair[::-1]):
         if environ.get(present) and not environ.get(absent):
             return f"{present} is set, but {absent} is not"
@@ -355,12 +355,12 @@ def missing_half(pair: tuple[str, str], environ: Mapping[str, str]) -> str | Non
 
 
 def is_file_variable(name: str) -> bool:
-    """Return whether the variable of this name holds the path of a token file."""
+    """Return whether the variable of this name holds a token file's path."""
     return name.endswith("_FILE")
 
 
 def read_file_variable(name: str, environ: Mapping[str, str]) -> str | Flaw:
-    """Return the token in the file that a variable names, or why there is none. The path is not shown."""
+    """Return the token in a variable's file, or its flaw. The path is not shown."""
     return read_token_file(lambda: Path(environ[name]).open("rb"), f"the file that {name} names")
 
 

@@ -27,7 +27,7 @@ class _CacheEntry:
 
 
 class UsageCache:
-    """The latest result of each request, and the calls under way, by URL. Used on one event loop at a time."""
+    """The latest result of each request and the running calls, by URL. Used on one event loop at a time."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class UsageCache:
         self._flights: dict[str, _SingleFlight] = {}
 
     async def get_or_call(self, url: str, max_age: float, call: Callable[[], Coroutine[Any, Any, Usage]]) -> Usage:
-        """Return a result of at most ``max_age`` seconds, or that of the running or a new call."""
+        """Return a cached, a running or a new call's result."""
         entry = self._entries.get(url)
         if entry is not None and self._age(entry) <= max_age:
             await asyncio.sleep(0)  # A polling loop lets other tasks run, and can be cancelled.
@@ -71,7 +71,7 @@ class UsageCache:
 
 
 class _SingleFlight:
-    """One call that several callers wait for; cancelled only when its last waiter is."""
+    """One call with several waiters. It is cancelled when its last waiter is."""
 
     def __init__(self, call: Coroutine[Any, Any, Usage]) -> None:
         self._task = asyncio.create_task(call)

@@ -50,7 +50,7 @@ _CLOSED_MEANWHILE = "the client was closed during this call"
 
 
 class UsageClient:
-    """Client of ``GET /2/usage/tweets``: how much of the X/Twitter API a project has used.
+    """Client of ``GET /2/usage/tweets``, which returns a project's usage of the API.
 
     ::
 
@@ -150,12 +150,12 @@ class UsageClient:
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """The newest state of the app's 15-minute window that a response reported, or ``None``."""
+        """The newest reported state of the app's 15-minute window, or ``None``."""
         return self._rate_limit
 
     @property
     def activity(self) -> Activity:
-        """What this client has sent and received since it was made, for metrics."""
+        """Counters of what this client has sent and received, for metrics."""
         return self._activity
 
     async def get_usage(
@@ -165,7 +165,7 @@ class UsageClient:
         fields: Iterable[UsageField | str] | None = None,
         max_age: float | None = None,
     ) -> Usage:
-        """Return the project's usage, with daily counts per project and client app if requested.
+        """Return the project's usage, with daily counts if requested.
 
         Args:
             days: 1 to 90 days of daily usage. Without ``fields``, it requests both daily fields.
@@ -191,7 +191,7 @@ class UsageClient:
         )
 
     async def check(self) -> CheckReport:
-        """Check the credentials and the connection to the API; return what is wrong and what to do.
+        """Check the credentials and the connection; return problems and advice.
 
         It uses at most one call of the window, does not wait for a window, and does not retry. An error response, an
         exhausted window and a network failure are findings of the report, not exceptions.
@@ -345,7 +345,7 @@ class UsageClient:
         raise ClientClosedError(_CLOSED_MEANWHILE)
 
     def _begin_loop(self) -> None:
-        """Take the loop's limiter and its retry tokens, and forget the calls of an earlier loop."""
+        """Take the loop's limiter and retry tokens. Calls of an earlier loop are dropped."""
         self._forget_calls()
         self._budgets = retry_budgets_for_running_loop()
         if self._limiter is None:
@@ -391,7 +391,7 @@ def _default_transport() -> Transport:
 
 
 def _latest_rate_limit(one: RateLimit | None, other: RateLimit | None) -> RateLimit | None:
-    """Return the newer one: of the later window, or with fewer calls left, because responses arrive out of order."""
+    """Return the newer one. It has the later window, or fewer calls left. Responses arrive out of order."""
     if one is None or other is None:
         return one or other
     return one if (one.reset_at, -one.remaining) >= (other.reset_at, -other.remaining) else other

@@ -155,7 +155,7 @@ def _day(value: object, _: object = None) -> dt.date:
 
 @lru_cache(maxsize=1024)  # Every response repeats the same days.
 def utc_day(text: str) -> dt.date | None:
-    """Return the UTC day of a date, or of a time with a zone; ``None`` for any other text."""
+    """Return the UTC day of a date or zoned time, or ``None``."""
     match = _DAY.fullmatch(text)
     if match is None:
         return None
@@ -181,7 +181,7 @@ _IRREGULAR = (AttributeError, LookupError, TypeError, ValueError, ForbiddenExtra
 
 
 def _read_columns(rows: Any, *, fields: int = 0) -> DailySeries:
-    """Return the series of rows that ascend and each have a date and a count. Raises one of ``_IRREGULAR``.
+    """Return the series of ascending rows with date and count. Raises one of ``_IRREGULAR``.
 
     With ``fields``, each row must have this number of fields.
     """
@@ -238,7 +238,7 @@ class _AppCount:
 
 @frozen
 class _DayWithApps:
-    """A row of the list that the vendor's documents show for ``daily_project_usage`` since 2026-01."""
+    """A row of ``daily_project_usage``, as the vendor documents it since 2026-01."""
 
     date: dt.date
     usage: tuple[_AppCount, ...] = ()
@@ -321,7 +321,7 @@ class _Hooks:
         self.structure_usage: _Structure
 
     def rows(self, value: object, cls: type) -> list[Any]:
-        """Structure a list as cattrs does, but stop at the first error instead of collecting all of them."""
+        """Structure a list as cattrs does, but stop at the first error."""
         if value is None:
             return []
         if type(value) is not list:
@@ -453,7 +453,7 @@ _KNOWN_APP_COUNT_FIELDS = fields_dict(_AppCount).keys()
 
 
 def _extra_fields(document: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Yield each unknown field with its path below ``data``, of a document that the converter has accepted."""
+    """Yield each unknown field with its path below ``data``. The converter has accepted the document."""
     for name in document:
         if name not in _KNOWN_ENVELOPE_FIELDS:
             yield (f"$.{name}" if name in data else name), document[name]

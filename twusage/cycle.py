@@ -20,7 +20,7 @@ _DAY = dt.timedelta(days=1)
 
 @frozen
 class BillingCycle:
-    """The days from one reset of the cap to the next, in UTC.
+    """The days between two resets of the cap, in UTC.
 
     In a month without ``reset_day`` the cycle starts on the last day of the month, and the next one starts on
     ``reset_day`` again: 31 January, 28 February, 31 March. Use ``of`` to create one.
@@ -35,7 +35,7 @@ class BillingCycle:
 
     @classmethod
     def of(cls, reset_day: int, day: dt.date) -> Self:
-        """Return the cycle that contains this day, or this instant (an aware ``datetime``).
+        """Return the cycle that contains this day or this aware ``datetime``.
 
         Raises:
             InvalidRequestError: the reset day is not an int from 1 to 31, or the datetime is naive.
@@ -79,7 +79,7 @@ class BillingCycle:
 
 
 def _start(month: int, reset_day: int) -> dt.date:
-    """Return the day on which the cap resets in a month, counted from the year 0."""
+    """Return the reset day of a month, counted from year 0."""
     year, month = month // 12, month % 12 + 1
     return dt.date(year, month, min(reset_day, monthrange(year, month)[1]))
 

@@ -97,7 +97,7 @@ class InvalidRequestError(TwUsageError, ValueError):
 
 
 class ConfigurationError(TwUsageError):
-    """The setup is invalid: a malformed token, a missing environment variable, another event loop."""
+    """The setup is invalid. A token is malformed, a variable is missing, or the event loop is another one."""
 
 
 class ClientClosedError(TwUsageError):
@@ -105,7 +105,7 @@ class ClientClosedError(TwUsageError):
 
 
 class BudgetExceededError(TwUsageError):
-    """The guard rejects reads, because the project's cap does not allow them or is unknown.
+    """The guard rejects reads beyond the cap, or of an unknown cap.
 
     ``retryable`` is true if the reads would fit without the guard's unconfirmed reads. Otherwise ``retry_at`` is
     the time at which the billing cycle resets. If the count is unknown because the API failed, ``__cause__`` is that
@@ -185,7 +185,7 @@ class RequestTimeoutError(TransportError):
 
 
 class ProtocolError(TransportError):
-    """The HTTP response is not usable: truncated, oversized, malformed, redirected, or of an unknown encoding."""
+    """The HTTP response is not usable. It is truncated, oversized, malformed, redirected, or of an unknown encoding."""
 
 
 class DecodeError(TwUsageError):
@@ -203,7 +203,7 @@ class DecodeError(TwUsageError):
 
 
 class _ResponseError(TwUsageError):
-    """Base class of the errors that a response means, with the data of the response."""
+    """Base class of errors that a response means, with its data."""
 
     status: int | None = None
     """The HTTP status, or ``None`` if no request was sent."""
@@ -285,11 +285,11 @@ class BadRequestError(ApiError):
 
 
 class AuthenticationError(ApiError):
-    """The API rejects the token, or the API key and secret of a token request."""
+    """The API rejects the token, or a token request's key and secret."""
 
 
 class ForbiddenError(ApiError):
-    """The token is valid, but not for this endpoint: a user-context token, or an app outside a project."""
+    """The token is valid, but not for this endpoint. It is a user-context token, or its app is outside a project."""
 
 
 class ServerError(ApiError):

@@ -1,4 +1,4 @@
-"""Which event loop an object serves: one at a time, and the next one once that is closed."""
+"""LoopBinding: binds an object to one event loop at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def running_task() -> asyncio.Task[object]:
 
 
 class LoopBinding:
-    """Binds an object to the event loop of its first use, and to the next one when that is closed.
+    """Binds an object to an event loop until that loop is closed. Then its next use binds it to the next one.
 
     A program may call ``asyncio.run()`` once for each event, as on AWS Lambda, with an object that it keeps.
 
@@ -61,7 +61,7 @@ class LoopBinding:
         return loop is None or loop.is_closed()
 
     def bind(self) -> bool:
-        """Bind to the running loop, and return whether it is a new one.
+        """Bind to the running loop; return whether it is a new one.
 
         Raises ``ConfigurationError`` if it is bound to another loop, which is not closed or must be the only one.
         """

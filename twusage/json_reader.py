@@ -87,7 +87,7 @@ def _has_too_many_values(body: bytes) -> bool:
 
 
 def decode_problem(body: bytes) -> Problem:
-    """Return the problem of an error's body, without fields if it is a page. Never raises."""
+    """Return the problem of an error's body. It has no fields if the body is a page. Never raises."""
     if len(body) > MAX_PROBLEM:
         return Problem()
     try:
@@ -118,7 +118,7 @@ def problem_from(value: object) -> Problem:
 
 
 def excerpt(value: object) -> str:
-    """Return a value of the document as printable ASCII, at most 200 characters."""
+    """Return a document's value as printable ASCII of at most 200 characters."""
     if isinstance(value, str):
         return _escaped(value[:_EXCERPT])[:_EXCERPT]
     if value is None or isinstance(value, bool):
@@ -137,7 +137,7 @@ def as_list(value: object) -> list[object]:
 
 
 class Violation(ValueError):  # noqa: N818 - used as a value as well as raised
-    """A value that a response must not contain: what was expected, and what was there."""
+    """A value that a response must not contain, with the expected one."""
 
     def __init__(self, expected: str, value: object, where: str = "") -> None:
         super().__init__(expected)
@@ -275,7 +275,7 @@ def _printable(text: str) -> bool:
 
 
 def too_deep(value: object) -> bool:
-    """Return whether a value is nested too deep to be pickled, copied or shown on every stack."""
+    """Return whether a value's nesting is too deep for pickle and copy."""
     level: list[Any] = [value]
     for _ in range(_MAX_LEVELS):
         level = [

@@ -1,4 +1,4 @@
-"""RateLimiter and Slot (protocols), and LocalRateLimiter: a queue in front of each app's window.
+"""RateLimiter and Slot (protocols), and LocalRateLimiter, which queues calls per app.
 
 The window's rules are in ``window``; ``retry`` decides what is retried after a 429.
 """
@@ -38,17 +38,17 @@ RETRY_BEHIND_PROBE = 1.0
 
 
 class Slot(Protocol):
-    """A place in the app's window, held while one request is on the wire."""
+    """A place in the app's window, held during one request."""
 
     waited: float
     """Seconds that the call waited for this place."""
 
     def observe(self, rate_limit: RateLimit | None, server_now: float | None) -> None:
-        """Record a response's headers, and its date (epoch seconds by the server's clock)."""
+        """Record a response's headers and its date in epoch seconds."""
         ...
 
     def close_window(self, retry_after: float | None) -> None:
-        """Record a 429: no calls are left for ``retry_after`` seconds, or until the known reset if ``None``."""
+        """Record a 429: no calls are left for ``retry_after`` seconds. ``None`` means until the known reset."""
         ...
 
     def refund(self) -> None:
@@ -56,7 +56,7 @@ class Slot(Protocol):
         ...
 
     def fail(self, error: TransportError) -> None:
-        """Refund, and pass ``error`` to the calls that wait for this call's response, if it is the window's probe.
+        """Refund, and pass the probe's ``error`` to the calls behind it.
 
         This bounds an outage: without it, each waiting call would be the next probe and cost a whole timeout.
         """
@@ -84,7 +84,7 @@ class RateLimiter(Protocol):
 
 
 class LocalRateLimiter:
-    """Keeps the windows of this process's apps: first come first served, one timer per app, no polling.
+    """Keeps the windows of this process's apps. Calls are served in FIFO order, with one timer per app and no polling.
 
     Args:
         clock: measures the waits (default: the system's).
@@ -125,7 +125,7 @@ class LocalRateLimiter:
 
     @property
     def is_free(self) -> bool:
-        """Whether no event loop uses this limiter: the one that did is closed."""
+        """Whether no open event loop uses this limiter."""
         return self._binding.is_free
 
     def bind(self) -> None:
@@ -187,12 +187,12 @@ class Waiter:
 
     @property
     def has_place(self) -> bool:
-        """Whether it was granted a place; False if it was rejected or cancelled."""
+        """Whether it was granted a place. False if it was rejected or cancelled."""
         return self.granted.done() and not self.granted.cancelled() and self.granted.exception() is None
 
     def notify_or_reject(self, now: float, wait: float, server_now: float, rate_limit: RateLimit | None) -> None:
-        """Call ``on_wait`` with the estimated wait, or raise ``RateLimitedError`` if it exceeds ``max_wait``."""
-        retry_at = _instant(server_now + wait)
+        """Call ``on_wait``, or raise ``RateLimitedError`` if the wait exceeds ``max_wait``."""
+        retry_at = _datetime(server_now + wait)
         left = self.max_wait - (now - self.since)
         if wait > left:
             raise RateLimitedError(
@@ -207,13 +207,13 @@ class Waiter:
             self.on_wait(Wait(wait, retry_at, "no calls left in the app's 15-minute window"))
 
     def reject(self, error: Exception) -> None:
-        """End the wait with this error, unless the call was cancelled a moment ago."""
+        """End the wait with this error, unless the call was just cancelled."""
         if not self.granted.done():
             self.granted.set_exception(error)
 
 
 class WaitQueue:
-    """The calls that wait for places, in the order in which they came."""
+    """The calls that wait for places, in FIFO order."""
 
     def __init__(self) -> None:
         # OrderedDict for O(1) removal: cancelling 10,000 waiters in a deque is O(n^2).
@@ -253,7 +253,7 @@ class WaitQueue:
         return sum(not waiter.granted.done() for waiter in self._waiting)
 
     def notify(self, opens_at: float, notify: Callable[[Waiter, int], None]) -> None:
-        """Call ``notify`` with each waiter and its position, if the window's opening moved by more than a second.
+        """Call ``notify`` with each waiter and position if the opening moved. A second or less does not count.
 
         That is once a window, and after a 429. If it raises, too long a wait is rejected now and not after it.
         """
@@ -289,7 +289,7 @@ class WaitQueue:
                         "another call is finding out whether the app's 15-minute window has calls left, and max_wait "
                         f"allows no more than {waiter.max_wait:.0f} s of waiting for it. Nothing was sent",
                         rate_limit=rate_limit,
-                        retry_at=_instant(server_now + RETRY_BEHIND_PROBE),
+                        retry_at=_datetime(server_now + RETRY_BEHIND_PROBE),
                         retry_after=RETRY_BEHIND_PROBE,
                     )
                 )
@@ -326,7 +326,7 @@ class _AppQueue:
         self._rate_limit: RateLimit | None = None
 
     def successor(self) -> _AppQueue:
-        """Return a queue of the same window for the next event loop, without the calls of this one."""
+        """Return a queue of the same window for the next event loop. It has no calls of this one."""
         window = copy.copy(self.window)
         window.sent_at = dict(self.window.sent_at)
         for ticket in self.window.sent_at:
@@ -336,11 +336,11 @@ class _AppQueue:
         return queue
 
     def try_acquire(self) -> int:
-        """Take a place if one is free and no other call waits for it. Returns its ticket, or 0."""
+        """Take a place if one is free and no other call waits. Returns its ticket, or 0."""
         return 0 if len(self._waiting) else self.window.acquire(self._now())
 
     async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> tuple[int, float]:
-        """Wait for a place and take it: its ticket, and the seconds of the wait."""
+        """Wait for a place; return its ticket and the seconds waited."""
         since = self._now()
         waiter = Waiter(max_wait, since, on_wait)
         try:
@@ -381,7 +381,7 @@ class _AppQueue:
         return self.window.server_time(now, self.clock.time())
 
     def _grant_places(self) -> None:
-        """Grant free places to waiters in FIFO order, then arm the timer for the rest."""
+        """Grant free places in FIFO order, then arm the timer."""
         now = self._now()
         while self._waiting.first() is not None and (ticket := self.window.acquire(now)):
             self._waiting.grant(ticket)
@@ -438,7 +438,7 @@ class _AppQueue:
         self._grant_places()
 
 
-def _instant(epoch: float) -> datetime:
+def _datetime(epoch: float) -> datetime:
     return datetime.fromtimestamp(min(epoch, LAST_INSTANT), UTC)
 
 
@@ -448,7 +448,7 @@ _limiters_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int | None,
 
 
 def default_limiter(clock: Clock, previous: LocalRateLimiter | None = None) -> LocalRateLimiter:
-    """Return the running event loop's limiter, which all clients without their own share.
+    """Return the running loop's limiter, shared by clients without their own.
 
     Each clock has its own, because its windows are measured by it. ``previous`` is the one of the client's last loop:
     it is the new loop's if that has none, so that its windows are not forgotten.

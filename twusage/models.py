@@ -29,7 +29,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class UsageField(StrEnum):
-    """A value of the parameter ``usage.fields`` (from the API document and the vendor's newer schema).
+    """A value of ``usage.fields``, from the document or the vendor's newer schema.
 
     Only the two daily fields change the response: the other four are always returned.
     """
@@ -44,7 +44,7 @@ class UsageField(StrEnum):
 
 @frozen
 class RateLimit:
-    """The app's 15-minute window, as the ``x-rate-limit-*`` headers of a response report it.
+    """The app's 15-minute window, as a response's ``x-rate-limit-*`` headers report it.
 
     It counts calls of *this endpoint*. The monthly cap of reads is ``Usage.project_cap``.
     """
@@ -63,7 +63,7 @@ class RateLimit:
 
 @frozen
 class Problem:
-    """A problem that the API reported: the body of an error response, or an entry of ``errors`` beside the data."""
+    """A problem that the API reported. It is an error response's body, or an entry of ``errors`` beside the data."""
 
     title: str | None = None
     """The kind of problem in words, such as ``UsageCapExceeded``."""
@@ -77,7 +77,7 @@ class Problem:
     """All other fields of the problem, unchanged (``reset_date``, ``account_id``, ``code`` and the like)."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON types in the shape of the API: absent fields are omitted."""
+        """Return plain JSON types in the API's shape, without absent fields."""
         named = {"title": self.title, "type": self.type, "detail": self.detail, "status": self.status}
         return {name: value for name, value in named.items() if value is not None} | dict(self.extra)
 
@@ -127,7 +127,7 @@ class DailySeries(Sequence[DailyUsage]):
         return sum(count for count in self.counts if count is not None)
 
     def on(self, day: dt.date) -> int | None:
-        """Return the count of one day, or ``None`` if the API reported none."""
+        """Return a day's count, or ``None`` if the API reported none."""
         at = bisect_left(self.dates, day)
         return self.counts[at] if at < len(self.dates) and self.dates[at] == day else None
 
@@ -180,7 +180,7 @@ class ClientAppUsage:
 
 @frozen(slots=False)  # a third faster to construct; there is one per response
 class Usage:
-    """What a project has used of its monthly cap: one response of ``GET /2/usage/tweets``."""
+    """A project's usage of its cap: one response of ``GET /2/usage/tweets``."""
 
     project_id: str | None = None
     """The project's id: a string, because real ids exceed 2**63."""
@@ -210,20 +210,20 @@ class Usage:
 
     @property
     def remaining(self) -> int | None:
-        """Posts left to read in this cycle, at least 0; ``None`` if the cap or the usage is unknown."""
+        """Posts left in this cycle, at least 0. ``None`` if the cap or the usage is unknown."""
         if self.project_cap is None or self.project_usage is None:
             return None
         return max(0, self.project_cap - self.project_usage)
 
     @property
     def used_fraction(self) -> float | None:
-        """Usage divided by cap: 0.25 is a quarter, above 1.0 is over the cap. ``None`` if unknown or the cap is 0."""
+        """Usage divided by cap. 0.25 is a quarter, above 1.0 is over the cap. ``None`` if unknown or the cap is 0."""
         if not self.project_cap or self.project_usage is None:
             return None
         return self.project_usage / self.project_cap
 
     def to_dict(self) -> dict[str, object]:
-        """Return plain JSON types by field name: dates in ISO 8601, counts as numbers, ``None`` as null.
+        """Return plain JSON types by field name. Dates are in ISO 8601, counts are numbers, ``None`` is null.
 
         The fields that the API sends under ``data`` decode to the same values again.
         """

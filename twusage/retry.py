@@ -79,7 +79,7 @@ _budgets_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, defaultdict[str, 
 
 
 def retry_budgets_for_running_loop() -> defaultdict[str, RetryTokenBucket]:
-    """Return the running loop's retry token buckets by app key: all clients of an app share one."""
+    """Return the running loop's retry token buckets by app key. All clients of an app share one."""
     return _budgets_by_loop.setdefault(asyncio.get_running_loop(), defaultdict(RetryTokenBucket))
 
 
@@ -147,7 +147,7 @@ class RetryPolicy:
         since: float,
         on_wait: Callable[[Wait], None] | None = None,
     ) -> AsyncIterator[AbstractContextManager[Any]]:
-        """Return the retries of one call whose first attempt failed, to iterate: each after its wait.
+        """Return the retries of a failed call, to iterate. Each comes after its wait.
 
         ::
 
@@ -255,7 +255,7 @@ class _RetryLoop:
 
     @property
     def _server_retry_after(self) -> float | None:
-        """Seconds that the server requests to wait: 0 if its instant is past, ``None`` without one."""
+        """Return the seconds that the server requests to wait. 0 if its instant is past, ``None`` without one."""
         return getattr(self.error, "retry_after", None)
 
     async def sleep(self, seconds: float) -> None:

@@ -1,4 +1,7 @@
-"""The form of credentials, and token files: what cannot be an API key or a bearer token. No message quotes them."""
+"""The form of credentials, and token files.
+
+It excludes strings that cannot be a key or a token. No message quotes them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ _QUOTES = f"{QUOTES}\u2018\u2019\u201c\u201d"
 
 @frozen
 class Flaw:
-    """The reason why a string is not a credential: no call can succeed with it."""
+    """The reason why a string is not a credential. No call can succeed with it."""
 
     code: str
     """A stable identifier for programs, such as ``token.quoted``."""

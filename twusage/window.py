@@ -54,7 +54,7 @@ FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 
 @define(eq=False)
 class RateWindow:
-    """The known state of one app's window; its rules are the module's table.
+    """The known state of one app's window. The module's table has its rules.
 
     ``now`` is the caller's clock in seconds. Fields that end in ``_at`` or ``_until`` are instants of that clock.
 
@@ -115,7 +115,7 @@ class RateWindow:
         return max(1, self.limit - self.reserve)
 
     def free_places(self, now: float) -> float:
-        """Calls that a known window still allows; infinite if one call at a time probes."""
+        """Calls that a known window still allows. Infinite if one call at a time probes."""
         if self.remaining is None or now >= self.ends_at:
             return math.inf
         return self.remaining - self.unconfirmed_calls - self.reserve - len(self.sent_at)
@@ -125,7 +125,7 @@ class RateWindow:
         return now + self.server_offset if math.isfinite(self.server_offset) else wall_time
 
     def seconds_until_free(self, now: float) -> float:
-        """Seconds until a call may start: 0 is now, infinite means *after another call's response*."""
+        """Seconds until a call may start. 0 is now, infinite means *after another call's response*."""
         self._roll_over(now)
         if self.remaining is None:
             return math.inf if self.probe_ticket or len(self.sent_at) >= self.default_limit else 0.0
@@ -190,7 +190,7 @@ class RateWindow:
         return True
 
     def close(self, now: float, ticket: int, retry_after: float | None) -> None:
-        """Record a 429: no calls are left for ``retry_after`` seconds, or until the known reset."""
+        """Record a 429: no calls are left for ``retry_after`` seconds. ``None`` means until the known reset."""
         self._roll_over(now)
         if ticket < self.first_ticket:
             return
@@ -203,14 +203,14 @@ class RateWindow:
         self.ends_at = self.opens_at = self.closed_until = max(self.closed_until, now + retry_after)
 
     def on_suspend(self) -> None:
-        """Forget what a suspend may have changed: wall and monotonic time have diverged."""
+        """Reset what a suspend may have changed. Wall and monotonic time have diverged."""
         self.server_offset = -math.inf
         self.window_started_at = math.inf
         if self.remaining is not None and self.remaining - self.unconfirmed_calls > self.reserve:
             self._reset_to_unknown()
 
     def on_clock_step(self, seconds: float) -> None:
-        """Move all instants, because the clock of ``now`` was set by this many seconds."""
+        """Move all instants by a step of the clock of ``now``."""
         self.window_started_at += seconds
         self.first_probe_at += seconds
         self.ends_at += seconds
@@ -254,7 +254,7 @@ class RateWindow:
         self.window_started_at = self.sent_at.get(ticket, now) if is_first else math.inf
 
     def _narrow_end(self, now: float, ticket: int, wait: float) -> None:
-        """Narrow down, by a response, when this window ends and when the next one opens."""
+        """Narrow down this window's end and the next one's opening."""
         self.ends_at = max(self.ends_at, self.sent_at.get(ticket, now) + wait - 1.0)
         if now + wait + wait * DRIFT < self.opens_at:
             self.drift_margin = wait * DRIFT

@@ -346,7 +346,7 @@ def test_a_server_that_is_gone(browser: Browser) -> None:
             page.clock.run_for(15_500)
             page.wait_for_timeout(200)
         page.locator("#lost").wait_for(state="visible", timeout=5000)
-        assert "twusage serve has not answered since 14:12 UTC." in page.locator("#lost").inner_text()
+        assert "twusage serve has not responded since 14:12 UTC." in page.locator("#lost").inner_text()
         again = _Server()
         again.port = gone.port
         with again:

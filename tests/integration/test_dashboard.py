@@ -174,7 +174,7 @@ class TestPoller:
 
     async def test_forgets_old_events(self, poller: Poller, monkeypatch: pytest.MonkeyPatch) -> None:
         """The events of years do not fill the memory."""
-        monkeypatch.setattr("twusage.dashboard.poller._MOST_EVENTS", 1)
+        monkeypatch.setattr("twusage.dashboard.poller._MAX_EVENTS", 1)
         poller.client.activity.requests = 0
         await run_for(poller, 10)
         assert len(poller.events) <= 1
@@ -183,7 +183,7 @@ class TestPoller:
 @pytest.mark.parametrize(
     ("error", "words", "code"),
     [
-        (ServerError("x", status=503), "The API is in trouble (503)", "server"),
+        (ServerError("x", status=503), "The API is unavailable (503)", "server"),
         (QuotaError("x", status=403), "the cap, the credits or the spending limit is used up", "quota"),
         (RateLimitedError("x"), "No calls are left in the 15-minute window", "rate_limited"),
         (BadRequestError("x", status=400), "The API refuses the request (400)", "other"),
@@ -207,7 +207,7 @@ def test_the_finding_of_a_check() -> None:
     failure = Failure(ServerError("x", status=503), dt.datetime.now(dt.UTC), "the network is down", "check it")
     assert failure.problem(refused_only=False).headline == "The network is down"
     assert failure.problem(refused_only=False).detail == "The API returns status 503"
-    assert failure.problem(refused_only=True).headline == "The API is in trouble (503)"
+    assert failure.problem(refused_only=True).headline == "The API is unavailable (503)"
     finding = Failure(ConnectError("x", reason="dns"), dt.datetime.now(dt.UTC), "no such host")
     assert not finding.problem(refused_only=False).detail
 

@@ -128,10 +128,10 @@ class TestStates:
     def test_stale(self, minutes: int, age: str) -> None:
         """Old numbers are grey, and a banner names their age and the reason; the sentence stays."""
         now = NOW + dt.timedelta(minutes=minutes)
-        problem = Problem(headline="The API is in trouble (503)", since=NOW, advice="Wait")
+        problem = Problem(headline="The API is unavailable (503)", since=NOW, advice="Wait")
         html = page(view(now=now, stale_after=660), evolve(FEED, now=now, problem=problem))
         assert f"<b>These numbers are {age} old.</b>" in html
-        assert "The API is in trouble (503) since 14:10 UTC. Wait. Next try at 14:15 UTC." in html
+        assert "The API is unavailable (503) since 14:10 UTC. Wait. Next try at 14:15 UTC." in html
         assert "On track at 14:10 UTC" in html
         assert "On track for 84%" in html
         assert 'class="used idle"' in html

@@ -26,7 +26,7 @@ __all__ = ["twusage"]
 
 
 class _Commands(click.Group):
-    """A command group that always exits with a code of the table, and prints at most one sentence on stderr."""
+    """A group that always exits with a code of the table. It prints at most one sentence on stderr."""
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
         try:
@@ -53,7 +53,7 @@ for command in (show, forecast, watch, serve, report, doctor, *history.commands.
 @click.version_option(__version__, prog_name="twusage", message="%(prog)s %(version)s")
 @click.pass_context
 def twusage(ctx: click.Context) -> None:
-    """How much of the X/Twitter API your project has used of its monthly cap, and whether that will last.
+    """Report your X/Twitter API usage, and whether the monthly cap will last.
 
     \b
     $ twusage show --demo

@@ -1,4 +1,4 @@
-"""The live view of ``twusage watch``: a block of lines that is redrawn in place."""
+"""The live view of ``twusage watch``, which is redrawn in place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from twusage.monitor import CycleReset, UsageSampled, WatchEvent
 __all__ = ["Board"]
 
 _WIDE, _TALL = 128, 36
-"""From so many columns and lines on, there is room for a chart of 30 days."""
+"""Columns and lines from which on a chart of 30 days fits."""
 
 
 def _now() -> dt.datetime:
@@ -79,7 +79,7 @@ class Board:
         file.flush()
 
     def resize(self) -> None:
-        """Draw everything, on an empty screen: each terminal has its own way to wrap what stands there."""
+        """Draw everything on an empty screen. Terminals differ in how they wrap old lines."""
         self._live.transient = True
         self._live.stop()
         self._live.console.control(Control.clear(), Control.home())
@@ -109,7 +109,7 @@ class Board:
         self._live.update(text if screen.color else Text(text.plain), refresh=True)
 
     def _status(self, width: int) -> str:
-        """When it was updated and will be, and the calls that are left: as many phrases as fit on one line."""
+        """Return the times of the updates, and the calls left. Only phrases that fit are included."""
         left = int(self._every - (self._now() - self._polled_at).total_seconds() % self._every)
         phrases = ["waiting for the first response"]
         if self._usage is not None:

@@ -1,4 +1,4 @@
-"""The API call of every command that shows a usage: options, waits, warnings."""
+"""The API call of every command that shows a usage."""
 
 from __future__ import annotations
 

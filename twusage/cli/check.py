@@ -1,4 +1,4 @@
-"""``twusage check``: a monitoring plugin, which prints one line and sets the exit code."""
+"""``twusage check``: a monitoring plugin that prints one line."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _run_check(access: Access, limits: _Limits) -> Result:
 
 
 def _meaning(error: TwUsageError | OSError) -> str:
-    """Return the meaning of the exit code, and the status: short enough for a line."""
+    """Return the meaning of the exit code, and the status. They fit on a line."""
     code = exit_code(error)
     if code < 3:
         return str(error)

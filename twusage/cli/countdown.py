@@ -1,4 +1,4 @@
-"""The countdown of a waiting call, on one line of stderr, which is cleared at the end."""
+"""The countdown of a waiting call, on one line of stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twusage.display.format import printable
 __all__ = ["Countdown"]
 
 # Seconds. The line of a shorter wait would disappear before it can be read.
-_SHORTEST = 1.0
+_MIN_SECONDS = 1.0
 
 
 class Countdown:
@@ -31,7 +31,7 @@ class Countdown:
 
     def __call__(self, wait: Wait) -> None:
         self.clear()
-        if wait.seconds < _SHORTEST:
+        if wait.seconds < _MIN_SECONDS:
             return
         if sys.stderr is not None and sys.stderr.isatty():
             self._tick(wait, asyncio.get_running_loop().time() + wait.seconds)
@@ -73,7 +73,7 @@ def _columns() -> int:
 
 
 def _line(left: int, wait: Wait, columns: int) -> str:
-    """Return as many whole phrases as fit: a truncated number would be misleading."""
+    """Return as many whole phrases as fit. A truncated number would be misleading."""
     line = ""
     for phrase in (f"waiting {left // 60}:{left % 60:02}", f", until {wait.until:%H:%M:%S} UTC", f": {wait.reason}"):
         if len(line) + len(phrase) > columns:

@@ -1,4 +1,4 @@
-"""The project of ``--demo``: three apps, a cap of 1,200,000, and a day that is not over. No network."""
+"""The project of ``--demo``: three apps and a cap of 1,200,000. Its last day is not over. No network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _APPS = (("collector", 27_000), ("alerts bot", 9_600), ("research notebook", 1_5
 
 
 class Demo:
-    """A fake API with believable reads up to the present minute of the clock.
+    """A fake API with plausible reads up to the clock's present minute.
 
     Args:
         clock: the present (default: the system's).
@@ -57,7 +57,7 @@ class Demo:
         """The keywords of a ``UsageClient`` for this API."""
 
     def past_and_present(self, cycles: int) -> list[Usage]:
-        """The responses at the ends of this many past cycles, the oldest first, and now."""
+        """Return the responses at the ends of past cycles, and now."""
         now = dt.datetime.fromtimestamp(self._present.time(), dt.UTC)
         cycle, instants = BillingCycle.of(_RESET_DAY, now), [now]
         for _ in range(cycles):
@@ -71,7 +71,7 @@ class Demo:
 
 
 def _reads(name: str, typical: int, day: dt.date) -> float:
-    """What an app reads on a day: the same whenever the demo runs."""
+    """Return an app's reads on a day, the same in each run."""
     dice = random.Random(f"{name} {day}")  # noqa: S311 - believable, not secret
     busy = 1.0 if day.weekday() < 5 else 0.6
     return typical * busy * dice.uniform(0.75, 1.25)

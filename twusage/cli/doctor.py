@@ -43,7 +43,7 @@ _OPTIONS = {
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, with a code for each.")
 @click.pass_context
 def doctor(ctx: click.Context, *, token_file: str | None, proxy: str | None, timeout: float, as_json: bool) -> None:
-    """Check the credentials and the connection to the API; report what is wrong and what to do.
+    """Check the credentials and the connection; report problems and advice.
 
     \b
     $ twusage doctor

@@ -77,7 +77,7 @@ _DOCTOR_CODES = {3, 4, 7, 9}
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the exit code of an exception: that of its nearest base class in the table.
+    """Return the exit code of an exception, by its nearest class.
 
     A page that came instead of the API's response counts as a network failure, whatever its status.
     """
@@ -111,7 +111,7 @@ def _message(error: TwUsageError | OSError) -> str:
 
 
 def suggest_doctor(error: TwUsageError) -> None:
-    """Add a note about ``twusage doctor`` to an error that it can explain."""
+    """Add a note about ``twusage doctor`` to an error that it explains."""
     if exit_code(error) in _DOCTOR_CODES:
         error.add_note("Run 'twusage doctor' to find the cause")
 
@@ -125,6 +125,6 @@ def print_error(message: str) -> None:
 
 
 def discard_stdout() -> None:
-    """Redirect a broken stdout to /dev/null, because Python would print an error when it flushes it at exit."""
+    """Redirect a broken stdout to /dev/null. Python would print an error when it flushes it at exit."""
     with suppress(OSError):  # stdout is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``twusage fake``: serves the fake API on a local port, for programs in any language."""
+"""``twusage fake``: serves the fake API on a port, for any language."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ __all__ = ["fake"]
 )
 @click.option("--tokens", metavar="A,B,...", help="Bearer tokens for the apps, in order, instead of generated ones.")
 def fake(*, port: int, cap: int, reset_day: int, apps: int, history_days: int, tokens: str | None) -> None:
-    """Serve a fake of the X/Twitter Usage API on this machine, until Ctrl-C.
+    """Serve a fake of the X/Twitter Usage API until Ctrl-C.
 
     \b
     $ twusage fake --port 8080 --cap 1200000

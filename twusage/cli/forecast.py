@@ -18,7 +18,7 @@ __all__ = ["forecast"]
 @max_wait_option
 @call_options
 def forecast(*, access: Access, as_json: bool, max_wait: float) -> None:
-    """Forecast how much of the cap is used when the billing cycle ends.
+    """Forecast the used part of the cap at the cycle's end.
 
     \b
     $ twusage forecast --demo

@@ -177,7 +177,7 @@ def _with(url: str, job: Callable[[History], Awaitable[T]], *, demo: bool = Fals
 
 
 async def _fill(history: History) -> None:
-    """Record the usage of the demo's project, in past cycles and in this one."""
+    """Record the usage of the demo's project in all its cycles."""
     for usage in Demo().past_and_present(_CYCLES):
         await history.record(usage)
 

@@ -1,4 +1,4 @@
-"""Options that the commands share, the token file, and the client that runs a call."""
+"""The commands' shared options, the token file, and the call's client."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _checked_every(_: click.Context, __: click.Parameter, given: str) -> float:
 
 
 def run_with_client(call: Callable[[UsageClient], Awaitable[T]], *, proxy: str | None, **keywords: Any) -> T:
-    """Return what a call returns, with a client of these keywords and the environment."""
+    """Return the result of a call, with a client of these keywords."""
     context = click.get_current_context(silent=True)
     trust_env = context is not None and context.meta.get(_TRUST_ENV, False)
 
@@ -165,7 +165,7 @@ def _has_timed_out(state: RetryCallState) -> bool:
 
 
 def credentials(token_file: str | None) -> dict[str, str]:
-    """Return the client's keyword for the token of a file; empty if the environment has credentials."""
+    """Return the client's keyword for a file's token. It is empty if the environment has credentials."""
     if token_file is not None:
         token = read_token(token_file)
         if isinstance(token, Flaw):
@@ -181,7 +181,7 @@ def credentials(token_file: str | None) -> dict[str, str]:
 
 
 def place_of(token_file: str) -> str:
-    """Return the name of a token file in messages: never its path, which may be a token by mistake."""
+    """Return a token file's name in messages. It is never the path, which may be a token by mistake."""
     return {"-": "stdin"}.get(token_file, "the file")
 
 

@@ -1,4 +1,4 @@
-"""Write to stdout, which may be a terminal, a pipe, a file, or closed."""
+"""Write to stdout: a terminal, a pipe, a file, or closed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def screen_of() -> Screen:
 
 
 def page(text: Callable[[Screen], Text]) -> str:
-    """Return the text for this stdout, with escape codes if it shows colours."""
+    """Return the text for this stdout, in colour if it has colours."""
     screen = screen_of()
     content = text(screen)
     if not screen.color:
@@ -48,7 +48,7 @@ def page(text: Callable[[Screen], Text]) -> str:
 
 
 def is_ascii_only(environ: Mapping[str, str]) -> bool:
-    """Return whether stdout cannot encode blocks, or the locale is C: its terminal takes UTF-8 for control codes."""
+    """Return whether stdout is ASCII only. In the C locale, a terminal takes UTF-8 for control codes."""
     try:
         "█".encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -60,7 +60,7 @@ def is_ascii_only(environ: Mapping[str, str]) -> bool:
 
 
 def _ctype_at_start() -> str | None:
-    """Return LC_CTYPE as it was before Python set it, if the system provides it."""
+    """Return LC_CTYPE before Python set it, if the system provides it."""
     with suppress(OSError):
         for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
             if entry.startswith(b"LC_CTYPE="):
@@ -69,7 +69,7 @@ def _ctype_at_start() -> str | None:
 
 
 def write(text: str) -> None:
-    """Write the text, with escapes for characters that the encoding does not have."""
+    """Write the text, and escape characters that the encoding does not have."""
     # Not click.echo, which would write UTF-8 to an ASCII stdout, and decide about colours again.
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:

@@ -45,14 +45,14 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
 @max_wait_option
 @call_options
 def report(*, access: Access, output: str, days: int, title: str | None, max_wait: float) -> None:
-    """Write whether the cap will last, the days and the apps into one file, for a mail or a CI job.
+    """Write the verdict, the days and the apps into one file.
 
     \b
     $ twusage report --demo -o report.html
     $ twusage report --days 90 -o report.png
 
-    The HTML file has no script and needs no other file. Where style sheets are forbidden, as in Jenkins, its pictures
-    keep their colours. A picture needs the extra plot. One call of GET /2/usage/tweets.
+    The HTML file has no script and needs no other file. If style sheets are forbidden, as in Jenkins, its pictures keep
+    their colours. A picture needs the extra plot. Both suit a mail or a CI job. One call of GET /2/usage/tweets.
     """  # noqa: D301 - click's mark for lines that are not wrapped
     if output.lower().endswith(".png"):
         _require("matplotlib", "plot")
@@ -87,7 +87,7 @@ def _picture(view: View, access: Access, title: str | None) -> bytes:
 
 
 def _replace(path: str, content: bytes) -> None:
-    """Replace the file atomically: a reader sees the old one or the new one, and a failure leaves the old one."""
+    """Replace the file atomically. A reader sees the old or the new one. A failure leaves the old one."""
     path = os.path.realpath(path)
     descriptor, draft = tempfile.mkstemp(prefix=".twusage-", dir=os.path.dirname(path))  # noqa: PTH120
     try:

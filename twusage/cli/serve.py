@@ -23,8 +23,8 @@ from twusage.retry import RetryPolicy
 __all__ = ["serve"]
 
 _PASSWORD_VARIABLE = "TWUSAGE_SERVE_PASSWORD"  # noqa: S105 - the name of a variable
-_LEAST_PASSWORD = 16
-_MOST_PASSWORD = 4096
+_MIN_PASSWORD_LENGTH = 16
+_MAX_PASSWORD_LENGTH = 4096
 # A poll that waits longer would hide why there are no new numbers.
 _RETRY = RetryPolicy(max_wait=30)
 
@@ -73,7 +73,7 @@ def serve(
     password_file: str | None,
     metrics_apps: int,
 ) -> None:
-    """Serve one page for the whole team, with JSON, CSV and Prometheus metrics, until Ctrl-C.
+    """Serve page, JSON, CSV and metrics for the whole team until Ctrl-C.
 
     \b
     $ twusage serve --demo
@@ -105,7 +105,7 @@ def serve(
 
 
 def _password(path: str | None) -> str | None:
-    """The password of the file or the environment; neither is quoted in an error."""
+    """Return the password of the file or the environment. No error quotes it."""
     if path is None:
         text = os.environ.get(_PASSWORD_VARIABLE, "")
         if not text:
@@ -113,18 +113,18 @@ def _password(path: str | None) -> str | None:
     else:
         try:
             with open(path, encoding="utf-8") as file:  # noqa: PTH123 - the path is not shown
-                text = file.read(_MOST_PASSWORD)
+                text = file.read(_MAX_PASSWORD_LENGTH)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise click.UsageError(f"the file of --password-file cannot be read: {reason}") from None
         text = text.removesuffix("\n").removesuffix("\r")
-    if len(text) < _LEAST_PASSWORD:
-        raise click.UsageError(f"the password must have at least {_LEAST_PASSWORD} characters")
+    if len(text) < _MIN_PASSWORD_LENGTH:
+        raise click.UsageError(f"the password must have at least {_MIN_PASSWORD_LENGTH} characters")
     return text
 
 
 class _TokenFile:
-    """The token of a file, read for each request: a rotated token needs no restart."""
+    """The token of a file, read per request. A rotated token needs no restart."""
 
     def __init__(self, path: str) -> None:
         self._path = path

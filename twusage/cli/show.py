@@ -42,7 +42,7 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
 def show(
     *, access: Access, days: int, by_app: bool, all_apps: bool, as_json: bool, as_csv: bool, max_wait: float
 ) -> None:
-    """Show whether the monthly cap will last, and the posts read per day.
+    """Show whether the monthly cap will last, and the daily reads.
 
     \b
     $ twusage show --demo --by-app

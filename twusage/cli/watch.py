@@ -1,4 +1,4 @@
-"""``twusage watch``: a live view or JSON lines, and a command for each event."""
+"""``twusage watch``: a live view, JSON lines, and a command per event."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def watch(
     by_app: bool,
     url: str | None,
 ) -> None:
-    """Call the API at intervals; report each relevant change once a billing cycle.
+    """Call the API at intervals; report relevant changes once per billing cycle.
 
     \b
     $ twusage watch --demo
@@ -125,7 +125,7 @@ class _Job:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """End without a message at SIGTERM, and when a pipe's reader closes it."""
+        """End silently at SIGTERM, and when a pipe's reader closes it."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 

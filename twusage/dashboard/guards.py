@@ -1,4 +1,7 @@
-"""Which requests are allowed, by Host, origin, password and method; and the headers of all responses."""
+"""Decides which requests are allowed, and sets the headers of all responses.
+
+A request is checked by its Host, origin, password and method.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class Guard:
 def _wrong_site(request: web.BaseRequest) -> web.Response | None:
     site, mode = (request.headers.get(f"Sec-Fetch-{name}", "").lower() for name in ("Site", "Mode"))
     if site == "cross-site" and mode != "navigate":
-        return text_response(403, "403: requests of other sites are not answered")
+        return text_response(403, "403: requests of other sites are rejected")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Poller: calls the API at intervals for as long as the server runs, and keeps the newest response and its events."""
+"""Poller: calls the API at intervals; keeps the newest response and events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["Failure", "Poller"]
 _log = logging.getLogger("twusage")
 # watch() ends at these. A server goes on: the credentials may be good again at the next poll.
 _REFUSALS = (AuthenticationError, BadRequestError, ConfigurationError, ForbiddenError)
-_MOST_EVENTS = 1000
+_MAX_EVENTS = 1000
 _CODES: tuple[tuple[type[TwUsageError], str], ...] = (
     (AuthenticationError, "auth"),
     (ForbiddenError, "auth"),
@@ -175,7 +175,7 @@ class Poller:
             async with aclosing(events):
                 async for event in events:
                     if not isinstance(event, UsageSampled):
-                        self.events = [*self.events, event][-_MOST_EVENTS:]
+                        self.events = [*self.events, event][-_MAX_EVENTS:]
                         self.version += 1
         except Exception as error:  # noqa: BLE001
             # A bug, or a closed client. /healthz shows it; the text of the error may hold anything.
@@ -212,12 +212,12 @@ def _status_of(error: Exception) -> str:
 
 
 def _in_words(error: Exception) -> str:  # noqa: PLR0911 - a table
-    """The cause in a clause that goes on with "since 13:25 UTC"."""
+    """Return the cause as a clause, to be followed by "since 13:25 UTC"."""
     match error:
         case TwUsageError() if is_page(error):
             return "A page of a proxy or firewall came instead of the API's response"
         case ServerError():
-            return f"The API is in trouble ({error.status})"
+            return f"The API is unavailable ({error.status})"
         case QuotaError():
             return "The API refuses the request, because the cap, the credits or the spending limit is used up"
         case RateLimitedError():

@@ -1,4 +1,4 @@
-"""The HTTP server: aiohttp's, with limits against slow and many clients, and its error pages replaced."""
+"""The HTTP server: aiohttp's, with limits and other error pages. The limits are against slow and many clients."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["serving"]
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _log = logging.getLogger("twusage")
-_MOST_CONNECTIONS = 64
-_MOST_HEADER_BYTES = 8192
+_MAX_CONNECTIONS = 64
+_MAX_HEADER_BYTES = 8192
 _TIMEOUT = 10.0
 """Seconds to send a whole request, and to read its response."""
 _KEEP_ALIVE = 10.0
@@ -35,7 +35,10 @@ _TOO_LARGE = b"".join(
 
 
 class _Connection(web.RequestHandler):
-    """One connection: closed if a request is slow or large; malformed requests get the headers of all responses."""
+    """One connection, closed if a request is slow or large.
+
+    Responses to malformed requests get the headers of all responses.
+    """
 
     def __init__(self, server: _Server, **keywords: Any) -> None:
         super().__init__(server, **keywords)
@@ -47,7 +50,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._socket = cast("asyncio.Transport", transport)
-        if len(self._server.connections) > _MOST_CONNECTIONS:
+        if len(self._server.connections) > _MAX_CONNECTIONS:
             self.force_close()
             return
         self._begin()
@@ -58,7 +61,7 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > _MOST_HEADER_BYTES:
+        if self._received > _MAX_HEADER_BYTES:
             self._socket.write(_TOO_LARGE)
             self._socket.close()
             return
@@ -67,7 +70,7 @@ class _Connection(web.RequestHandler):
         super().data_received(data)
 
     def handling(self) -> None:
-        """Note that a whole request has arrived: from now on the client has time to read the response."""
+        """Note that a whole request has arrived. From now on the client has time to read the response."""
         self._received = 0
         self._begin()
 
@@ -86,7 +89,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - aiohttp's message names aiohttp and quotes the request
     ) -> web.StreamResponse:
-        """Return the response to a malformed request, or to one that met a bug."""
+        """Return the response to a malformed request or after a bug."""
         del request
         if status >= 500:
             _log.error("a request failed", exc_info=exc)

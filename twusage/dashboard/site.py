@@ -51,7 +51,7 @@ class Site:
 
     Args:
         poller: has the numbers.
-        guard: decides which requests are answered.
+        guard: decides which requests are allowed.
         title: the heading of the page (default: the project's id).
         names: names for client apps, by id.
         metrics_apps: client apps with a series of their own; the others are summed up.
@@ -218,7 +218,7 @@ class Site:
         return [(row.date, app, row.usage) for app, series in apps.items() for row in series]
 
     async def _metrics_page(self, request: web.BaseRequest) -> web.StreamResponse:
-        # Its handler wants a Request, and reads of it what a BaseRequest has: the query and two headers.
+        # Its handler expects a Request, but reads only parts of a BaseRequest: the query and two headers.
         return await self._metrics(cast("web.Request", request))
 
     # -- The rest ------------------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""``client.check()`` and ``twusage doctor``: what is wrong with the credentials or the network, and what to do."""
+"""``client.check()`` and ``twusage doctor``: problems of credentials or network, and advice."""

@@ -1,4 +1,4 @@
-"""Runs a check: the credentials first, then one call of the client, recorded. What it means is in ``explain``."""
+"""Runs a check: the credentials, then one recorded call of the client. What it means is in ``explain``."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def run_check(
 
 
 def _report_auth_failure(error: Exception) -> CheckReport:
-    """Return the report of a check whose ``Auth`` raised this or returned no token."""
+    """Return the report for an ``Auth`` that raised or returned no token."""
     ours = error.with_traceback(None) if isinstance(error, TwUsageError) else None
     reason = ours or f"it raised {type(error).__name__}"  # The message of another exception may contain a secret.
     message = f"the Auth returned no bearer token: {reason}"

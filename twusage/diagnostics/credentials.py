@@ -1,4 +1,4 @@
-"""What the environment and the form of the secrets show before a call. The environment comes in as an
+"""Findings from the environment and the form of secrets, before a call. The environment comes in as an
 argument; only a token file that it names is read.
 
 A finding of the level ``error`` is certain: no call can succeed. A ``warning`` is a suspicion, which the API's response
@@ -86,7 +86,7 @@ def finding_of(flaw: Flaw) -> Finding:
 
 
 def check_secrets(*secrets: Secret) -> Finding | None:
-    """Return what is wrong with a bearer token, or with an API key and its secret."""
+    """Return the flaw of a bearer token or an API key pair."""
     texts = [secret.reveal() for secret in secrets]
     if len(texts) == 1:
         flaw = credential_flaw(texts[0], "the bearer token", "token")
@@ -152,7 +152,7 @@ def _suspect_pair(key: str, secret: str) -> Finding | None:
 
 
 def _decode_base64(text: str) -> str:
-    """Return the decoded form of an OAuth 2 client ID or user token; empty if the text is not Base64."""
+    """Return an OAuth 2 client ID or user token, decoded. It is empty if the text is not Base64."""
     try:
         return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
     except (binascii.Error, UnicodeError):

@@ -1,4 +1,4 @@
-"""Derives the findings from a call's result or exception, one per part of the set-up.
+"""Derives findings from a call's result or exception, one per subject.
 
 Pure: the environment and the times come in as arguments. Findings derive from data (an exception's class, status,
 problem and attributes), never from the words of its message. No message contains a credential or a part of one.

@@ -24,7 +24,7 @@ def is_page(error: BaseException) -> bool:
 
 
 def holds_page(body: bytes) -> bool:
-    """Return whether the body of a 200 is a page or plain text."""
+    """Return whether the body of a 200 is not JSON."""
     return _is_not_json(body[:1000].decode(errors="replace"))
 
 

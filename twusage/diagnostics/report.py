@@ -29,7 +29,7 @@ __all__ = ["CheckReport", "Finding", "report_without_call"]
 
 @frozen
 class Finding:
-    """One result of a check: a code, a level, a message, and advice."""
+    """One result of a check: code, level, message and advice."""
 
     code: str
     """A stable identifier for programs, such as ``token.percent-decoded``. The part before the dot is the subject."""
@@ -56,7 +56,7 @@ def _short_repr(value: object) -> str:
 
 @frozen
 class CheckReport:
-    """The state of the credentials and of the connection to the API: the result of ``await client.check()``."""
+    """The state of the credentials and the connection. ``await client.check()`` returns it."""
 
     findings: tuple[Finding, ...]
     """All findings, from the credentials to the clock. If a call failed, its likely cause is the first error."""
@@ -71,7 +71,7 @@ class CheckReport:
         return all(finding.level != "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as plain JSON types, with the class name of the exception."""
+        """Return the report as plain JSON types, with the exception's class name."""
         return {
             "ok": self.ok,
             "error": None if self.error is None else type(self.error).__name__,
@@ -81,6 +81,6 @@ class CheckReport:
 
 
 def report_without_call(*findings: Finding, error: TwUsageError | None = None) -> CheckReport:
-    """Return the report of a check that ends before a call, because no call can succeed."""
+    """Return the report of a check that ends before a call. The call could not succeed."""
     message = next(finding.message for finding in findings if finding.level == "error")
     return CheckReport(findings, error=error or ConfigurationError(message))

@@ -1,1 +1,1 @@
-"""What people see: one value, ``view.View``, from which terminal, page, report, JSON and metrics draw."""
+"""Outputs for people, all drawn from one value, ``view.View``. They are terminal, page, report, JSON and metrics."""

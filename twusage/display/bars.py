@@ -1,4 +1,4 @@
-"""Bars and columns of character cells: parts of a number as coloured blocks or as textures. Pure."""
+"""Bars and columns of character cells, as coloured blocks or textures. Pure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Screen:
         return text.encode("ascii", "backslashreplace").decode() if self.ascii_only else text
 
     def mark(self, color: int) -> Cell:
-        """The full cell of a part, which stands for it in a legend, too."""
+        """Return the full cell of a part, also used in the legend."""
         return (self.glyphs.textures[0 if self.color else color], APP_COLORS[color])
 
 
@@ -68,7 +68,7 @@ _EMPTY = (" ", "")
 
 
 def text_of(cells: Iterable[Cell]) -> Text:
-    """The cells as one text, with one span for each run of a style."""
+    """Return the cells as text, with one span per style."""
     text = Text()
     for style, run in groupby(cells, key=lambda cell: cell[1]):
         text.append("".join(character for character, _ in run), style)
@@ -76,13 +76,13 @@ def text_of(cells: Iterable[Cell]) -> Text:
 
 
 def bar(parts: Sequence[int], colors: Sequence[int], *, scale: float, length: int, screen: Screen) -> list[Cell]:
-    """A horizontal bar of at most ``length`` cells; what is not nothing has at least one."""
+    """Return a bar of at most ``length`` cells. Parts above 0 have at least one."""
     cells = _cells(parts, colors, scale, length, screen, _TO_THE_RIGHT)
     return [cell for cell in cells if cell[0] != " "]
 
 
 def column(parts: Sequence[int], colors: Sequence[int], *, scale: float, length: int, screen: Screen) -> list[Cell]:
-    """A column of ``length`` cells, from its foot up; empty cells are spaces."""
+    """Return a column of ``length`` cells, from its foot up. Empty cells are spaces."""
     return _cells(parts, colors, scale, length, screen, _UPWARDS)
 
 

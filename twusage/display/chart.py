@@ -15,7 +15,7 @@ __all__ = ["column_chart", "fits_columns"]
 _AXIS = 8
 """Columns for the numbers of the axis."""
 _WIDE = 100
-"""From so many columns on, the chart is higher."""
+"""Columns from which on the chart is higher."""
 _TOPS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Tops of the axis, by power of ten: their halves are short numbers, too."""
 
@@ -58,13 +58,13 @@ def _safe_row(safe: int, top: float, rows: int) -> int | None:
     return math.ceil(safe / top * rows) - 1 if 0 < safe <= top else None
 
 
-def _top(most: int) -> float:
-    power = 10 ** (len(str(max(most, 2))) - 1)
-    return next(float(step * power) for step in _TOPS if step * power >= max(most, 2))
+def _top(highest: int) -> float:
+    power = 10 ** (len(str(max(highest, 2))) - 1)
+    return next(float(step * power) for step in _TOPS if step * power >= max(highest, 2))
 
 
 def _dates(view: View, slot: int) -> Text:
-    """Mondays, as many as fit, and the last day."""
+    """Return the axis of dates: Mondays that fit, and the last day."""
     last = view.days[-1]
     end = f"{'today' if last.today else f'{last.date.day} {last.date:%b}'}"
     ends_at = _AXIS + slot * len(view.days)

@@ -26,7 +26,7 @@ PARTIAL = "+"
 """Follows a sum that lacks days whose count is unknown."""
 _FORMULA = ("=", "+", "-", "@", "\t")
 # A larger percentage is harder to read than words.
-_MOST_PERCENT = 9.99
+_MAX_PERCENT = 9.99
 _MANY_TIMES = "more than 9 times the cap"
 
 
@@ -51,7 +51,7 @@ def short_number(count: float) -> str:
 
 def percent(fraction: float) -> str:
     """A fraction of the cap with one decimal; words above 999 %."""
-    if fraction > _MOST_PERCENT:
+    if fraction > _MAX_PERCENT:
         return _MANY_TIMES
     # Rounding must not say that all is used while some is left, nor that the cap holds when it does not.
     if fraction < 1:
@@ -61,7 +61,7 @@ def percent(fraction: float) -> str:
 
 def whole_percent(fraction: float) -> str:
     """A fraction of the cap without decimals; words above 999 %."""
-    if fraction > _MOST_PERCENT:
+    if fraction > _MAX_PERCENT:
         return _MANY_TIMES
     if 0 < fraction < 0.005:
         return "less than 1%"
@@ -109,5 +109,5 @@ def cut(text: str, length: int) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """The text for a CSV cell that no spreadsheet takes for a formula."""
+    """Return the text for a CSV cell, never read as a formula."""
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)

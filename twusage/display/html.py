@@ -1,4 +1,4 @@
-"""The page of ``twusage serve`` and the report of ``twusage report``, from a view. Pure, but for reading its templates.
+"""The HTML of ``twusage serve`` and ``twusage report``, from a view. Pure, but for reading its templates.
 
 What belongs here: the words of the page, and their order. The pictures are in ``svg``, the markup in ``templates/``.
 """
@@ -36,9 +36,9 @@ from twusage.models import ClientAppUsage, DailySeries
 __all__ = ["Feed", "Problem", "page", "report", "static_file", "static_hash", "waiting_page"]
 
 _OMITTED = "–"
-_MOST_ROWS, _ROWS_BEFORE_MORE, _MOST_APPS = 8, 6, 100
-_MOST_EVENTS = 50
-_LONGEST_TITLE = 80
+_MAX_ROWS, _ROWS_BEFORE_MORE, _MAX_APPS = 8, 6, 100
+_MAX_EVENTS = 50
+_MAX_TITLE_LENGTH = 80
 _WINDOW = dt.timedelta(minutes=15)
 _SPANS = (("7", "7 days"), ("30", "30 days"), ("90", "90 days"), ("this", "this cycle"), ("last", "last cycle"))
 
@@ -59,7 +59,7 @@ class Problem:
 
 @frozen(kw_only=True)
 class Feed:
-    """How the numbers come to the page: what a view does not contain."""
+    """The state of the page's updates, which a view does not contain."""
 
     now: dt.datetime
     """The instant for which the page is made, UTC."""
@@ -83,7 +83,7 @@ def page(view: View, feed: Feed) -> str:
 
 
 def report(view: View, *, title: str | None = None) -> str:
-    """The page as one file, without links and script, with its style sheet inside."""
+    """Return the page as one file, with its style sheet, without scripts."""
     feed = Feed(now=view.now, every=0, title=title)
     model = _with_numbers(view, feed) | {
         "css": Markup(static_file("page.css").decode()),  # noqa: S704 - our own file
@@ -97,7 +97,7 @@ def report(view: View, *, title: str | None = None) -> str:
 
 
 def waiting_page(feed: Feed) -> str:
-    """The page before the first numbers: the first call is under way, or failed."""
+    """Return the page before the first numbers: loading, or failed."""
     model: dict[str, Any] = _common(feed, "twusage")
     problem = feed.problem
     if problem is None:
@@ -162,7 +162,7 @@ def _common(feed: Feed, heading: str) -> dict[str, Any]:
         "css_hash": static_hash("page.css"),
         "js_hash": static_hash("page.js"),
         "version": __version__,
-        "heading": cut(feed.title, _LONGEST_TITLE) if feed.title else heading,
+        "heading": cut(feed.title, _MAX_TITLE_LENGTH) if feed.title else heading,
     }
 
 
@@ -189,7 +189,7 @@ def _with_numbers(view: View, feed: Feed) -> dict[str, Any]:
         "table": _table(view),
         "period": f"{day_name(view.days[0].date)} to {day_name(view.days[-1].date)}",
         "apps": _apps(view),
-        "events": [_event(event.at, event.text) for event in view.events[-_MOST_EVENTS:]],
+        "events": [_event(event.at, event.text) for event in view.events[-_MAX_EVENTS:]],
         "no_events": "Nothing happened yet that would be worth a line.",
         "calls": _calls(view, feed),
     }
@@ -273,7 +273,7 @@ def _calls(view: View, feed: Feed) -> dict[str, str] | None:
 
 
 def _table(view: View) -> list[dict[str, object]]:
-    """The days, newest last: the project's count, and those of the apps that have a colour."""
+    """The days, newest last: counts of the project and coloured apps."""
     columns: list[Callable[[int, Day], str]] = []
     for rank, series in enumerate(view.series):
         if series.color < LARGEST:
@@ -313,8 +313,8 @@ def _apps(view: View) -> dict[str, object]:
     largest = max((app.fraction or 0 for app in view.apps), default=0)
     total = sum(day.reads or 0 for day in view.days)
     count = len(view.apps)
-    first = view.apps if count <= _MOST_ROWS else view.apps[:_ROWS_BEFORE_MORE]
-    more = view.apps[len(first) : _MOST_APPS]
+    first = view.apps if count <= _MAX_ROWS else view.apps[:_ROWS_BEFORE_MORE]
+    more = view.apps[len(first) : _MAX_APPS]
     rows = [_app(app, largest) for app in first]
     if view.unattributed:
         part = view.unattributed / total if total else 0.0
@@ -333,7 +333,7 @@ def _apps(view: View) -> dict[str, object]:
         "first": rows,
         "more": [_app(app, largest) for app in more],
         "summary": f"{plural(len(rest), 'more app')}, {plural(together, 'post')} together",
-        "beyond": number(count - _MOST_APPS) if count > _MOST_APPS else "",
+        "beyond": number(count - _MAX_APPS) if count > _MAX_APPS else "",
     }
 
 

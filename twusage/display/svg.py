@@ -33,7 +33,7 @@ _COLUMN = 0.65
 """Width of a column as a part of its day's; it is a little more on narrow screens."""
 _LOWEST_HEADROOM = 1.3
 """The safe pace is drawn if it is at most this many times the highest day."""
-_MOST_HAIRLINES = 45
+_MAX_HAIRLINES = 45
 _DAY = dt.timedelta(days=1)
 _STEPS = (1, 2, 2.5, 3, 4, 5, 6, 8, 10)
 
@@ -51,7 +51,7 @@ def gauge_tone(state: State) -> str:
 
 
 def gauge(view: View, tone: str) -> Markup:
-    """The cap as a bar: used, forecast with its range, today, and the cap. Empty without a cap."""
+    """Return the cap as a bar: used, forecast and range, today, cap. Empty without a cap."""
     bar = view.gauge
     if bar is None:
         return Markup()
@@ -110,7 +110,7 @@ def _marks(view: View, bar: Gauge) -> Iterator[Markup]:
 
 
 def _is_lifted(bar: Gauge) -> bool:
-    """Whether a wide screen has room for the forecast's label beside the others."""
+    """Return whether the forecast's label fits beside the others on wide screens."""
     if bar.expected is None:
         return False
     if bar.cap == 1:
@@ -145,18 +145,18 @@ def _line(kind: str, x1: float, x2: float, y1: float, y2: float, color: str, wid
 
 
 def safe_pace(view: View) -> int | None:
-    """Posts a day so that the cap lasts; ``None`` if unknown, or if the cap is used up."""
+    """Return the safe pace in posts a day. ``None`` if it is unknown, or if the cap is used up."""
     return None if view.verdict.state is State.USED_UP else view.forecast.daily_allowance
 
 
 def safe_pace_is_above(view: View) -> bool:
-    """Whether the safe pace is far above all days, and so is not drawn."""
+    """Return whether the safe pace is too high to be drawn."""
     pace, highest = safe_pace(view), _highest(view.days)
     return pace is not None and pace > _LOWEST_HEADROOM * highest
 
 
 def columns(view: View) -> Markup:
-    """The shown days as stacked columns: a rectangle a day and app, and a transparent one with the day's numbers."""
+    """Return the days as stacked columns. Each day has a rectangle per app, and a transparent one with its numbers."""
     days = view.days
     drawn = None if safe_pace_is_above(view) else safe_pace(view)
     top = _nice(max(_highest(days), drawn or 0))
@@ -187,7 +187,7 @@ def columns(view: View) -> Markup:
 
 
 def _at(fraction: float, name: str = "x") -> Markup:
-    """A place in the chart, whose left edge is at a number of pixels, and whose right edge is at 100 %."""
+    """A place in the chart: pixels from the left to 100 %."""
     return Markup('{}="{}" transform="translate({})"').format(
         name, _percent(fraction), f"{_GUTTER * (1 - fraction):.1f}"
     )
@@ -198,7 +198,7 @@ def _highest(days: Iterable[Day]) -> int:
 
 
 def _nice(highest: float) -> float:
-    """The top of the axis: a round number, at or above the highest value."""
+    """Return the axis' top: a round number, at least the highest value."""
     if highest <= 2:
         return 2
     unit = 10.0 ** math.floor(math.log10(highest))
@@ -207,7 +207,7 @@ def _nice(highest: float) -> float:
 
 def _segments(view: View, top: float) -> Iterator[Markup]:
     count = len(view.days)
-    gap = 1 if count <= _MOST_HAIRLINES else 0
+    gap = 1 if count <= _MAX_HAIRLINES else 0
     slot = 1 / count
     sums = [(0, *accumulate(day.parts)) for day in view.days]
     for rank in range(max(map(len, sums)) - 1):
@@ -256,7 +256,7 @@ def _place_of(view: View, day: dt.date) -> float:
 
 
 def _dates(days: tuple[Day, ...]) -> Iterator[Markup]:
-    """The dates below the columns: every day of a week, else Mondays, and today at the right edge."""
+    """Return the dates below the columns. They are all days of a week, else Mondays, and today at the right edge."""
     count = len(days)
     every = 1 if count <= 10 else 14 if count > 60 else 7
     y = _FLOOR + 18
@@ -280,7 +280,7 @@ def _day_title(view: View, day: Day) -> str:
     text = f"{day_name(day.date)}: {'–' if day.omitted else plural_or_unknown(day.reads)}"
     if day.today:
         text += " so far"
-    if len(view.days) <= _MOST_HAIRLINES:
+    if len(view.days) <= _MAX_HAIRLINES:
         parts = zip(view.series, day.parts, strict=False)
         text += "".join(f"\n{series.label}: {number(part)}" for series, part in parts)
     return text
@@ -313,7 +313,7 @@ def share(fraction: float, color: int) -> Markup:
 
 
 def favicon(view: View | None) -> str:
-    """A ring, as much of it coloured as is used of the cap."""
+    """Return a ring, coloured as far as the cap is used."""
     used = 0.0 if view is None else min(1.0, view.used_fraction or 0.0)
     color = _TONES["idle" if view is None or view.stale else gauge_tone(view.verdict.state)]
     around = 2 * math.pi * 12

@@ -96,7 +96,7 @@ def forecast_text(view: View, screen: Screen) -> Text:
 
 
 def live_text(view: View, screen: Screen, *, status: str, height: int, by_app: bool = False) -> Text:
-    """Return the live view, at most ``height`` lines; the status is its last."""
+    """Return the live view of at most ``height`` lines, the status last."""
     head, days = _head(view, screen), _days(view, screen)
     apps = _apps(view, screen, _LISTED_APPS) if by_app else []
     events = [Text("Events of this cycle", "bold")] if view.events else []
@@ -227,7 +227,7 @@ class _Below:
         self._width = width
 
     def put(self, label: str, at: int) -> None:
-        """Put a label at this column if it fits, two spaces after the last one."""
+        """Put a label at this column if it fits."""
         if at >= len(self.line) + 2 and at + len(label) <= self._width:
             self.line = f"{self.line:{at}}{label}"
 
@@ -237,7 +237,7 @@ class _Fact:
     label: str
     value: str
     extra: tuple[str, ...] = ()
-    """Phrases, as many as fit."""
+    """Phrases; those that do not fit are dropped."""
     count: bool = False
 
 
@@ -263,7 +263,7 @@ def _facts(view: View, screen: Screen) -> list[Text]:
 
 
 def _table(facts: Sequence[_Fact], width: int | None = None) -> list[str]:
-    """Return the facts as columns: counts flush right, phrases only if they fit."""
+    """Return the facts as columns. Counts are flush right; phrases that do not fit are dropped."""
     labels = max(len(fact.label) for fact in facts)
     counts = max((len(fact.value) for fact in facts if fact.count), default=0)
     narrow = width is not None
@@ -468,5 +468,5 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    """Return the text in at most ``width`` columns, ending in three dots if shortened."""
+    """Return the text in at most ``width`` columns, with dots if shortened."""
     return text if cell_len(text) <= width else f"{set_cell_size(text, max(0, width - 3)).rstrip()}..."

@@ -206,7 +206,7 @@ class View:
     apps: tuple[App, ...]
     """All client apps, most reads on these days first."""
     unattributed: int
-    """Posts of the shown days that no app accounts for; 0 if the apps add up to as many or more."""
+    """Posts of the shown days that no app accounts for; 0 if the apps add up to the total or more."""
     events: tuple[Event, ...]
     """The events of this cycle, ascending."""
 
@@ -217,7 +217,7 @@ class View:
 
     @property
     def used_fraction(self) -> float | None:
-        """The used fraction of the cap; ``None`` if unknown or without a cap."""
+        """The used fraction of the cap; ``None`` if unknown or without cap."""
         return self.usage.used_fraction
 
     @property
@@ -424,7 +424,7 @@ def _ranked(usage: Usage, shown: Usage, names: Mapping[str, str]) -> list[tuple[
 def _days(
     shown: Usage, ranked: Sequence[tuple[App, DailySeries]], days: int, end: dt.date, today: dt.date
 ) -> list[Day]:
-    """Return the days; the last part is the reads of all other apps."""
+    """Return the days. The last part is the reads of all other apps."""
     project = shown.daily_project_usage
     result = []
     for date in (end - n * _DAY for n in reversed(range(days))):

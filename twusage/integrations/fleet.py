@@ -273,7 +273,7 @@ class FleetWindow:
         return True
 
     def _serve(self, now: float, requester: str) -> bool:
-        """Grant free places to the turns in order, and return whether there were any."""
+        """Grant free places to the turns in order; return whether any existed."""
         served = False
         for name, turn in list(self.turns.items()):
             if turn.due_at + DROP_AFTER < now:

@@ -85,7 +85,7 @@ class AppQueue:
         self._fallback: tuple[LocalRateLimiter, LocalShare] | None = None
 
     async def wait_for_place(self, max_wait: float, on_wait: Callable[[Wait], None] | None) -> Place | None:
-        """Wait for a place and return it; ``None`` if the store is unavailable."""
+        """Wait for a place and return it. ``None`` if the store is unavailable."""
         waiter = Waiter(max_wait, self._clock.monotonic(), on_wait)
         self._waiting.add(waiter)
         self._waiting.must_notify = True

@@ -20,11 +20,11 @@ _LARGEST = 4
 
 
 def plot_usage(usage: Usage, ax: Axes | None = None, *, names: Mapping[str, str] | None = None) -> Axes:
-    """Draw the days of a usage as stacked columns, and return the axes.
+    """Draw a usage's days as stacked columns, and return the axes.
 
     Args:
         usage: a response with daily counts.
-        ax: where to draw (default: new axes on a figure that ``pyplot`` does not know, so that it can be collected).
+        ax: the axes to draw on (default: new ones, not registered with ``pyplot``, so that they can be collected).
         names: names for client apps, by id.
     """
     if ax is None:
@@ -59,7 +59,10 @@ def _days(usage: Usage) -> list[dt.date]:
 
 
 def _stacks(usage: Usage, names: Mapping[str, str], days: list[dt.date]) -> list[tuple[str, dict[dt.date, int], str]]:
-    """Label, counts and colour of each layer: the largest apps, and the rest of the project's count."""
+    """Return label, counts and colour of each layer.
+
+    The layers are the largest apps and the rest of the project's count.
+    """
     ranked = sorted(usage.daily_client_app_usage, key=lambda app: app.usage.total, reverse=True)
     stacks = []
     for app, color in zip(ranked[:_LARGEST], _COLORS, strict=False):

@@ -125,7 +125,7 @@ class UsageCollector(Collector):
 
 
 def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
-    """All metrics, new on each scrape, in the order in which they are documented."""
+    """Return all metrics, new on each scrape, in the documented order."""
 
     def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"twusage_{name}", text, labels=labels)

@@ -171,13 +171,13 @@ class _Stored:
     poll_reply: Reply = field(init=False)
 
     def remember_poll(self, now: float, request: Exchange, reply: Reply) -> None:
-        """Store the reply to a poll, which is valid until the state changes."""
+        """Store the reply to a poll, valid until the state changes."""
         self._polled, self.poll_reply = (self.version, request.wanted), reply
         is_poll = reply.wait is None and not (reply.places or request.reports)
         self._poll_valid_until = now + min(_POLL_VALID, reply.opens_in or math.inf) if is_poll else -math.inf
 
     def is_unchanged_poll(self, now: float, request: Exchange) -> bool:
-        """Return whether ``poll_reply`` is valid, so that the state need not be parsed."""
+        """Return whether ``poll_reply`` is valid. Then the state need not be parsed."""
         same = self._polled == (self.version, request.wanted) and now < self._poll_valid_until
         return same and not (request.reports or request.must_save)
 

@@ -1,4 +1,4 @@
-"""Will the monthly cap last: the billing cycle, a forecast, a guard, a watch, and a history.
+"""Monitoring of the monthly cap: cycle, forecast, guard, watch and history.
 
 ``History`` and ``CycleRecord`` are loaded on first use, because only they need SQLAlchemy (the extra ``history``).
 """

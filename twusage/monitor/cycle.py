@@ -20,7 +20,7 @@ __all__ = ["AppShare", "Attribution", "BillingCycle", "attribution", "cycle_of"]
 
 @frozen
 class AppShare:
-    """The part of a project's reads that one client app made in a cycle."""
+    """One client app's part of a project's reads in a cycle."""
 
     client_app_id: str
     """The app's id."""
@@ -32,7 +32,7 @@ class AppShare:
 
 @frozen
 class Attribution:
-    """Who used the cap in this cycle: the project's count, by client app."""
+    """The reads of this cycle by client app, and the project's count."""
 
     cycle: BillingCycle
     """The billing cycle."""
@@ -57,7 +57,7 @@ def cycle_of(usage: Usage, now: dt.datetime | None = None) -> BillingCycle | Non
 
 
 def attribution(usage: Usage, *, now: dt.datetime | None = None) -> Attribution | None:
-    """Return each client app's part of the current cycle, or ``None`` without a reset day.
+    """Return each app's part of the cycle. ``None`` without a reset day.
 
     It needs the apps' days: ``get_usage(days=31)`` covers every cycle. An app without an id counts as unattributed,
     because several apps could lack one.

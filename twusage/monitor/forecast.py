@@ -24,7 +24,7 @@ _HALF_LIFE = 14
 """Age in days at which a day's weight is one half."""
 _HORIZON = 53 * _HALF_LIFE
 """Ignore days older than this: they weigh less than the rounding error of a float, 2**-53."""
-_FEWEST = 3
+_MIN_DAYS = 3
 """Full days that a forecast needs, and that a week must exceed to show how far weeks differ."""
 _PRIOR_DAYS = 2
 """Average days that are mixed into each weekday, so that a single Sunday does not set all Sundays."""
@@ -64,7 +64,7 @@ class Forecast:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the expected total is within the cap; False once the cap is used up."""
+        """Whether the expected total is within the cap. False once the cap is used up."""
         if self.cap is None or self.used is None:
             return None
         if self.used >= self.cap:
@@ -74,7 +74,7 @@ class Forecast:
 
 @frozen
 class _Pace:
-    """How fast a project reads, and how far its days and weeks stray from that."""
+    """A project's pace, and the deviations of its days and weeks."""
 
     level: float
     factors: tuple[float, ...]
@@ -86,7 +86,7 @@ class _Pace:
 
 
 def forecast(usage: Usage, *, now: dt.datetime | None = None) -> Forecast:
-    """The usage at the end of the billing cycle, from the project's days.
+    """The usage at the end of the billing cycle, from the days.
 
     Pass the result of ``get_usage(days=90)``; fewer days give a wider range. Full days since the first known one count,
     and days that the API omits are zeros. Today's reads are in ``used``, and the rest of today is forecast.
@@ -101,7 +101,7 @@ def forecast(usage: Usage, *, now: dt.datetime | None = None) -> Forecast:
     now = instant_of(usage, now)
     cycle, today = cycle_of(usage, now), now.date()
     basis = [] if usage.daily_project_usage is None else _basis(usage.daily_project_usage.usage, today)
-    pace = _pace(basis, today) if len(basis) >= _FEWEST else None
+    pace = _pace(basis, today) if len(basis) >= _MIN_DAYS else None
     used, remaining = usage.project_usage, usage.remaining
     result = Forecast(cycle, usage.project_cap, used, len(basis), None if pace is None else pace.level)
     if cycle is None or used is None:
@@ -123,7 +123,7 @@ def forecast(usage: Usage, *, now: dt.datetime | None = None) -> Forecast:
 
 
 def _basis(series: DailySeries, today: dt.date) -> list[tuple[int, int]]:
-    """The full days whose count is known: the day's ordinal, and its count."""
+    """Return ordinal and count of the full days with a known count."""
     counts = dict(zip(map(dt.date.toordinal, series.dates), series.counts, strict=True))
     end = today.toordinal()
     first = max(next((day for day, count in counts.items() if count is not None), end), end - _HORIZON)
@@ -155,7 +155,7 @@ def _pace(basis: list[tuple[int, int]], today: dt.date) -> _Pace:
         weeks.setdefault(week, []).append(reads / (level * factors[weekday]) - 1)
     squares = sum(residual**2 for week in weeks.values() for residual in week)
     day_variance = (_PRIOR_VARIANCE + squares) / len(days)
-    whole = [week for week in weeks.values() if len(week) > _FEWEST]
+    whole = [week for week in weeks.values() if len(week) > _MIN_DAYS]
     # What single days already explain of a week's deviation is not the week's own.
     own = sum((sum(week) / len(week)) ** 2 - day_variance / len(week) for week in whole)
     week_variance = max(0.0, (_PRIOR_VARIANCE + own) / (1 + len(whole)))
@@ -163,7 +163,7 @@ def _pace(basis: list[tuple[int, int]], today: dt.date) -> _Pace:
 
 
 def _shares(pace: _Pace, cycle: BillingCycle, now: dt.datetime) -> list[float]:
-    """The reads of today's rest and of each later day of the cycle, as multiples of the level."""
+    """Return the reads of each remaining day as multiples of the level. The first one is the rest of today."""
     today = now.date()
     shares = [pace.factors[(today + ahead * _DAY).weekday()] for ahead in range((cycle.end - today).days)]
     shares[0] *= (dt.datetime.combine(today + _DAY, dt.time(), dt.UTC) - now) / _DAY

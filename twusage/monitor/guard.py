@@ -33,7 +33,7 @@ _PAUSE = 60.0
 
 @define
 class _Ledger:
-    """Counts the reads that passed this guard and may be missing in the API's count."""
+    """Counts the guard's reads that the API's count may not include."""
 
     total: int = 0
     _settled: deque[tuple[int, int]] = field(factory=deque)
@@ -166,7 +166,7 @@ class UsageGuard:
             ClientClosedError: the client is closed.
         """
         _check_reads(reads)
-        seen = await self._newest()
+        seen = await self._latest()
         # No await from here to the reservation: concurrent callers would all pass on one count.
         self._check(reads, seen)
         self._ledger.total += reads
@@ -182,8 +182,8 @@ class UsageGuard:
             pass
 
     async def remaining(self) -> int | None:
-        """Posts that a caller may reserve now, at least 0; ``None`` if unknown. Raises as ``spending`` does."""
-        left = self._left(await self._newest())
+        """Posts that a caller may reserve now, at least 0. ``None`` if unknown. Raises as ``spending`` does."""
+        left = self._left(await self._latest())
         return None if left is None else max(0, left)
 
     def _left(self, seen: _Seen | None) -> int | None:
@@ -198,7 +198,7 @@ class UsageGuard:
                 raise self._unknown(reads, seen)
         elif reads > left:
             assert seen is not None  # or nothing would be known
-            raise self._refusal(reads, left, seen.cycle)
+            raise self._rejection(reads, left, seen.cycle)
 
     def _unknown(self, reads: int, seen: _Seen | None) -> BudgetExceededError:
         cause = self._failure if seen is None else None
@@ -212,7 +212,7 @@ class UsageGuard:
         error.__cause__ = cause
         return error
 
-    def _refusal(self, reads: int, left: int, cycle: BillingCycle | None) -> BudgetExceededError:
+    def _rejection(self, reads: int, left: int, cycle: BillingCycle | None) -> BudgetExceededError:
         remaining, unconfirmed = max(0, left), self._ledger.total
         message = f"{reads} reads refused: {remaining} left in this billing cycle"
         if reads <= left + unconfirmed:
@@ -222,7 +222,7 @@ class UsageGuard:
         message += "" if resets_at is None else f", which resets at {resets_at.isoformat(' ', 'minutes')}"
         return BudgetExceededError(message, requested=reads, remaining=remaining, retry_at=resets_at)
 
-    async def _newest(self) -> _Seen | None:
+    async def _latest(self) -> _Seen | None:
         """The newest response that counts, or ``None``."""
         if self._failure is None or self._clock.monotonic() - self._failed_at >= _PAUSE:
             # A response of yesterday may be of an ended cycle: cycles reset at 00:00 UTC.

@@ -91,7 +91,7 @@ def _create_tables(connection: sa.Connection) -> None:
     _tables.create_all(connection, checkfirst=False)
 
 
-# Each brings the schema from the version that is its index to the next one.
+# Each migrates the schema from the version that is its index to the next one.
 _MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_create_tables,)
 
 _URL_FORMS = (
@@ -101,7 +101,7 @@ _URL_FORMS = (
 
 
 class History:
-    """Stores what a project has used, by day and app and by cycle.
+    """Stores a project's usage by day and app, and by cycle.
 
     ::
 
@@ -169,7 +169,7 @@ class History:
         await asyncio.shield(asyncio.wrap_future(self._closing, loop=running_loop()))
 
     async def record(self, usage: Usage) -> None:
-        """Store the days of a response, and the count of its billing cycle.
+        """Store a response's days, and the count of its billing cycle.
 
         Unknown counts and apps without an id are not stored. A response without a project id is stored under ``-``.
 
@@ -186,7 +186,7 @@ class History:
         await self._run(job, write=True)
 
     async def days(self, project: str, since: dt.date, until: dt.date, *, app: str | None = None) -> DailySeries:
-        """The recorded days from ``since`` until before ``until``, of the project or of one app."""
+        """Return a project's or an app's days from ``since`` until before ``until``."""
         if app == PROJECT:
             raise InvalidRequestError("app must be an app's id, or None for the project, got ''")
         name = PROJECT if app is None else checked_text("app", app)
@@ -235,7 +235,7 @@ class History:
         return tuple(sorted(await self._run(lambda connection: connection.execute(query).scalars().all())))
 
     async def export(self, file: TextIO | str | os.PathLike[str]) -> int:
-        """Write all days as CSV, to a path or an open text file, and return their number.
+        """Write all days as CSV; return their number. The target is a path or an open text file.
 
         The columns are ``project_id``, ``client_app_id`` (empty: the project), ``date``, ``usage`` and ``seen_at``.
         """
@@ -248,7 +248,7 @@ class History:
         return await self._run(job)
 
     async def load(self, file: TextIO | str | os.PathLike[str]) -> int:
-        """Merge what ``export`` wrote, all of it or nothing, and return the number of its days.
+        """Merge a CSV of ``export``; return its number of days. All or nothing is merged.
 
         Raises:
             InvalidRequestError: a line is malformed; nothing is stored.
@@ -329,7 +329,7 @@ class History:
         self._ready = True
 
     def _find_file(self) -> tuple[int, int] | None:
-        """The identity of SQLite's file: a connection would go on writing to one that was moved away."""
+        """Return the identity of SQLite's file. A connection would go on writing to a file that was moved away."""
         if self._path is None:
             return None
         try:
@@ -425,7 +425,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _use_wal(engine: sa.Engine) -> None:
-    """Let readers and a writer work at the same time, if no other process prevents the change just now."""
+    """Let readers and a writer work at the same time. Another process may prevent the change just now."""
     # With an error the next process that opens the history tries again.
     with closing(engine.raw_connection()) as raw, suppress(engine.dialect.loaded_dbapi.Error):
         raw.cursor().execute("PRAGMA journal_mode=WAL")

@@ -38,7 +38,7 @@ _POSTGRESQL_KINDS = {
 
 
 def sqlite_kind(error: BaseException | None, *, readable: bool) -> tuple[str, str]:
-    """The kind of an error of ``sqlite3``, and the name of its code. Its message is not used: it may quote anything."""
+    """Return the kind of a ``sqlite3`` error, and its code's name. Its message is not used: it may quote anything."""
     number = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind = _SQLITE_KINDS.get(number, "failed")
     if number == _SQLITE_CANTOPEN:
@@ -48,7 +48,7 @@ def sqlite_kind(error: BaseException | None, *, readable: bool) -> tuple[str, st
 
 
 def postgresql_kind(error: BaseException | None) -> tuple[str, str]:
-    """The kind of an error of ``psycopg``, and its SQLSTATE. libpq has none if it could not connect."""
+    """Return the kind of a ``psycopg`` error, and its SQLSTATE. libpq has none if it could not connect."""
     state = getattr(error, "sqlstate", None)
     if state is None:
         return "unreachable", type(error).__name__

@@ -1,4 +1,4 @@
-"""The rows of a history: from a response, and from and to CSV. No database.
+"""The rows of a history, from responses, and from and to CSV. No database.
 
 What belongs here: what is stored of a response, and which values are rejected before anything is stored.
 """
@@ -63,7 +63,7 @@ class CycleRecord:
 
 
 def believed_cycles(rows: Sequence[Mapping[Any, Any]]) -> tuple[CycleRecord, ...]:
-    """The rows of one project's cycles, without counts that may still be those of the cycle before."""
+    """Return the rows of a project's cycles. Counts that may still be those of the cycle before are omitted."""
     previous = {row["end"]: row["reads"] for row in rows}
     return tuple(
         CycleRecord(row["start"], row["end"], row["cap"], row["reads"], instant_of(max(row["seen"], row["cap_seen"])))
@@ -79,7 +79,7 @@ def _is_left_over(row: Mapping[Any, Any], previous: int | None) -> bool:
 
 
 def rows_of_days(usage: Usage) -> list[Row]:
-    """The known counts of the project and of the apps that have an id."""
+    """Return the known counts of the project and the identified apps."""
     project, seen = _project_of(usage), _seen(usage)
     series = [(app.client_app_id, app.usage) for app in usage.daily_client_app_usage if app.client_app_id]
     if usage.daily_project_usage is not None:
@@ -101,7 +101,7 @@ def _sorted_rows(rows: Iterable[tuple[Key, int, int]]) -> list[Row]:
 
 
 def row_of_cycle(usage: Usage) -> Row | None:
-    """The cap and the count of the billing cycle, or ``None`` if the cycle or both are unknown."""
+    """Return cap and count of the billing cycle. ``None`` if the cycle or both are unknown."""
     cap, reads, seen = usage.project_cap, usage.project_usage, _seen(usage)
     cycle = cycle_of(usage)
     if cycle is None or (cap is None and reads is None):
@@ -178,7 +178,7 @@ def write_rows(file: TextIO | str | os.PathLike[str], rows: Iterable[Mapping[Any
 
 
 def read_rows(file: TextIO | str | os.PathLike[str]) -> list[Row]:
-    """The rows of what ``write_rows`` wrote, or an ``InvalidRequestError`` that names the line."""
+    """Return the rows of ``write_rows``, or an ``InvalidRequestError`` that names the line."""
     with _text_file(file, "r") as text:
         reader = csv.reader(text, strict=True)
         try:

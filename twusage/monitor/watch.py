@@ -1,4 +1,6 @@
-"""watch: fetches the usage at intervals, and yields an event for each relevant change, once per billing cycle.
+"""watch: yields an event for each relevant change of the usage.
+
+It fetches at intervals, and yields each once per cycle.
 
 ``judge`` is pure: it returns the events that a response justifies. The loop fetches, and yields and stores new events.
 """
@@ -46,9 +48,9 @@ __all__ = [
 
 _log = logging.getLogger("twusage")
 _DAYS = 90  # The forecast is best with all the days that the API has.
-_LEAST_EVERY = 60.0
+_MIN_EVERY = 60.0
 # Seconds. A longer sleep would outlast the end of a suspension, which only the wall clock shows (cpython#106940).
-_SLICE = 300.0
+_MAX_SLEEP = 300.0
 # The API may report the count of the previous cycle for this long after a reset.
 _BEHIND = dt.timedelta(days=1)
 # Only a change of the program or of its credentials helps.
@@ -84,7 +86,7 @@ class WatchEvent:
         return "/".join((_prefix(self.project_id, self.cycle) + self.kind, *map(str, self._identity())))
 
     def _identity(self) -> tuple[object, ...]:
-        """The parts of the key that distinguish events of one kind and cycle."""
+        """Return the key's parts that distinguish events of one kind and cycle."""
         return (self.at.isoformat(),)
 
     def to_dict(self) -> dict[str, object]:
@@ -123,7 +125,7 @@ class ThresholdCrossed(WatchEvent):
 
 @frozen(kw_only=True)
 class ForecastCrossed(WatchEvent):
-    """The cap will probably not last: the low end of the forecast reaches it. Once a cycle and cap."""
+    """The cap will probably not last. The low end of the forecast reaches it. Once a cycle and cap."""
 
     kind = "forecast-crossed"
     cap: int
@@ -214,7 +216,7 @@ def _plain(value: Any) -> object:
 
 @frozen
 class Seen:
-    """The last that a watch saw of a project: the cycle's first day, the count and the cap."""
+    """The last seen state of a project: cycle start, count and cap."""
 
     start: dt.date
     """The first day of the cycle."""
@@ -272,7 +274,7 @@ def _is_behind(usage: Usage, cycle: BillingCycle, last: Seen | None) -> bool:
 
 
 class _Memory:
-    """What a watch saw and delivered: kept in memory, and in the history while it works."""
+    """The recorded and delivered events. They are in memory, and in the history while it works."""
 
     def __init__(self, history: History | None, clock: Clock) -> None:
         self.last: Seen | None = None
@@ -285,7 +287,7 @@ class _Memory:
         self._unstored: dict[str, dt.datetime] = {}
 
     def begin(self) -> None:
-        """Begin a poll: try the history again if it failed in the last one."""
+        """Begin a poll. The history is tried again if it failed in the last one."""
         self._failed = False
 
     async def recall(self, usage: Usage) -> None:
@@ -328,7 +330,7 @@ class _Memory:
             del self._unstored[key]
 
     async def remember(self, usage: Usage) -> None:
-        """Record a response, whose events are delivered, unless its count is of the previous cycle."""
+        """Record a response, unless its count is of the previous cycle. Its events are delivered."""
         cycle = cycle_of(usage)
         if cycle is not None:
             if _is_behind(usage, cycle, self.last):
@@ -359,7 +361,9 @@ def watch(
     thresholds: Iterable[float] = (0.8, 0.9, 1.0),
     history: History | None = None,
 ) -> AsyncGenerator[WatchEvent, None]:
-    """Yield an event for each sample, crossed threshold, expected overrun, reset, changed cap and outage.
+    """Yield an event for each sample and each relevant change.
+
+    Changes are a crossed threshold, an expected overrun, a reset, a changed cap and an outage.
 
     ::
 
@@ -385,8 +389,8 @@ def watch(
         ForbiddenError: the credentials do not allow this request.
         BadRequestError: the API rejects a parameter.
     """
-    if type(every) not in {int, float} or not _LEAST_EVERY <= every < math.inf:
-        raise InvalidRequestError(f"every must be a number of seconds, at least {_LEAST_EVERY:g}, got {every!r}")
+    if type(every) not in {int, float} or not _MIN_EVERY <= every < math.inf:
+        raise InvalidRequestError(f"every must be a number of seconds, at least {_MIN_EVERY:g}, got {every!r}")
     fractions = tuple(thresholds)
     for each in fractions:
         if type(each) not in {int, float} or not 0 < each < math.inf:
@@ -431,7 +435,7 @@ async def _watch(
 
 
 def _where(usage: Usage | None, at: dt.datetime) -> dict[str, Any]:
-    """The fields that all events have, as far as the last response shows them."""
+    """Return the common fields of all events, from the last response."""
     if usage is None:
         return {"at": at, "project_id": None, "cycle": None}
     return {"at": at, "project_id": usage.project_id, "cycle": cycle_of(usage, at)}
@@ -440,7 +444,7 @@ def _where(usage: Usage | None, at: dt.datetime) -> dict[str, Any]:
 async def _sleep_until(clock: Clock, monotonic: float, wall: float) -> None:
     """Sleep until either clock has reached its time."""
     while (left := min(monotonic - clock.monotonic(), wall - clock.time())) > 0:
-        await clock.sleep(min(left, _SLICE))
+        await clock.sleep(min(left, _MAX_SLEEP))
 
 
 def _now(clock: Clock) -> dt.datetime:

@@ -14,7 +14,7 @@ QUOTES = "\"'`"
 
 
 def is_visible_ascii(text: str) -> bool:
-    """True if ``text`` is visible ASCII without spaces, as a header value or a URL must be."""
+    """Return whether ``text`` is visible ASCII, as in headers and URLs."""
     return text.isascii() and text.isprintable() and " " not in text
 
 

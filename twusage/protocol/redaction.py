@@ -18,7 +18,7 @@ _MIN_LEAK_CHARS = 8
 
 
 def redact_credentials(body: bytes, request: Request | None) -> bytes:
-    """Return ``body`` with the request's credentials redacted, in every encoding that a server may echo."""
+    """Return ``body`` with credentials redacted, in every encoding of an echo."""
     scheme, _, sent = (request.headers.get("authorization", "") if request else "").partition(" ")
     start = sent[:_MIN_LEAK_CHARS]
     if scheme == "Bearer" and start.isalnum() and start.encode() not in body and b"\\" not in body:
@@ -51,7 +51,7 @@ def _encodings_of(secret: str) -> Iterator[str]:
 
 
 def _secret_parts(scheme: str, sent: str) -> list[str]:
-    """Return the token or the Basic credentials, and of the latter also the API key and secret."""
+    """Return the request's secrets. Of Basic credentials, these include the API key and secret."""
     try:
         pair = b64decode(sent, validate=True).decode() if scheme == "Basic" else ""
     except (binascii.Error, UnicodeDecodeError):  # not built by token_request

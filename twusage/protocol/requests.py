@@ -106,7 +106,7 @@ def authorize(request: Request, token: str) -> Request:
 
 
 def token_request(api_key: str, api_secret: str, *, base_url: str = DEFAULT_BASE_URL) -> Request:
-    """Return ``POST /oauth2/token``, which exchanges an app's API key and secret for its bearer token.
+    """Return ``POST /oauth2/token``, which exchanges a key and secret for the token.
 
     It does not count in the window of ``usage_request``.
     """
@@ -136,7 +136,7 @@ def check_base_url(base_url: object, *, name: str = "base_url") -> str:
         raise ConfigurationError(f"{name} must not contain a user name or a password; pass the token to UsageClient")
     shown = f", got {short_repr(base_url)}" if name == "base_url" else ""
     scheme, host = _scheme_and_host(base_url)
-    if host and max(map(len, host.split("."))) > _LONGEST_LABEL:
+    if host and max(map(len, host.split("."))) > _MAX_LABEL_LENGTH:
         raise ConfigurationError(f"{name} is not a URL, and too long for a host name. Is it a token?")
     if not host:
         raise ConfigurationError(f"{name} must look like {DEFAULT_BASE_URL}{shown}")
@@ -146,7 +146,7 @@ def check_base_url(base_url: object, *, name: str = "base_url") -> str:
 
 
 # Characters between two dots of a host name (RFC 1035, 2.3.4).
-_LONGEST_LABEL = 63
+_MAX_LABEL_LENGTH = 63
 
 
 def _scheme_and_host(url: str) -> tuple[str, str | None]:

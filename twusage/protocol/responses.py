@@ -1,4 +1,4 @@
-"""Read responses: the usage, the token, the rate limit and the date, or the error that a response means.
+"""Read responses: usage, token, rate limit and date, or an error.
 
 No I/O, no clock: times are arguments, or come from the headers of the response.
 """
@@ -41,12 +41,15 @@ __all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_tok
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
 # A 24-hour limit that was just used up, plus an hour for clocks that differ.
-_LONGEST_DAY = 90_000.0
+_MAX_DAILY_WAIT = 90_000.0
 
 
 @define
 class Reading:
-    """The content of one response, read once: its window, the server's time, and the error that it means, if any."""
+    """The content of one response, read once.
+
+    It is the window, the server's time, and the error that it means, if any.
+    """
 
     response: Response
     request: Request | None
@@ -141,7 +144,7 @@ def read_usage(response: Response, *, request: Request | None = None, fetched_at
 
 
 def read_token(response: Response, *, request: Request | None = None, fetched_at: dt.datetime | None = None) -> str:
-    """Return the bearer token of the response to a ``token_request``, or raise the error that it means.
+    """Return the token of a ``token_request``'s response, or raise its error.
 
     Raises:
         AuthenticationError: the API rejects the key and the secret.
@@ -224,7 +227,7 @@ def _error_from_response(
 
 
 def _is_from_edge(body: bytes) -> bool:
-    """True for a page or plain text: the API sends JSON, or nothing."""
+    """Return whether it is a page or plain text. The API sends JSON, or nothing."""
     start = body[:1000].lstrip(b" \t\r\n\xef\xbb\xbf")[:1]
     return bool(start) and start not in b"{["
 
@@ -252,7 +255,7 @@ def _limit_of(response: Response, problem: Problem, *, from_edge: bool, is_token
     for owner in ("app", "user"):
         if _digits(headers.get(f"x-{owner}-limit-24hour-remaining")) == 0:
             daily_reset = _digits(headers.get(f"x-{owner}-limit-24hour-reset"))
-            return _Limit(is_window=False, reset_at=daily_reset, advice=_DAILY_LIMIT_ADVICE, longest=_LONGEST_DAY)
+            return _Limit(is_window=False, reset_at=daily_reset, advice=_DAILY_LIMIT_ADVICE, longest=_MAX_DAILY_WAIT)
     names_window = RateLimitedError in (_BY_TYPE.get(_type_slug(problem)), _BY_CODE.get(_code(problem)))
     if names_window or remaining == 0 or (remaining is None and not from_edge):
         return _Limit(is_window=True, reset_at=reset_at)
@@ -262,7 +265,7 @@ def _limit_of(response: Response, problem: Problem, *, from_edge: bool, is_token
 def _retry_hints(
     response: Response, now: dt.datetime | None, reset_at: float | None, *, longest: float
 ) -> dict[str, Any]:
-    """Return when to retry: the larger of the limit's reset and ``Retry-After``, by the server's clock."""
+    """Return when to retry, by the server's clock. It is the larger of the limit's reset and ``Retry-After``."""
     now = read_date(response) or now
     retry_after = response.headers.get("retry-after")
     date = _http_date(retry_after)

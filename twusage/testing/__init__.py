@@ -1,4 +1,4 @@
-"""Test doubles for programs that use twusage: a simulation of the live API, without a network and in virtual time.
+"""Test doubles: a simulation of the live API, in virtual time.
 
 Public names only. Loaded on first use, because few tests need them: ``fake_app`` and ``FakeServer``, which serve the
 fake over a socket with aiohttp, and the two transports of recordings.

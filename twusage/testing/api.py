@@ -44,7 +44,7 @@ class Runaway(BaseException):
 
 @define(eq=False)
 class FakeApp:
-    """A client app: its credentials, its reads by day, and its 15-minute window."""
+    """A client app: its credentials, reads by day, and 15-minute window."""
 
     id: str
     """The client app's id."""
@@ -97,7 +97,7 @@ class FakeProject:
         return self._reset_in(year, month)
 
     def usage(self, today: dt.date | None = None) -> int:
-        """Return the posts read in the cycle of this day, up to it (default: today, by the fake's clock)."""
+        """Return the posts read in this day's cycle, up to the day. The default is today, by the fake's clock."""
         today = self._today() if today is None else today
         start = self.cycle_start(today)
         return sum(count for app in self.apps for day, count in app.reads.items() if start <= day <= today)
@@ -108,7 +108,7 @@ class FakeProject:
 
 @frozen
 class SimulatedExchange:
-    """The outcome of one request: its response, a delay, and how the exchange breaks, if it does."""
+    """The outcome of a request: response, delay, and fault."""
 
     response: Response
     delay: float = 0.0
@@ -127,7 +127,7 @@ class _Scripted:
 
 
 class FakeApi:
-    """A simulated service with one realistic project: three apps and 90 days of reads.
+    """A simulated service: one project, three apps, 90 days of reads.
 
     Args:
         apps: number of client apps of the project.
@@ -183,7 +183,10 @@ class FakeApi:
         return tuple(self._apps)
 
     def add_app(self, *, project: FakeProject | None = None, attached: bool = True) -> FakeApp:
-        """Add a client app to the project, to another one, or (``attached=False``) to none, and return it."""
+        """Add a client app and return it.
+
+        It belongs to the project, to another one, or (``attached=False``) to none.
+        """
         serial = next(_SERIAL)
         app = FakeApp(
             id=str(27_000_000 + serial * 1_117),
@@ -200,7 +203,7 @@ class FakeApi:
         return app
 
     def read_posts(self, app: FakeApp | str, count: int) -> None:
-        """Count posts as read now by this app through another endpoint, against its project's cap.
+        """Count posts that an app read now through another endpoint. They count against its project's cap.
 
         If the project has already reached its cap, it counts nothing and raises ``UsageCapExceededError``, as the
         endpoints that read posts do. The last read before that may exceed the cap.
@@ -222,7 +225,7 @@ class FakeApi:
     # -- Scripted faults -------------------------------------------------------------------------------------------
 
     def fail(self, fault: Fault, *, times: float = 1, when: Callable[[Request], bool] | None = None) -> None:
-        """Apply a fault to the next ``times`` requests for which ``when`` is true; ``math.inf``: to all.
+        """Apply a fault to the next ``times`` matching requests. ``math.inf``: to all.
 
         If several faults match a request, the one that was scripted first applies.
         """
@@ -261,11 +264,11 @@ class FakeApi:
     # -- Responses ---------------------------------------------------------------------------------------------------
 
     def handle(self, request: Request, now: float | None = None) -> Response:
-        """Return the response to a request at ``now`` (epoch seconds; default: the clock's time)."""
+        """Return the response to a request at ``now``. It is in epoch seconds (default: the clock's time)."""
         return self.exchange(request, now).response
 
     def exchange(self, request: Request, now: float | None = None) -> SimulatedExchange:
-        """Return the response to a request, and how a scripted fault delays or breaks the exchange."""
+        """Return the response to a request, and its scripted fault."""
         now = self.clock.time() if now is None else now
         fault = self._next_fault(request)
         if fault is not None and fault.breakage is Breakage.CONNECT:
@@ -285,7 +288,7 @@ class FakeApi:
         self._last[key] = response
         return SimulatedExchange(response)
 
-    def _respond(self, request: Request, app: FakeApp | None, now: float) -> Response:  # noqa: PLR0911 - as many as the API has
+    def _respond(self, request: Request, app: FakeApp | None, now: float) -> Response:  # noqa: PLR0911 - a table
         path, query = urlsplit(request.url).path, urlsplit(request.url).query
         if path == "/oauth2/token" and request.method == "POST":
             return self._token_response(request, now)
@@ -373,7 +376,7 @@ def _http_date(now: int) -> str:
 
 
 def _history(position: int, today: dt.date, days: int) -> dict[dt.date, int]:
-    """Return plausible reads of an app: more on working days; every third app has days without reads."""
+    """Return plausible reads of an app. Working days have more; every third app has days without reads."""
     dice = random.Random(position)  # noqa: S311 - not for cryptography
     typical = (24_000, 9_000, 1_500)[position % 3]
     reads = {}

@@ -28,7 +28,7 @@ class _Sleeper:
 
 
 class VirtualClock:
-    """Virtual clock: time advances to the earliest sleeper when the event loop is idle.
+    """Virtual clock: advances to the earliest sleeper when the loop is idle.
 
     Only sleeps on this clock count: a task that waits for a real socket seems idle. With sockets, use ``auto=False``.
 
@@ -104,7 +104,7 @@ class VirtualClock:
         self._wall_ahead += seconds
 
     def suspend(self, seconds: float) -> None:
-        """Suspend the machine: afterwards the wall clock has advanced, and the monotonic clock has not."""
+        """Suspend the machine: only the wall clock advances."""
         self.jump(seconds)
 
     def _first(self) -> _Sleeper | None:
@@ -122,7 +122,7 @@ class VirtualClock:
             self._schedule_tick(loop, _QUIET_ROUNDS)
 
     def _tick(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
-        """Run in each round of the loop while there are sleepers; advance the time if the loop is idle."""
+        """Run in each round of the loop while there are sleepers. The time advances if the loop is idle."""
         _pending_ticks[loop] -= 1
         first = self._first()
         if self._advancing or first is None or math.isinf(first.until):

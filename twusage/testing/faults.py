@@ -74,7 +74,7 @@ class Fault:
         *,
         headers: Mapping[str, str] | None = None,
     ) -> Self:
-        """A response with this status and body (default: the API's problem document) and additional headers."""
+        """A response with this status, body and additional headers. The default body is the API's problem document."""
         if body is None:
             content = problem(status) if status in HTTPStatus._value2member_map_ else b""
         elif isinstance(body, bytes):
@@ -92,7 +92,7 @@ class Fault:
 
     @classmethod
     def rate_limited(cls, *, headers: Mapping[str, str | None] | None = None) -> Self:
-        """No calls are left in the 15-minute window: a 429, also for the calls after it until the reset.
+        """No calls are left in the 15-minute window. The 429 is also the response to later calls until the reset.
 
         ``headers`` replaces headers of the response, or with ``None`` removes them, to simulate a server that reports
         wrong values. Then only this response is a 429, and the window stays open.
@@ -106,7 +106,7 @@ class Fault:
 
     @classmethod
     def usage_capped(cls) -> Self:
-        """The project's monthly cap is used up: a 429 that is not about the 15-minute window."""
+        """The monthly cap is used up: a 429 unrelated to the window."""
         return cls._problem(
             "usage_capped()",
             429,
@@ -177,7 +177,7 @@ class Fault:
 
     @classmethod
     def with_headers(cls, **headers: str | None) -> Self:
-        """A good response with other headers (``_`` stands for ``-``); ``None`` removes one."""
+        """A good response with other headers. In names, ``_`` stands for ``-``; ``None`` removes one."""
         changes = {name.replace("_", "-"): value for name, value in headers.items()}
 
         def change(good: Response) -> Response:
@@ -193,7 +193,7 @@ class Fault:
 
     @classmethod
     def repeated(cls) -> Self:
-        """The app's previous response once more, as a cache in between may send it."""
+        """The app's previous response once more, as from a cache."""
         return cls("repeated()", repeats=True)
 
     @classmethod

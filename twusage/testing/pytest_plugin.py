@@ -98,7 +98,7 @@ def twusage_history() -> Iterator[History]:
 
 
 class _InPlace(Executor):
-    """Runs functions in the caller's thread, because a task that waits for a thread seems idle to a VirtualClock."""
+    """Runs functions in the caller's thread. A task that waits for a thread seems idle to a VirtualClock."""
 
     def submit(self, function: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
         future: Future[T] = Future()

@@ -1,4 +1,4 @@
-"""Record responses of the live API without secrets, and replay them in tests. The files are JSON, safe to commit.
+"""Record the live API's responses without secrets, and replay them. The files are JSON, safe to commit.
 
 A recording is a list of exchanges. Of a request it has the method, path and query; not the host, because both hosts
 return the same, and no headers. Of a response it has the status, the known headers, and the body (as JSON if it is).
@@ -32,7 +32,7 @@ _A_TOKEN = re.compile(rb'("access_token"\s*:\s*"?)[^"\s,}]+')
 
 
 class RecordingTransport:
-    """Sends through another transport, and records every exchange in a file, with secrets redacted.
+    """Sends through another transport, and records the exchanges without secrets.
 
     Args:
         inner: sends the requests. It is closed together with this transport.
@@ -71,7 +71,7 @@ class RecordingTransport:
 
 
 class ReplayTransport:
-    """Returns the recorded responses: those of equal requests in their order, each once.
+    """Returns recorded responses. Those of equal requests are returned in their order, each once.
 
     Raises:
         ValueError: the file is not a recording.

@@ -1,4 +1,4 @@
-"""The fake API on a socket, for programs in any language and for end-to-end tests.
+"""The fake API on a socket, for any language and end-to-end tests.
 
 ``fake_app`` is the aiohttp application; ``FakeServer`` runs it in its own thread, so that a test needs no event loop.
 """
@@ -66,7 +66,7 @@ async def _until_client_disconnects(received: web.Request) -> None:
 
 
 class FakeServer:
-    """The fake API on a free port of loopback, in its own thread: ``with FakeServer(api) as server: ...``.
+    """The fake API on a free loopback port, in its own thread: ``with FakeServer(api) as server: ...``.
 
     Args:
         api: the fake to serve (default: a new ``FakeApi``).

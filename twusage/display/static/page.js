@@ -20,11 +20,11 @@ async function poll() {
   if (document.hidden) return;
   try {
     const headers = etag ? { "If-None-Match": etag } : {};
-    const answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
-    if (!answer.ok && answer.status !== 304) throw new Error(String(answer.status));
-    if (answer.status === 200) {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      etag = answer.headers.get("ETag");
+    const response = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) });
+    if (!response.ok && response.status !== 304) throw new Error(String(response.status));
+    if (response.status === 200) {
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      etag = response.headers.get("ETag");
       document.title = page.title;
       for (const id of ["fresh", "main"]) replace(id, page.getElementById(id));
     }
