@@ -2,7 +2,7 @@
 
 A row belongs here when one call meets it. What takes two calls, or a clock, is in ``test_faults``.
 
-Each row says how often its error may be retried: always, once or never.
+Each row states how often its error may be retried: always, once or never.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ NEWEST_AIOHTTP = tuple(map(int, aiohttp.__version__.split(".")[:2])) >= (3, 14)
 
 
 def saying(*data: bytes, then: str = "hold") -> Act:
-    """Says these bytes; then it waits for the next request, closes, resets, or stays silent for ever."""
+    """Sends these bytes; then it waits for the next request, closes, resets, or stays silent."""
 
     async def act(wire: Wire) -> None:
         for piece in data:
@@ -89,7 +89,7 @@ def saying(*data: bytes, then: str = "hold") -> Act:
 
 
 def dripping(head: bytes, drop: bytes, *, every: float = 0.01) -> Act:
-    """Says one thing, and then another again and again."""
+    """Sends one part, and then another again and again."""
 
     async def act(wire: Wire) -> None:
         await wire.say(head)
@@ -123,9 +123,9 @@ def somewhere(
 
 
 def elsewhere(*addresses: str, silent: bool = False, name: Any = None) -> Callable[[Script], Any]:
-    """Where nobody listens, or where the line is full and nothing comes back, at each of these addresses.
+    """No listener, or a full backlog without a reply, at each of these addresses.
 
-    ``name``: what comes of looking it up, where that is not the addresses.
+    ``name``: the result of its look-up, if that is not the addresses.
     """
 
     @asynccontextmanager
@@ -177,7 +177,7 @@ def unknown_name(_: threading.Event) -> None:
 
 
 def silent_name(ended: threading.Event) -> None:
-    """A name server that does not answer holds the thread that asks it."""
+    """A name server without a response blocks the thread of the look-up."""
     ended.wait()
     raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
@@ -248,7 +248,7 @@ def connect_cases() -> Iterator[Case]:
     yield unsent("refused", elsewhere(LOOPBACK), fault=Fault.connect_error(), words="")
     yield unsent("refused at every address", elsewhere(LOOPBACK, "127.0.0.2", "127.0.0.3"))
     yield unsent("unknown name", elsewhere(name=unknown_name), words="Name or service not known")
-    yield unsent("a name that nobody answers for", elsewhere(name=silent_name), **silent)
+    yield unsent("a name without a DNS response", elsewhere(name=silent_name), **silent)
     yield unsent("connect timeout", elsewhere(LOOPBACK, silent=True), words="no connection within", **silent)
     yield unsent(
         "three addresses that do not answer", elsewhere(LOOPBACK, "127.0.0.2", "127.0.0.3", silent=True), **silent
@@ -281,7 +281,7 @@ def sending_cases() -> Iterator[Case]:
         "the status is whole": b"HTTP/1.1 20",
         "the headers are whole": OK + b"content-le",
         "the last line": OK + b"content-length: 2\r\n",
-        "the answer proper": b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n",
+        "the final response": b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n",
     }
     for (name, data), then in itertools.product(begun.items(), ("close", "reset", "half")):
         fault = Fault.disconnected() if not data and then == "close" else None
@@ -308,7 +308,7 @@ def slow_cases() -> Iterator[Case]:
     def slow(name: str, act: Act, **more: Any) -> Case:
         return Case("reading", name, RequestTimeoutError, "always", act, timeout=SHORT, cut=False, **more)
 
-    yield slow("no answer", saying(then="silent"), fault=Fault.timeout())
+    yield slow("no response", saying(then="silent"), fault=Fault.timeout())
     yield slow("stall in the status", saying(b"HTTP/1.1 2", then="silent"))
     yield slow("stall in the headers", saying(OK + b"content-le", then="silent"))
     yield slow("stall in the body", saying(answer(b"{", length=99), then="silent"))
@@ -394,7 +394,7 @@ def garbled_cases() -> Iterator[Case]:
         "a long name": b"x" * 70_000 + b": y",
         "a huge cookie": b"set-cookie: a=" + b"y" * 70_000,
     }
-    if not NEWEST_AIOHTTP:  # Older ones accept it, which harms nobody.
+    if not NEWEST_AIOHTTP:  # Older ones accept it, which is harmless.
         del bad_headers["NUL in a value"]
     for name, header in bad_headers.items():
         yield broken(f"header: {name}", "once", answer(GOOD, header), cut=len(header) < 99)
@@ -551,8 +551,8 @@ def good_cases() -> Iterator[Case]:
         "a folded header": answer(GOOD, b"x: 1\r\n 2"),
         "many cookies": answer(GOOD, *(b"set-cookie: c%d=%d; Path=/" % (number, number) for number in range(50))),
         "zeros before the length": OK + b"content-length: 000%d\r\n\r\n" % len(GOOD) + GOOD,
-        "text/html, it says": answer(GOOD, b"content-type: text/html; charset=utf-7"),
-        "UTF-16, it says": answer(GOOD, b"content-type: application/json; charset=utf-16"),
+        "text/html in the header": answer(GOOD, b"content-type: text/html; charset=utf-7"),
+        "UTF-16 in the header": answer(GOOD, b"content-type: application/json; charset=utf-16"),
         "no known charset": answer(GOOD, b"content-type: application/json; charset=klingon"),
         "no content-type": answer(GOOD),
         "a garbled content-type": answer(GOOD, b"content-type: ;;=\xff"),
@@ -565,13 +565,13 @@ def good_cases() -> Iterator[Case]:
     for name, data in closed.items():
         yield Case("reading", f"good: {name}", None, act=saying(data, then="close"))
         yield Case("reading", f"good: {name}, half closed", None, act=saying(data, then="half"))
-    yield Case("reading", "good: a whole answer, then a reset", None, act=saying(answer(), then="close"))
+    yield Case("reading", "good: a complete response, then a reset", None, act=saying(answer(), then="close"))
 
 
 # -- JSON and model ----------------------------------------------------------------------------------------------------
 
 
-def told(
+def reply(
     layer: str,
     name: str,
     error: type[TwUsageError] | None,
@@ -583,16 +583,16 @@ def told(
     fault: Fault | None = None,
     **more: Any,
 ) -> Case:
-    """A row that is a whole answer: said over a socket, and given by the fake."""
+    """A row that is a complete response: over a socket, and from the fake."""
     headers = {} if headers is None else headers
     lines = [f"{name}: {value}".encode() for name, value in headers.items()]
-    said = answer(body, *lines, status=b"%d Told" % status)
-    return Case(layer, name, error, retry, saying(said), fault or Fault.status(status, body, headers=headers), **more)
+    raw = answer(body, *lines, status=b"%d Status" % status)
+    return Case(layer, name, error, retry, saying(raw), fault or Fault.status(status, body, headers=headers), **more)
 
 
 def undecodable(layer: str, name: str, document: str | bytes, path: str, *, retry: Retry = "never") -> Case:
     body = document if isinstance(document, bytes) else document.encode()
-    return told(layer, name, DecodeError, retry, body, path=path, cut=len(body) < 999)
+    return reply(layer, name, DecodeError, retry, body, path=path, cut=len(body) < 999)
 
 
 def json_cases() -> Iterator[Case]:
@@ -608,7 +608,7 @@ def json_cases() -> Iterator[Case]:
         "a key twice, spelled otherwise": rb'{"data": {"project_cap": "1", "project\u005fcap": "2"}}',
         "data twice": b'{"data": {"project_cap": "x"}, "data": {}}',
     }.items():
-        yield told("JSON", name, None, "never", twice)
+        yield reply("JSON", name, None, "never", twice)
     yield bad("a lone high surrogate", '{"data": {"project_id": "\\ud800"}}', "$.data.project_id")
     yield bad("a lone low surrogate", '{"data": {"new": "\\udc00x"}}', "$.data.new")
     yield bad("a lone surrogate in a key", '{"data": {"\\ud800": 1}}', "$.data.\\ud800")
@@ -628,7 +628,7 @@ def json_cases() -> Iterator[Case]:
     }.items():
         yield bad(f"{name} as the document", document)
     garbled = {
-        "half an answer": GOOD[:-3],
+        "half a response": GOOD[:-3],
         "no JSON": b"OK",
         "a page": b"<!DOCTYPE html><html><title>\x1b[2J</title></html>",
         "spaces": b"   ",
@@ -647,8 +647,8 @@ def json_cases() -> Iterator[Case]:
         "two BOMs": b"\xef\xbb\xbf\xef\xbb\xbf" + GOOD,
     }
     for name, body in garbled.items():
-        fault = {"a page": Fault.html(), "half an answer": Fault.garbled()}.get(name)
-        case = told("JSON", name, DecodeError, "once", body, path="$", fault=fault)
+        fault = {"a page": Fault.html(), "half a response": Fault.garbled()}.get(name)
+        case = reply("JSON", name, DecodeError, "once", body, path="$", fault=fault)
         yield case
 
 
@@ -688,7 +688,7 @@ def model_cases() -> Iterator[Case]:
     for value in (0, 32, 99, "0", "32", -1, 1.5, True, "ten", []):
         # It is then unknown: the number of the day does not touch the counts.
         document = json.dumps({"data": {"cap_reset_day": value}})
-        yield told("model", f"cap_reset_day: {value!r}", None, "never", document.encode())
+        yield reply("model", f"cap_reset_day: {value!r}", None, "never", document.encode())
     dates: list[object] = [
         "2023-W44-3",
         "2023-02-30",
@@ -721,7 +721,7 @@ def model_cases() -> Iterator[Case]:
     yield bad("a day twice with two counts", {"daily_project_usage": {"usage": twice}}, path)
     problem = {"errors": [{"title": "Not Found Error", "detail": "none", "type": "about:blank"}]}
     for name, data in {"without data": {}, "with null data": {"data": None}}.items():
-        yield told("model", f"errors {name}", ApiError, "never", json.dumps(problem | data).encode())
+        yield reply("model", f"errors {name}", ApiError, "never", json.dumps(problem | data).encode())
     good = {
         "partial errors": {"data": {"project_cap": "1"}} | problem,
         "unknown fields": {"data": {"project_cap": "1", "new": {"a": [1.5, None]}}, "meta": {}},
@@ -732,10 +732,10 @@ def model_cases() -> Iterator[Case]:
         "ids beyond 64 bits": {"data": {"project_id": 2**70}},
         "numbers for texts": {"data": {"project_cap": 5, "project_usage": 4, "cap_reset_day": 31}},
         "nulls": {"data": {"project_cap": None, "daily_project_usage": None, "daily_client_app_usage": None}},
-        "nothing asked for": {"data": {}},
+        "no field requested": {"data": {}},
     }
     for name, whole in good.items():
-        yield told("model", name, None, "never", json.dumps(whole).encode())
+        yield reply("model", name, None, "never", json.dumps(whole).encode())
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------
@@ -745,8 +745,8 @@ def http_cases() -> Iterator[Case]:
     good = json.dumps({"data": {"project_cap": "1"}}).encode()
     for status in (300, 301, 302, 303, 305, 306, 307, 308, 399):
         headers = {"location": "http://127.0.0.1:9/"}
-        yield told("HTTP", f"{status}", ProtocolError, "never", b"", status=status, headers=headers, words="redirect")
-    yield told("HTTP", "302 without a location", ProtocolError, "never", b"", status=302)
+        yield reply("HTTP", f"{status}", ProtocolError, "never", b"", status=status, headers=headers, words="redirect")
+    yield reply("HTTP", "302 without a location", ProtocolError, "never", b"", status=302)
     refusals: dict[int, type[TwUsageError]] = {
         400: BadRequestError,
         401: AuthenticationError,
@@ -762,10 +762,10 @@ def http_cases() -> Iterator[Case]:
     bodies = {"no body": b"", "a page": b"<html>\x1b[2J", "a good body": good}
     for (status, error), (name, body) in itertools.product(refusals.items(), bodies.items()):
         if status < 405 or name == "a good body":
-            yield told("HTTP", f"{status} with {name}", error, "never", body, status=status)
+            yield reply("HTTP", f"{status} with {name}", error, "never", body, status=status)
     for status, name in itertools.product((408, 500, 501, 502, 503, 504, 520, 530, 599), bodies):
         if status in {408, 503} or name == "a good body":
-            yield told("HTTP", f"{status} with {name}", ServerError, "always", bodies[name], status=status)
+            yield reply("HTTP", f"{status} with {name}", ServerError, "always", bodies[name], status=status)
     echo, titled = (
         CANARY_TOKEN.encode(),
         json.dumps({"title": CANARY_TOKEN, "detail": f"no such token: {CANARY_TOKEN}"}).encode(),
@@ -773,18 +773,23 @@ def http_cases() -> Iterator[Case]:
     for status, error in (refusals | {503: ServerError}).items():
         retry: Retry = "always" if status == 503 else "never"
         for name, body in {"an echo": echo, "an echo in its title": titled}.items():
-            said = answer(body, b"x-transaction-id: " + echo, status=b"%d X" % status)
-            yield Case("HTTP", f"{status} with {name}", error, retry, saying(said))
+            response = answer(body, b"x-transaction-id: " + echo, status=b"%d X" % status)
+            yield Case("HTTP", f"{status} with {name}", error, retry, saying(response))
     yield from quota_cases()
     yield from window_cases()
 
 
 def quota_cases() -> Iterator[Case]:
     def over(name: str, fault: Fault, error: type[TwUsageError]) -> Case:
-        said = fault.changed(Response(200))
-        lines = [f"{key}: {value}".encode() for key, value in said.headers.items()]
+        changed = fault.changed(Response(200))
+        lines = [f"{key}: {value}".encode() for key, value in changed.headers.items()]
         return Case(
-            "HTTP", name, error, "never", saying(answer(said.body, *lines, status=b"%d No" % said.status)), fault
+            "HTTP",
+            name,
+            error,
+            "never",
+            saying(answer(changed.body, *lines, status=b"%d No" % changed.status)),
+            fault,
         )
 
     yield over("402", Fault.credits_depleted(), CreditsDepletedError)
@@ -798,8 +803,8 @@ def window_cases() -> Iterator[Case]:
     now, date = 1768478400, {"date": "Thu, 15 Jan 2026 12:00:00 GMT"}
 
     def window(name: str, reset: str | None, **more: str) -> Case:
-        said = {} if reset is None else {"limit": "50", "remaining": "0", "reset": reset}
-        headers = date | {f"x-rate-limit-{key}": value for key, value in said.items()}
+        window_headers = {} if reset is None else {"limit": "50", "remaining": "0", "reset": reset}
+        headers = date | {f"x-rate-limit-{key}": value for key, value in window_headers.items()}
         headers |= {key.replace("_", "-"): value for key, value in more.items()}
         lying: dict[str, str | None] = {"x-rate-limit-reset": None, "x-rate-limit-limit": None, **headers}
         lines = [f"{key}: {value}".encode() for key, value in headers.items()]
@@ -824,7 +829,7 @@ def window_cases() -> Iterator[Case]:
     for reset in ("abc", "inf", "nan", "-1", "1_0", "9" * 400, "1e9", "٣", "", " ", "0x10", "1.5"):
         shown = reset if len(reset) < 10 else "of 400 digits"
         yield window(f"with a reset {shown!r}", reset)
-    for name, asked in {
+    for name, value in {
         "seconds": "30",
         "0": "0",
         "a date": "Thu, 15 Jan 2026 12:01:00 GMT",
@@ -836,11 +841,11 @@ def window_cases() -> Iterator[Case]:
         "400 digits": "9" * 400,
         "infinity": "inf",
     }.items():
-        yield window(f"with Retry-After: {name}", None, retry_after=asked)
+        yield window(f"with Retry-After: {name}", None, retry_after=value)
     yield window("twice", f"{now + 100}, {now + 200}")
-    for name, asked in {"seconds": "3", "garbage": "soon", "400 digits": "9" * 400, "negative": "-3"}.items():
-        headers = {"retry-after": asked}
-        yield told("HTTP", f"503 with Retry-After: {name}", ServerError, "always", b"", status=503, headers=headers)
+    for name, value in {"seconds": "3", "garbage": "soon", "400 digits": "9" * 400, "negative": "-3"}.items():
+        headers = {"retry-after": value}
+        yield reply("HTTP", f"503 with Retry-After: {name}", ServerError, "always", b"", status=503, headers=headers)
 
 
 CASES = (*connect_cases(), *sending_cases(), *reading_cases(), *json_cases(), *model_cases(), *http_cases())

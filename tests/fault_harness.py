@@ -36,7 +36,7 @@ Act = Callable[[Wire], Awaitable[None]]
 
 @frozen
 class Place:
-    """Where a call goes: a transport, its address, and who listens there."""
+    """The target of a call: a transport, its address, and the listener there."""
 
     base_url: str
     transport: Transport
@@ -50,7 +50,7 @@ class Case:
     layer: str
     name: str
     error: type[TwUsageError] | None
-    """Exactly the class of the error. ``None`` for an answer that is as good as any."""
+    """Exactly the class of the error. ``None`` for a good response."""
     retry: Retry = "never"
     """How often a call may be retried after this error."""
     act: Act | None = None
@@ -58,16 +58,16 @@ class Case:
     fault: Fault | None = None
     """The same in memory."""
     place: Callable[[Script], AbstractAsyncContextManager[Place]] | None = None
-    """Where there is no such server."""
+    """True if there is no such server."""
     sent: bool = True
     """Whether the request gets as far as the wire. If not, its place in the window is refunded."""
     timeout: float = AT_ONCE
     path: str | None = None
     """Of a ``DecodeError``."""
     words: str = ""
-    """What the error says, among other things."""
+    """A part of the error's message."""
     cut: bool = True
-    """Whether what the server says is also cut into small packets."""
+    """Whether the server's bytes are also cut into small packets."""
 
     def __str__(self) -> str:
         return self.name.replace(" ", "_")
@@ -237,8 +237,8 @@ async def over_the_wire(
 ) -> Outcome:
     """One call of a real client over a real socket, and how it went.
 
-    It must end in time. Machines stop for longer than that when others want them, and no clock tells that from a call
-    that is late: so the time, and nothing else, is the best of three.
+    It must end in time. A virtual machine may pause for longer than that, which no clock distinguishes from a late
+    call: so the time, and nothing else, is the best of three.
     """
     best: Outcome | None = None
     for _ in range(3):

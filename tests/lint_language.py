@@ -1,6 +1,6 @@
 """Report words that the language rules of CONTRIBUTING.md exclude. `nox -s lint` runs it.
 
-It reads the docs, and the comments, docstrings and messages of the code.
+It reads the docs, and the comments, docstrings and strings of the code and its tests.
 """
 
 import re
@@ -9,8 +9,9 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-CHECKED = ("twusage", "docs", "README.md", "CONTRIBUTING.md", "conftest.py", "noxfile.py")
+SELF = Path(__file__).resolve()
+ROOT = SELF.parent.parent
+CHECKED = ("twusage", "tests", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "conftest.py", "noxfile.py")
 ARTICLE = "a|an|the|this|that|each|every|any|no|one|its|good|whole|last|late|first|next"
 # Regular expression: what to write instead.
 EXCLUDED = {
@@ -36,7 +37,9 @@ def files() -> Iterator[Path]:
     for name in CHECKED:
         path = ROOT / name
         found = [path] if path.is_file() else sorted(path.rglob("*"))
-        yield from (each for each in found if each.suffix in {".md", ".py"} and "_build" not in each.parts)
+        yield from (
+            each for each in found if each.suffix in {".md", ".py"} and "_build" not in each.parts and each != SELF
+        )
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""A server on loopback that says what it is told to, byte by byte, and what is looked for in what comes of it.
+"""A server on loopback that sends scripted bytes, and checks of the outcome.
 
 For ``test_aiohttp_wire`` and the fault catalogue in ``faults/``: what a server may do is here, the outcome there.
 """
@@ -23,7 +23,7 @@ LOOPBACK = "127.0.0.1"
 # Marked, so that tests can search all output for it. As long as a real token.
 CANARY_TOKEN = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fcanary%3D0a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6"
 Retry = Literal["always", "once", "never"]
-# Seconds within which everything here happens that is not about time. Nobody ever waits that long.
+# Seconds within which everything here happens that is not about time. No test ever waits that long.
 AT_ONCE = 5.0
 # The timeout of the tests that are about time, and how much later than that is still in time.
 SHORT, GRACE = 0.25, 0.75
@@ -34,9 +34,9 @@ ZIPPED = gzip.compress(GOOD, mtime=0)
 
 
 def answer(body: bytes = GOOD, *headers: bytes, status: bytes = b"200 OK", length: int | None = None) -> bytes:
-    """A whole answer, with a content-length that is true unless another is given."""
-    told = b"content-length: %d" % (len(body) if length is None else length)
-    return b"\r\n".join((b"HTTP/1.1 " + status, *headers, told, b"", body))
+    """A complete response, with a correct content-length unless another is passed."""
+    content_length = b"content-length: %d" % (len(body) if length is None else length)
+    return b"\r\n".join((b"HTTP/1.1 " + status, *headers, content_length, b"", body))
 
 
 def zipped(body: bytes) -> bytes:
@@ -92,7 +92,7 @@ class Server:
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
         self.cut: Callable[[bytes], Iterable[bytes]] = lambda data: [data]
-        """How what it says is cut into packets."""
+        """How its bytes are cut into packets."""
         self.connections = 0
         self.requests: list[bytes] = []
         self.connected = asyncio.Event()
@@ -154,13 +154,13 @@ def says(*data: bytes, then: str = "hold") -> Script:
 
 
 async def hold(wire: Wire) -> None:
-    """Hears the request and never answers."""
+    """Reads the request and never responds."""
     await wire.hear()
     await wire.wait_until_gone()
 
 
 def drips(head: bytes, drop: bytes, *, every: float = 0.02) -> Script:
-    """Says one thing, and then another again and again, slowly or as fast as it can."""
+    """Sends one part, and then another again and again, slowly or as fast as it can."""
 
     async def script(wire: Wire) -> None:
         await wire.hear()
@@ -191,14 +191,14 @@ def retry_of(error: TwUsageError) -> Retry:
 def secrets_of(error: BaseException) -> str:
     """All that a person can get to read of an error: its chain, its traceback with the locals of this package.
 
-    Not an answer's body and headers: they hold what came, an echo of the token as well.
+    Not a response's body and headers: they hold what arrived, also an echo of the token.
     """
     bare = copy.copy(error)
     for what_came in vars(bare).keys() & {"body", "headers"}:
         setattr(bare, what_came, None)
     seen = [str(error), repr(error), repr(error.args), repr(vars(bare)), str(pickle.dumps(bare))]
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    seen += [repr(frame.locals) for frame in told.stack if "twusage" in frame.filename.rpartition("/")[0]]
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    seen += [repr(frame.locals) for frame in trace.stack if "twusage" in frame.filename.rpartition("/")[0]]
     for chained in (error.__cause__, error.__context__):
         if chained is not None:
             assert not type(chained).__module__.startswith("aiohttp"), chained

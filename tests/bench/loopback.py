@@ -1,4 +1,4 @@
-"""A server that answers every request with the same body, as fast as Python can: a process of its own.
+"""A serverwith the same body for each request, as fast as Python can: a process of its own.
 
 What is measured is the client's processor time, so all that matters here is that it does not wait for the server.
 """
@@ -15,7 +15,7 @@ from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
-# An answer of the live API has about thirty headers; these are the ones that nobody reads.
+# A response of the live API has about thirty headers; these are the ones that are not read.
 _IDLE = "".join(f"x-idle-header-{number}: {'v' * (number % 40)}\r\n" for number in range(19))
 _NO_END = 10**9
 
@@ -63,7 +63,7 @@ async def _serve(body: bytes) -> None:
 
 @contextmanager
 def serving(body: bytes) -> Iterator[tuple[str, str]]:
-    """Two URLs that answer with this body: one with ten headers, one with thirty."""
+    """Return two URLs that serve this body: one with ten headers, one with thirty."""
     command = [sys.executable, str(Path(__file__)), body.hex()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

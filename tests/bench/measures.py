@@ -1,8 +1,8 @@
 """What is measured, and how. Each function is run in a process of its own by ``bench.py``.
 
-Time is processor time of this process alone: the server is another one, and whoever else is on the machine counts
+Time is processor time of this process alone: the server is another one, and other load on the machine counts
 little. The two of a pair take turns in blocks of ten milliseconds, and change places after each: a clock that slows
-down or a cache that is lost meets both. Each pair of blocks gives one ratio; what is told is their median and their
+down or a cache that is lost meets both. Each pair of blocks gives one ratio; the table has their median and their
 quartiles.
 """
 
@@ -118,7 +118,7 @@ def _awaited(runner: asyncio.Runner, call: Callable[[], Awaitable[object]], at_a
 
 
 def answer(apps: int, days: int, *, until: date = date(2026, 1, 15)) -> bytes:
-    """An answer in which every app has read on every day, written as the fake writes it."""
+    """A response in which every app has read on every day, written as the fake writes it."""
     dice = random.Random(1)
     dates = [f"{until - timedelta(days=days - 1 - ago)}T00:00:00.000Z" for ago in range(days)]
 
@@ -214,7 +214,7 @@ def pacing() -> Figures:
 
     with asyncio.Runner() as runner:
         figures = compare(_awaited(runner, paced), _awaited(runner, nothing))
-    # What is asked is what they add: a ratio to nothing says nothing.
+    # Only the added cost is compared: a ratio to nothing has no meaning.
     nothing_at_all = figures["theirs"]
     added = {name: figures[name] * nothing_at_all - nothing_at_all for name in ("median", "low", "high")}
     return {"pacing": added | {"unit": "µs", "pairs": figures["pairs"]}}
@@ -282,7 +282,7 @@ def memory() -> Figures:
 
 def fake() -> Figures:
     """A call in a test, by the fake and by the usual way to mock aiohttp."""
-    import conftest  # noqa: F401 - mends aioresponses for today's aiohttp, as in the tests
+    import conftest  # noqa: F401 - repairs aioresponses for today's aiohttp, as in the tests
 
     limiter = LocalRateLimiter(limit=NO_END)
     api = FakeApi(rate_limit=NO_END)
@@ -345,7 +345,7 @@ def _processes(ours: str, theirs: str, *, rounds: int = 21) -> Figures:
 
 
 def _process(code: str) -> float:
-    # Whoever runs this may keep Python from writing bytecode; then all that would be compared is its compiler's time.
+    # Bytecode may be disabled here; then only the compiler's time would be compared.
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen([sys.executable, "-c", code], env=environ)
     _, status, used = os.wait4(process.pid, 0)
@@ -415,7 +415,7 @@ def _process_of(poll: Callable[[], Any]) -> Figures:
 
 
 class _Same:
-    """A transport that brings the same answer, at once. What grows is then the client's own."""
+    """A transport that returns the same response immediately. The growth is then the client's own."""
 
     def __init__(self) -> None:
         headers = {
@@ -475,7 +475,7 @@ async def _poll_apps(count: int) -> None:
 
 
 async def _wait_for_one(count: int) -> None:
-    """The window is unknown: one call asks, all others wait for its answer."""
+    """The window is unknown: one call probes, all others wait for its response."""
     client = UsageClient(TOKEN, limiter=LocalRateLimiter(), transport=_Slow())
     await asyncio.gather(*(client.get_usage() for _ in range(count)))
 
@@ -487,7 +487,7 @@ class _Slow(_Same):
 
 
 async def _wait_for_windows(count: int) -> None:
-    """All at once, and the API lets 50 go in 15 minutes: the clock is virtual."""
+    """All at the same time, and the API allows 50 in 15 minutes: the clock is virtual."""
     clock = VirtualClock()
     api = FakeApi(clock=clock)
     api.max_requests = NO_END

@@ -27,7 +27,7 @@ class Row:
     goal: float | None = None
     """What its median is to be at most; ``None`` for what is shown only because it is worth knowing."""
     written: str = ""
-    """The goal, where it is no plain number."""
+    """The goal, if it is not just a number."""
 
 
 _CALL = "a typed call over a socket, small body"

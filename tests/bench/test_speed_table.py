@@ -1,4 +1,4 @@
-"""The page of docs/speed.md says what docs/bench.json says, and that has every line. Nothing is measured here."""
+"""docs/speed.md and docs/bench.json agree, and that has every line. Nothing is measured here."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ def figures() -> dict[str, Any]:
 
 
 def test_the_page_has_the_table_of_the_figures(figures: dict[str, Any]) -> None:
-    """Nobody mends a number by hand, on the page or in the file."""
+    """No number was changed by hand, on the page or in the file."""
     page = speed_table.PAGE.read_text(encoding="utf-8")
     assert speed_table.page_with(page, figures) == page
 
 
 def test_every_row_was_measured_and_nothing_else(figures: dict[str, Any]) -> None:
-    """A row that was lost, or never measured, is no row that was won."""
+    """A row that was lost, or never measured, does not count as won."""
     assert [row.key for row in speed_table.ROWS] == list(dict.fromkeys(row.key for row in speed_table.ROWS))
     assert {row.key for row in speed_table.ROWS} == figures["rows"].keys()
 

@@ -1,7 +1,7 @@
-"""AiohttpTransport on a real socket: a server on loopback that says what it is told to, byte by byte.
+"""AiohttpTransport on a real socket: a server on loopback that sends scripted bytes.
 
 What comes of any one fault is in faults/; here is what the transport does around it. In each: the right error and no
-other, one request on the wire, the connection closed where it is of no more use, no task left behind, and the token
+other, one request on the wire, the connection closed if it is not reusable, no task left behind, and the token
 nowhere to be read.
 """
 
@@ -65,7 +65,7 @@ Open = Callable[..., AiohttpTransport]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Opens servers. At the end, nobody may have left a task behind."""
+    """Opens servers. At the end, no task may be left."""
     before = asyncio.all_tasks()
     servers: list[Server] = []
 
@@ -109,7 +109,7 @@ async def watched(event: str, **connector: Any) -> AsyncIterator[tuple[aiohttp.C
 async def refusal(
     transport: AiohttpTransport, request: Request, kind: type[TwUsageError], *, within: float = AT_ONCE
 ) -> TwUsageError:
-    """The error that this request ends with: of exactly this kind, and fit to be read by anybody."""
+    """The error of this request: exactly of this class, and without secrets."""
     guard = asyncio.timeout(within + AT_ONCE)
     begun = asyncio.get_running_loop().time()
     with pytest.raises(TwUsageError) as caught:
@@ -128,7 +128,7 @@ async def refusal(
 
 class TestConnecting:
     async def test_refused(self, transport: AiohttpTransport) -> None:
-        """Where nobody listens there is no connection: retried."""
+        """Without a listener there is no connection: retried."""
         with socket.create_server((LOOPBACK, 0)) as listener:
             port = listener.getsockname()[1]
         error = await refusal(transport, Request("GET", f"http://{LOOPBACK}:{port}/"), ConnectError)
@@ -147,10 +147,10 @@ class TestConnecting:
 
         connector = aiohttp.TCPConnector(resolver=Unknown())
         async with aiohttp.ClientSession(connector=connector) as session:
-            request = Request("GET", "https://nobody.test/", {"authorization": f"Bearer {CANARY_TOKEN}"})
+            request = Request("GET", "https://unknown.test/", {"authorization": f"Bearer {CANARY_TOKEN}"})
             error = await refusal(AiohttpTransport(session), request, ConnectError)
         assert retry_of(error) == "always"
-        assert "nobody.test:443 (Name or service not known)" in str(error)
+        assert "unknown.test:443 (Name or service not known)" in str(error)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses")
     async def test_connecting_takes_too_long(self, transport: AiohttpTransport) -> None:
@@ -166,7 +166,7 @@ class TestConnecting:
         assert retry_of(error) == "always"
 
     async def test_the_tls_handshake_hangs(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """A server that never says hello: nothing was sent: retried; and the connection is closed."""
+        """A server without a TLS handshake: nothing was sent: retried; and the connection is closed."""
         server = await serve(Wire.wait_until_gone)
         request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY_TOKEN}"})
         error = await refusal(transport, request, ConnectError, within=SHORT)
@@ -175,7 +175,7 @@ class TestConnecting:
         await server.all_gone()
 
     async def test_the_tls_handshake_is_cut(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """A connection that ends in the handshake says nothing about the server's certificate: retried."""
+        """A connection that ends in the handshake does not prove a bad certificate: retried."""
 
         async def hang_up(wire: Wire) -> None:
             await wire._reader.read(1)
@@ -185,7 +185,7 @@ class TestConnecting:
         assert retry_of(error) == "always"
 
     async def test_the_pool_is_exhausted(self, serve: Serve) -> None:
-        """Who waits too long for one of the own connections is not told that the host is to blame: retried."""
+        """A call that waits too long for one of the client's own connections does not blame the host: retried."""
         server = await serve(hold)
         transport = AiohttpTransport(limit=1)
         async with asyncio.timeout(AT_ONCE), asyncio.TaskGroup() as group:
@@ -268,7 +268,7 @@ class TestTls:
         await transport.aclose()
 
     async def test_an_unknown_authority(self, serve: Serve, authority: trustme.CA) -> None:
-        """A certificate of an authority that nobody knows: not retried, and the token is not sent."""
+        """A certificate of an unknown authority: not retried, and the token is not sent."""
         server = await serve(says(answer()), tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport()
         error = await refusal(transport, server.request(), TlsError)
@@ -288,7 +288,7 @@ class TestTls:
         await transport.aclose()
 
     async def test_a_server_that_speaks_no_tls(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """Plain HTTP where TLS is spoken is no server that can be trusted: not retried."""
+        """A server of plain HTTP on a TLS port cannot be trusted: not retried."""
 
         async def plain(wire: Wire) -> None:
             await wire.say(answer(status=b"400 Bad Request"))
@@ -300,7 +300,7 @@ class TestTls:
         await server.all_gone()
 
     async def test_a_later_chunk_is_garbled(self, serve: Serve, authority: trustme.CA) -> None:
-        """A chunk that goes wrong while it is waited for is told at once, though nobody says goodbye: retried once."""
+        """A malformed chunk is reported immediately, though the connection stays open: retried once."""
         heard = asyncio.Event()
 
         async def script(wire: Wire) -> None:
@@ -381,7 +381,7 @@ class TestSending:
     async def test_a_connection_that_ended_meanwhile_is_replaced(
         self, serve: Serve, transport: AiohttpTransport
     ) -> None:
-        """A connection that the server closed between two calls is not used again, and nobody notices."""
+        """A connection that the server closed between two calls is not used again, and no call fails."""
         server = await serve(says(answer(GOOD, b"connection: close"), then="close"))
         for _ in range(2):
             assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
@@ -425,7 +425,7 @@ class TestSending:
 
 @frozen
 class Row:
-    """Bytes that are no good answer, what the connection does then, and what may be tried again."""
+    """Bytes of a bad response, the state of the connection afterwards, and what may be retried."""
 
     data: bytes
     retry: str
@@ -437,7 +437,7 @@ GARBLED = {
     "chunk without an end": Row(CHUNKED + b"2\r\n{}{}{}\r\n", "once"),
     "chunk size overflow": Row(CHUNKED + b"f" * 21 + b"\r\n{}\r\n", "once"),
     "negative content-length": Row(OK + b"content-length: -5\r\n\r\n{}", "once"),
-    "content-length that is no number": Row(OK + b"content-length: 2x\r\n\r\n{}", "once"),
+    "content-length that is not a number": Row(OK + b"content-length: 2x\r\n\r\n{}", "once"),
     "two content-lengths": Row(OK + b"content-length: 2\r\ncontent-length: 3\r\n\r\n{}", "once"),
     "content-length with chunks": Row(
         OK + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", "once"
@@ -478,14 +478,14 @@ def rows(table: dict[str, Row]) -> pytest.MarkDecorator:
 class TestBrokenAnswers:
     @rows({name: row for name, row in GARBLED.items() if not name.endswith("gzip") and "gzip " not in name})
     async def test_a_garbled_connection_is_closed(self, serve: Serve, transport: AiohttpTransport, row: Row) -> None:
-        """Where it is not known any more where an answer begins, nothing else is asked on that connection."""
+        """If the start of the next response is ambiguous, the connection is not used again."""
         server = await serve(says(row.data))
         await refusal(transport, server.request(), ProtocolError)
         await server.all_gone()
 
     @pytest.mark.parametrize("tail", [b"zz\r\n{}\r\n", b"2\r\n{}{}{}\r\n"], ids=["size", "end"])
     async def test_a_later_chunk_is_garbled(self, serve: Serve, tail: bytes) -> None:
-        """A chunk that goes wrong after the headers were read is told at once, and not by the timeout: retried once.
+        """A malformed chunk after the headers is reported immediately, not by the timeout: retried once.
 
         aiohttp closes the connection then, and lets the reader of the body wait for ever.
         """
@@ -517,7 +517,7 @@ class TestBrokenAnswers:
     async def test_an_echo_of_the_token_is_not_shown(
         self, serve: Serve, transport: AiohttpTransport, data: bytes
     ) -> None:
-        """Bytes that are no HTTP and hold the token, or a part of it, are not quoted."""
+        """Bytes that are not HTTP and hold the token, or a part of it, are not quoted."""
         server = await serve(says(data))
         error = await refusal(transport, server.request(), ProtocolError)
         assert CANARY_TOKEN[20:40] not in str(error)
@@ -525,7 +525,7 @@ class TestBrokenAnswers:
 
     @pytest.mark.parametrize("then", ["close", "reset"])
     async def test_a_body_without_a_length(self, serve: Serve, transport: AiohttpTransport, then: str) -> None:
-        """A body that ends with the connection may be cut where it likes: its JSON says so."""
+        """A body that ends with the connection may be truncated: its JSON decides."""
         server = await serve(says(OK + b"\r\n" + GOOD[:-1], then=then))
         response = await transport.send(server.request(), timeout=AT_ONCE)
         with pytest.raises(DecodeError):
@@ -604,7 +604,7 @@ class TestGoodAnswers:
         ],
     )
     async def test_a_good_answer(self, serve: Serve, transport: AiohttpTransport, data: bytes) -> None:
-        """However it is framed and whatever its type says, the body comes whole, and the connection is used again."""
+        """In any framing and content type, the body is complete, and the connection is used again."""
         server = await serve(says(data))
         for _ in range(2):
             response = await transport.send(server.request(), timeout=AT_ONCE)
@@ -628,14 +628,14 @@ class TestGoodAnswers:
         assert response.headers["x-rate-limit-remaining"] == "3, 40"
 
     async def test_a_second_answer_is_dropped(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """An answer that nobody asked for is not taken for the next one."""
+        """An unsolicited response is not taken for the next one."""
         server = await serve(says(answer() + answer(b"not yours")))
         for _ in range(2):
             assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
         assert server.connections == 2
 
     async def test_a_broken_gzip_leaves_the_connection_whole(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """Garbage in a well framed body does not cost the connection: the next answer comes over it, or a new one."""
+        """Garbage in a well framed body does not cost the connection: the next response uses it, or a new one."""
         bodies = iter([zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), zipped(ZIPPED)])
 
         async def script(wire: Wire) -> None:
@@ -695,7 +695,7 @@ class TestTooMuch:
         assert retry_of(caught.value) == "never"
         assert f"max_body ({MAX_BODY} bytes)" in str(caught.value)
         assert held < MAX_BODY * 1.5
-        # A piece at a time: between any two, everybody else ran.
+        # A piece at a time: between any two, all other tasks ran.
         assert turns > MAX_BODY / 2**19
         await server.all_gone()
         assert len(server.requests) == 1
@@ -727,7 +727,7 @@ class TestTooMuch:
     async def test_little_is_read_at_a_time(
         self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What comes in one read is parsed in one go, and nobody else's turn comes meanwhile: 64 KiB are enough."""
+        """One read is parsed without a break for other tasks: 64 KiB are enough."""
         sizes: list[int] = []
         feed = ResponseHandler.data_received
 
@@ -871,7 +871,7 @@ class TestCancelling:
 
 class TestLoops:
     def test_a_session_of_another_loop(self) -> None:
-        """A session that was made on another loop is a mistake of configuration, told in words."""
+        """A session of another loop is a configuration error with advice."""
 
         async def opened() -> aiohttp.ClientSession:
             return aiohttp.ClientSession()

@@ -201,7 +201,7 @@ def opened(context: BrowserContext | Page, url: str) -> tuple[Page, list[str]]:
 @pytest.mark.parametrize("width", [390, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_state(server: _Server, browser: Browser, width: int, scheme: Any) -> None:
-    """Axe finds nothing, the console is empty, no other host is asked, and nothing is wider than the window."""
+    """Axe finds nothing, the console is empty, no other host is called, and nothing is wider than the window."""
     with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:
         page = context.new_page()
         for state in _STATES:
@@ -334,7 +334,7 @@ def test_an_unchanged_page(server: _Server, page: Page) -> None:
 
 
 def test_a_server_that_is_gone(browser: Browser) -> None:
-    """After two polls that failed, the page says since when; when the server is back, the banner goes."""
+    """After two polls that failed, the page shows since when; when the server is back, the banner goes."""
     with browser.new_context() as context:
         page = context.new_page()
         page.clock.install(time=NOW)
@@ -356,7 +356,7 @@ def test_a_server_that_is_gone(browser: Browser) -> None:
 
 
 def test_first_paint(server: _Server, page: Page) -> None:
-    """The page is there at once, and small."""
+    """The page is there immediately, and small."""
     server.show("on track")
     page.goto(server.url)
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint').map((each) => each.startTime)")

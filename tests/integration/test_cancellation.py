@@ -214,8 +214,8 @@ class Scenario:
         assert not any(lock.locked() for lock in self.keys._locks.values()), "a lock was left locked"
         for queue in self.limiter._queues.values():
             assert not queue.window.in_flight, "a place was kept"
-            assert not queue._waiting, "the queue still waits for somebody"
-            assert queue._timer is None, "a timer runs for nobody"
+            assert not queue._waiting, "the queue still has waiters"
+            assert queue._timer is None, "a timer runs without waiters"
         before = self.clock.monotonic()
         async with asyncio.timeout(1):
             assert isinstance(await self.another().get_usage(), Usage), "the next call"
@@ -344,7 +344,7 @@ async def sharing_last(scenario: Scenario) -> CoroutineUnderTest:
 
 
 async def sharing_alone(scenario: Scenario) -> CoroutineUnderTest:
-    """Nobody else waits for the shared call: it ends with its only caller."""
+    """No other caller waits for the shared call: it ends with its only caller."""
     return scenario.client.get_usage(max_age=60)
 
 
@@ -534,7 +534,7 @@ def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
         try:
             return await mint(self, *given)
         except asyncio.CancelledError:
-            raise ClientClosedError("somebody was cancelled") from None
+            raise ClientClosedError("a call was cancelled") from None
 
     patch.setattr(TokenEndpoint, "fetch_token", confusing)
 

@@ -79,7 +79,7 @@ DOCUMENT = {
 
 
 class Wire:
-    """A transport that gives the answers it was told to give, and keeps what it was asked."""
+    """A transport that returns scripted responses, and records the requests."""
 
     def __init__(self) -> None:
         self.answers: list[Response | BaseException] = []
@@ -106,7 +106,7 @@ class Wire:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No token, no colour and no width of whoever runs the tests."""
+    """No token, colour or width of the environment of the test run."""
     for name in (*VARIABLES, "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -121,7 +121,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
 
 
 def run(*arguments: str, stdin: str | None = None, charset: str = "utf-8", **env: str | None) -> Result:
-    # Until 8.2, click's runner mixed the two streams unless it was told otherwise.
+    # Until 8.2, click's runner mixed the two streams by default.
     apart: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
     result = CliRunner(charset=charset, **apart).invoke(twusage, arguments, input=stdin, env=env)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -154,7 +154,7 @@ class TestPage:
         assert "Apps" not in result.stdout
 
     def test_by_app(self, wire: Wire) -> None:
-        """The apps with their sums and their shares; a sum that lacks days says so; names replace ids."""
+        """The apps with their sums and their shares; a sum that lacks days is marked; names replace ids."""
         wire.says(DOCUMENT)
         result = run("show", "--by-app", "--name", "31=bot", TWUSAGE_APP_NAMES="29462387=collector,31=no", COLUMNS="60")
         assert [line[:24].rstrip() for line in result.stdout.splitlines()[-5:]] == [
@@ -201,7 +201,7 @@ class TestPage:
         assert codes == {"\x1b[1m", "\x1b[1;2m", "\x1b[2m", "\x1b[0m", "\x1b[1;38;5;244m", "\x1b[38;5;33m"}
 
     def test_no_colours_in_a_pipe(self, wire: Wire) -> None:
-        """What is no terminal gets no escape codes."""
+        """Output that is not a terminal gets no escape codes."""
         wire.says(DOCUMENT)
         assert "\x1b" not in run("show", "--by-app", TERM="xterm-256color").stdout
 
@@ -214,7 +214,7 @@ class TestPage:
 
     @pytest.mark.parametrize("term", ["dumb", "unknown"])
     def test_a_dumb_terminal(self, wire: Wire, term: str) -> None:
-        """No escape code at all on a terminal that knows none."""
+        """No escape code at all on a terminal without support for them."""
         wire.says(DOCUMENT)
         assert "\x1b" not in run("show", FORCE_COLOR="1", TERM=term).stdout
 
@@ -244,7 +244,7 @@ class TestJson:
         assert document["rate_limit"]["remaining"] == 49
 
     def test_it_is_ascii(self, wire: Wire) -> None:
-        """So that no encoding spoils it and no terminal obeys it, whatever the API says."""
+        """No text of the API breaks the encoding or controls the terminal."""
         wire.says({"data": {"project_id": "é\x9b\x1b[31m"}})
         result = run("show", "--json", charset="ascii")
         assert result.stdout.isascii()
@@ -254,7 +254,7 @@ class TestJson:
 
 class TestCsv:
     def test_the_project_by_day(self, wire: Wire) -> None:
-        """One row a day; an unknown count is an empty cell, a day left out is no row."""
+        """One row a day; an unknown count is an empty cell, and an omitted day has no row."""
         wire.says(DOCUMENT)
         result = run("show", "--csv")
         assert (result.exit_code, result.stderr) == (0, "")
@@ -327,7 +327,7 @@ class TestRequest:
         ]
 
     def test_many_and_long_problems(self, wire: Wire) -> None:
-        """A server may say anything, and as much as it likes: a few lines of it are told."""
+        """A server may send problems of any number and length: a few lines of it are printed."""
         wire.says(DOCUMENT | {"errors": [{"title": "x" * 10**6, "detail": "y" * 10**6}] * 100})
         lines = run("show", "--csv").stderr.splitlines()
         assert len(lines) == 5
@@ -413,7 +413,7 @@ class TestToken:
         assert "mine" not in result.stderr
 
     def test_no_such_file(self, wire: Wire) -> None:
-        """The path is not quoted: whoever mistakes the option gives the token itself."""
+        """The path is not quoted, because it may be the token itself by mistake."""
         result = run("show", "--token-file", TOKEN)
         assert result.exit_code == 3
         assert "No such file or directory" in sentence(result)
@@ -436,7 +436,7 @@ class TestToken:
         assert sentence(result).startswith("no token from --token-file: ")
 
     def test_a_closed_stdin(self, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Click's own error for it is told in our words."""
+        """Click's own error for it is replaced by our message."""
 
         def closed(*_: object) -> NoReturn:
             raise RuntimeError("Was not able to determine binary stream for sys.stdin.")
@@ -448,13 +448,13 @@ class TestToken:
         "arguments", [("show", TOKEN), (TOKEN,), ("show", "--days", TOKEN), ("show", f"--{TOKEN}")]
     )
     def test_a_token_that_strayed(self, arguments: tuple[str, ...]) -> None:
-        """A token among the arguments is not quoted back, where a log would keep it."""
+        """A token among the arguments is not quoted, because a log would store it."""
         result = run(*arguments)
         assert result.exit_code == 2
         assert "[...]" in sentence(result)
 
     def test_there_is_no_option_for_it(self) -> None:
-        """Everybody on the machine can read the arguments; the one that exists is named."""
+        """Every user of the machine can read the arguments; the option that exists is named."""
         result = run("show", "--token", "secret")
         assert result.exit_code == 2
         assert "--token-file" in sentence(result)
@@ -464,13 +464,13 @@ class TestToken:
 class TestUsageErrors:
     @pytest.mark.parametrize("days", ["0", "91", "-1", "999999999999999999999999999999"])
     def test_days(self, days: str) -> None:
-        """The SDK's own sentence, before anybody asks for a token."""
+        """The SDK's own message, before a token is needed."""
         result = run("show", "--days", days)
         assert result.exit_code == 2
         assert sentence(result).startswith("days must be between 1 and 90, got ")
 
     @pytest.mark.parametrize(
-        ("options", "said"),
+        ("options", "message"),
         [
             (("--days", "many"), "'many' is not a valid integer"),
             (("--json", "--csv"), "--json and --csv exclude each other"),
@@ -480,11 +480,11 @@ class TestUsageErrors:
             (("--nonsense",), "--nonsense"),
         ],
     )
-    def test_options(self, options: tuple[str, ...], said: str) -> None:
-        """One line that says what is wrong and where to look it up."""
+    def test_options(self, options: tuple[str, ...], message: str) -> None:
+        """One line with the mistake, and its documentation."""
         result = run("show", *options)
         assert result.exit_code == 2
-        assert said in sentence(result)
+        assert message in sentence(result)
         assert result.stderr.endswith("(see 'twusage show --help')\n")
 
     def test_an_unknown_command(self) -> None:
@@ -507,7 +507,7 @@ class TestUsageErrors:
         assert (result.exit_code, sentence(result)) == (1, "words of its own")
 
 
-# How a sentence ends where the other command knows more.
+# The end of a message, if the other command can explain more.
 DOCTOR = "Run 'twusage doctor' to find the cause."
 
 
@@ -520,7 +520,7 @@ WINDOW = {"x_rate_limit_limit": "50", "x_rate_limit_remaining": "0", "x_rate_lim
 
 class TestFailures:
     @pytest.mark.parametrize(
-        ("status", "document", "headers", "code", "said"),
+        ("status", "document", "headers", "code", "message"),
         [
             (400, problem("Invalid Request"), {}, 9, "400 Invalid Request"),
             (401, problem("Unauthorized"), {}, 4, "bearer token"),
@@ -548,31 +548,31 @@ class TestFailures:
         ],
     )
     def test_answers(
-        self, wire: Wire, status: int, document: object, headers: dict[str, str], code: int, said: str
+        self, wire: Wire, status: int, document: object, headers: dict[str, str], code: int, message: str
     ) -> None:
-        """Each kind of refusal has its exit code and says what to do in one sentence."""
+        """Each kind of API error has its exit code and advice in one sentence."""
         wire.says(document, status, **headers)
         result = run("show", "--max-wait", "0")
         assert result.exit_code == code
-        assert said in sentence(result)
+        assert message in sentence(result)
         assert sentence(result).endswith(DOCTOR) is (code in {4, 7, 9})
         assert wire.closed
 
     @pytest.mark.parametrize(
-        ("error", "said"),
+        ("error", "message"),
         [
             (sdk.ConnectError("no connection to x"), "no connection to x. Check the network, and TWUSAGE_BASE_URL"),
-            (sdk.RequestTimeoutError("no answer"), "no answer. Try again, or with --timeout 60."),
+            (sdk.RequestTimeoutError("no response"), "no response. Try again, or with --timeout 60."),
             (sdk.TlsError("not who it is."), "not who it is. Or let the variable SSL_CERT_FILE name"),
             (sdk.ProtocolError("not HTTP"), "not HTTP. Check the network"),
         ],
     )
-    def test_transports(self, wire: Wire, error: BaseException, said: str) -> None:
-        """What no answer came of is code 7, with the option or the variable that helps."""
+    def test_transports(self, wire: Wire, error: BaseException, message: str) -> None:
+        """An outcome without a response is code 7, with the option or the variable that helps."""
         wire.answers.append(error)
         result = run("show", "--max-wait", "0")
         assert result.exit_code == 7
-        assert sentence(result).startswith(said)
+        assert sentence(result).startswith(message)
         assert sentence(result).endswith(f". {DOCTOR}")
 
     def test_not_of_made_up_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,7 +625,7 @@ class TestFailures:
         assert (result.exit_code, result.stdout, result.stderr.strip()) == (130, "", "")
 
     def test_a_bug_has_its_traceback(self, wire: Wire) -> None:
-        """What nobody foresaw is not hidden."""
+        """An unexpected exception is not hidden."""
         wire.answers.append(ZeroDivisionError("a bug"))
         with pytest.raises(ZeroDivisionError):
             run("show")
@@ -651,7 +651,7 @@ class TestExits:
                 assert f"{end.code:>5}  {end.meaning}\n" in page_of_help
 
     def test_a_failure_of_the_system(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """An OSError is told in the system's words, without its number; one without words by its own."""
+        """An OSError is reported by the system's message without its number, or by its own text."""
 
         def refuse() -> NoReturn:
             raise OSError(24, "Too many open files")
@@ -663,7 +663,7 @@ class TestExits:
         assert capsys.readouterr().err == "twusage: Too many open files\ntwusage: odd\n"
 
     def test_nobody_reads_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Closed or broken: there is nobody left to print_error to, and the exit code still tells."""
+        """Closed or broken: print_error cannot write, and the exit code is still right."""
 
         class Broken(io.StringIO):
             def write(self, _: str) -> NoReturn:
@@ -707,7 +707,7 @@ class TestHelp:
         assert set(documented) == shown
 
     def test_defaults(self) -> None:
-        """The help tells what holds when an option is left out."""
+        """The help shows the defaults of omitted options."""
         text = run("show", "--help").stdout
         assert re.findall(r"\[default: ([0-9.]+)", text) == ["7", "60", "30"]
         assert re.findall(r"--[a-z-]+ [A-Z]+ ", text) == [
@@ -761,7 +761,7 @@ class TestEntry:
     def test_without_the_extra(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
     ) -> None:
-        """Without click or rich: one sentence that says what to install."""
+        """Without click or rich: one sentence with the install command."""
         for name in list(sys.modules):
             if name.startswith(("twusage.cli.", "rich")) and name != "twusage.cli.exit_codes":
                 monkeypatch.delitem(sys.modules, name)
@@ -795,7 +795,7 @@ class TestBrokenOutput:
     def test_a_reader_that_has_had_enough(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """``| head`` is no failure, and Python's own flush at exit does not fail once more."""
+        """``| head`` is not a failure, and Python's own flush at exit does not fail once more."""
         reader, writer = os.pipe()
         os.close(reader)
         with os.fdopen(writer, "w", encoding="utf-8") as stdout:
@@ -808,7 +808,7 @@ class TestBrokenOutput:
         assert capsys.readouterr().err == ""
 
     @pytest.mark.parametrize(
-        ("error", "code", "said"),
+        ("error", "code", "message"),
         [
             (
                 OSError(28, "No space left on device"),
@@ -824,9 +824,9 @@ class TestBrokenOutput:
         capsys: pytest.CaptureFixture[str],
         error: BaseException,
         code: int,
-        said: str,
+        message: str,
     ) -> None:
-        """What cannot be written is told; where stdout is no file there is nothing to let go."""
+        """A failed write is reported; a stdout without a file needs no redirect."""
 
         class Full(io.StringIO):
             def write(self, _: str) -> NoReturn:
@@ -836,10 +836,10 @@ class TestBrokenOutput:
         with pytest.raises(SystemExit) as left:
             twusage(["show", "--demo", "--json"])
         assert left.value.code == code
-        assert capsys.readouterr().err == said
+        assert capsys.readouterr().err == message
 
     def test_a_stdout_that_is_closed(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        """Whoever closes stdout wants the exit code alone."""
+        """A caller that closes stdout gets only the exit code."""
         monkeypatch.setattr(sys, "stdout", None)
         with pytest.raises(SystemExit) as left:
             twusage(["show", "--demo"])
@@ -855,7 +855,7 @@ class Screen(io.StringIO):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = [""]
+        self.lines = [""]
 
     def isatty(self) -> bool:
         return True
@@ -866,7 +866,7 @@ class Screen(io.StringIO):
     def write(self, text: str) -> int:
         assert text.count("\r") == 1
         assert text.endswith("\r"), "the next to write would not overwrite it"
-        self.seen.append((text[:-1] + self.seen[-1][len(text) - 1 :]).rstrip())
+        self.lines.append((text[:-1] + self.lines[-1][len(text) - 1 :]).rstrip())
         return super().write(text)
 
 
@@ -924,7 +924,7 @@ class TestCountdown:
             Countdown()(wait_of(62.5))
             loop.move(100)
         times = ["1:03", "1:02", "1:01", "1:00", *(f"0:{left:02}" for left in range(59, 0, -1))]
-        assert screen.seen == ["", *(f"waiting {left}, until 12:01:02 UTC: {EXHAUSTED}" for left in times), ""]
+        assert screen.lines == ["", *(f"waiting {left}, until 12:01:02 UTC: {EXHAUSTED}" for left in times), ""]
         assert loop.calls == []
 
     def test_no_escape_sequence(self, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -937,16 +937,16 @@ class TestCountdown:
         assert r"because\x1b[2J" in screen.getvalue()
 
     def test_it_goes_when_the_answer_comes(self, loop: Loop, screen: Screen) -> None:
-        """However much was left; and it does not come back."""
+        """However much was left; and it does not appear again."""
         with redirect_stderr(screen):
             countdown = Countdown()
             countdown(wait_of(900))
             loop.move(1.5)
             countdown.clear()
-            assert screen.seen[-2:] == [f"waiting 14:59, until 12:15:00 UTC: {EXHAUSTED}", ""]
+            assert screen.lines[-2:] == [f"waiting 14:59, until 12:15:00 UTC: {EXHAUSTED}", ""]
             loop.move(100)
             countdown.clear()
-        assert len(screen.seen) == 4
+        assert len(screen.lines) == 4
 
     def test_another_wait_takes_its_place(self, loop: Loop, screen: Screen) -> None:
         """Nothing of a longer line is left behind it, and the first does not tick on."""
@@ -955,9 +955,9 @@ class TestCountdown:
             countdown(wait_of(900))
             countdown(wait_of(45, "a"))
             loop.move(1)
-            assert screen.seen[-2:] == ["waiting 0:45, until 12:00:45 UTC: a", "waiting 0:44, until 12:00:45 UTC: a"]
+            assert screen.lines[-2:] == ["waiting 0:45, until 12:00:45 UTC: a", "waiting 0:44, until 12:00:45 UTC: a"]
             countdown(wait_of(0.5))
-        assert screen.seen[-1] == ""
+        assert screen.lines[-1] == ""
         assert loop.calls == []
 
     @pytest.mark.parametrize(
@@ -976,23 +976,23 @@ class TestCountdown:
     def test_a_narrow_terminal(
         self, columns: int, line: str, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What does not fit is left out whole, and the last column stays free: the line would not stay one. A terminal
-        that does not know its width says 0.
+        """What does not fit is omitted whole, and the last column stays free: the line would wrap. A terminal
+        without a known width reports 0.
         """
         monkeypatch.setattr("os.get_terminal_size", lambda fd: {-1: os.terminal_size((columns, 24))}[fd])
         with redirect_stderr(screen):
             Countdown()(wait_of(900))
-            assert screen.seen == ["", line]
+            assert screen.lines == ["", line]
             loop.move(1)
-        assert screen.seen[-1] == line.replace("15:00", "14:59", 1)
+        assert screen.lines[-1] == line.replace("15:00", "14:59", 1)
 
     def test_a_wait_too_short_to_read(self, loop: Loop, screen: Screen) -> None:
         """Below a second nothing is shown."""
         with redirect_stderr(screen):
             Countdown()(wait_of(0.9))
-            assert screen.seen == [""]
+            assert screen.lines == [""]
             Countdown()(wait_of(1))
-        assert len(screen.seen) == 2
+        assert len(screen.lines) == 2
 
     def test_no_terminal(self, loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """One plain line a wait, for the mail of a cron job; FORCE_COLOR makes no terminal of a file."""
@@ -1026,7 +1026,7 @@ class TestCountdown:
 
     @pytest.mark.parametrize("options", [("--json",), ("--csv",), ()])
     def test_stdout_stays_clean(self, options: tuple[str, ...], wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The wait is told on stderr, and is not in the data."""
+        """The wait is reported on stderr, and is not in the data."""
 
         async def sleep(_: object, seconds: float) -> None:
             pass
@@ -1082,12 +1082,12 @@ class TestProcess:
     def test_over_a_socket(self) -> None:
         """The whole way: a token from stdin, a request on the wire, CSV on stdout."""
         body = json.dumps(DOCUMENT).encode()
-        asked: list[bytes] = []
+        received: list[bytes] = []
 
         def serve(server: socket.socket) -> None:
             connection, _ = server.accept()
             with connection:
-                asked.append(connection.recv(65536))
+                received.append(connection.recv(65536))
                 connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
         with listening() as server:
@@ -1099,7 +1099,7 @@ class TestProcess:
             thread.join()
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.replace(b"\r", b"") == b"date,usage\n2024-06-06,800\n2024-06-07,400\n2024-06-10,\n"
-        assert f"Bearer {TOKEN}".encode() in asked[0]
+        assert f"Bearer {TOKEN}".encode() in received[0]
 
     def test_nobody_listens(self) -> None:
         """A refused connection: one sentence, no traceback, no token."""
@@ -1161,7 +1161,7 @@ class TestProcess:
 
     @pytest.mark.skipif(sys.platform == "win32", reason="ptys and signals")
     def test_ctrl_c_during_the_countdown(self, interruptible: list[str]) -> None:
-        """130, and the terminal's line is empty again: nothing but spaces where it was."""
+        """130, and the terminal's line is empty again: it has only spaces."""
         import pty  # POSIX only
 
         env = os.environ | {"PYTHONPATH": str(ROOT), "X_BEARER_TOKEN": TOKEN, "COLUMNS": "80", "TERM": "xterm"}
@@ -1221,7 +1221,7 @@ class TestProcess:
     @pytest.mark.skipif(sys.platform == "win32", reason="ptys")
     @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
     def test_a_terminal(self, env: dict[str, str], coloured: bool) -> None:
-        """A terminal gets colours, unless NO_COLOR says otherwise, and bars as wide as it is."""
+        """A terminal gets colours, unless NO_COLOR is set, and bars of its width."""
         import pty  # POSIX only
 
         ours, theirs = pty.openpty()

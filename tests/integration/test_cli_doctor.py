@@ -26,8 +26,8 @@ from twusage.protocol import Request, Response
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault
 
 DOCS = Path(__file__).parents[2] / "docs" / "cli.md"
-# Until 8.2, click's runner mixed the two streams unless it was told otherwise.
-APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+# Until 8.2, click's runner mixed the two streams by default.
+STREAMS: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
 Doctor = Callable[..., Result]
 
 
@@ -38,7 +38,7 @@ def api() -> FakeApi:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of whoever runs the tests."""
+    """Nothing of the environment of the test run."""
     named = {name for pair in KEY_VARIABLES for name in pair}
     for name in {*TOKEN_VARIABLES, *named, "TWUSAGE_BASE_URL", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"}:
         monkeypatch.delenv(name, raising=False)
@@ -48,21 +48,21 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def examine(api: FakeApi, monkeypatch: pytest.MonkeyPatch, canary: str) -> Iterator[Doctor]:
-    """Run the command on the fake; nothing that it says anywhere holds a part of a credential."""
+    """Run the command on the fake; none of its output holds a part of a credential."""
     monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: FakeTransport(api))
-    said: list[str] = []
+    outputs: list[str] = []
 
     def run(*arguments: str, stdin: str | None = None, charset: str = "utf-8", **env: str | None) -> Result:
-        runner = CliRunner(charset=charset, **APART)
+        runner = CliRunner(charset=charset, **STREAMS)
         result = runner.invoke(twusage, ["doctor", *arguments], input=stdin, env=env)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        said.append(result.stdout + result.stderr)
+        outputs.append(result.stdout + result.stderr)
         return result
 
     yield run
     parts = [canary[at : at + 8] for at in range(22, len(canary) - 7)]
-    assert [part for part in parts if part in "".join(said)] == []
+    assert [part for part in parts if part in "".join(outputs)] == []
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ class TestReport:
         assert len(api.requests) == 1
 
     def test_one_thing_is_wrong(self, examine: Doctor, token: str, api: FakeApi) -> None:
-        """It is told in sentences that fit the terminal, with what helps below."""
+        """The report is in sentences that fit the terminal, with the advice below."""
         result = examine(X_BEARER_TOKEN=token.replace("%2F", "/"), COLUMNS="60")
         assert result.exit_code == 4
         assert result.stdout.splitlines()[1:8] == [
@@ -106,7 +106,7 @@ class TestReport:
 
     @pytest.mark.parametrize("width", [30, 40, 59, 60, 80])
     def test_it_fits(self, width: int, examine: Doctor, token: str) -> None:
-        """No line is longer than the terminal is wide; where that is narrow, the sentences have lines of their own."""
+        """No line is longer than the terminal is wide; on a narrow one, the sentences have lines of their own."""
         result = examine(X_BEARER_TOKEN=token.replace("%2F", "/"), COLUMNS=str(width))
         lines = result.stdout.splitlines()
         assert max(map(len, lines)) <= width
@@ -171,7 +171,7 @@ class TestJson:
         )
 
     def test_it_is_ascii(self, examine: Doctor, token: str, api: FakeApi) -> None:
-        """Whatever the API says."""
+        """Whatever the API returns."""
         api.fail(Fault.status(418, {"title": "n\u00f8\x9b"}))
         assert examine("--json", X_BEARER_TOKEN=token).stdout.isascii()
 
@@ -271,7 +271,7 @@ class TestCredentials:
     def test_show_takes_a_pair_as_well(self, examine: Doctor, api: FakeApi) -> None:
         """What the doctor calls good, the other command can use."""
         pair = {"X_API_KEY": api.apps[0].api_key, "X_API_SECRET": api.apps[0].api_secret}
-        result = CliRunner(**APART).invoke(twusage, ["show", "--csv"], env=pair)
+        result = CliRunner(**STREAMS).invoke(twusage, ["show", "--csv"], env=pair)
         assert (result.exit_code, result.stderr) == (0, "")
 
     def test_from_a_file(self, examine: Doctor, token: str, tmp_path: Path, api: FakeApi) -> None:
@@ -289,7 +289,7 @@ class TestCredentials:
     def test_the_advice_fits_the_source(
         self, content: str, examine: Doctor, token: str, tmp_path: Path, api: FakeApi
     ) -> None:
-        """Whoever gave a file is not told to set a variable."""
+        """With a token file, the advice is not to set a variable."""
         file = tmp_path / "token"
         file.write_text(content.format(token), encoding="utf-8")
         result = examine("--json", "--token-file", str(file))
@@ -315,7 +315,7 @@ class TestCredentials:
     def test_a_file_without_a_token(
         self, content: str, code: str, examine: Doctor, token: str, tmp_path: Path, api: FakeApi
     ) -> None:
-        """The same is told of a file as of a variable; neither its path nor its content is shown."""
+        """Findings of a file equal those of a variable; neither its path nor its content is shown."""
         file = tmp_path / "token"
         file.write_text(content.format(token))
         result = examine("--json", "--token-file", str(file))
@@ -333,7 +333,7 @@ class TestCredentials:
         assert api.requests == []
 
     def test_a_token_for_a_path(self, examine: Doctor, token: str) -> None:
-        """Whoever mistakes the option does not have it quoted."""
+        """A token given by mistake to the option is not quoted."""
         result = examine("--token-file", token)
         assert result.exit_code == 3
         assert "No such file" in result.stdout
@@ -353,24 +353,24 @@ class TestProxy:
     @pytest.fixture
     def proxies(self, api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         """What a transport was made with, and what became of it."""
-        seen: list[Any] = []
+        log: list[Any] = []
 
         class Transport(FakeTransport):
             def __init__(self, *, proxy: str | None, trust_env: bool) -> None:
                 super().__init__(api)
-                seen.append("environment" if trust_env else proxy)
+                log.append("environment" if trust_env else proxy)
 
             async def aclose(self) -> None:
-                seen.append("closed")
+                log.append("closed")
 
         monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", Transport)
-        return seen
+        return log
 
     @pytest.mark.parametrize("command", ["show", "doctor"])
     def test_an_explicit_one(self, command: str, proxies: list[Any], token: str) -> None:
         """It is given to the transport, which is closed in the end."""
         proxy = "http://me:hunter2@proxy.test:3128"
-        result = CliRunner(**APART).invoke(twusage, [command, "--proxy", proxy], env={"X_BEARER_TOKEN": token})
+        result = CliRunner(**STREAMS).invoke(twusage, [command, "--proxy", proxy], env={"X_BEARER_TOKEN": token})
         assert result.exit_code == 0
         assert proxies == [proxy, "closed"]
         assert "hunter2" not in result.stdout + result.stderr
@@ -381,14 +381,14 @@ class TestProxy:
     )
     def test_those_of_the_environment(self, arguments: list[str], proxies: list[Any], token: str) -> None:
         """Only with --trust-env, which may come before the command or after it."""
-        assert CliRunner(**APART).invoke(twusage, arguments, env={"X_BEARER_TOKEN": token}).exit_code == 0
+        assert CliRunner(**STREAMS).invoke(twusage, arguments, env={"X_BEARER_TOKEN": token}).exit_code == 0
         assert proxies == ["environment", "closed"]
 
     def test_that_of_the_environment_is_there(self, token: str, api: FakeApi) -> None:
         """Over real sockets: without --trust-env it is not used, with it it is blamed, and NO_PROXY holds."""
         with FakeServer(api) as server:
             env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url, "http_proxy": "http://127.0.0.1:1"}
-            runner = CliRunner(**APART)
+            runner = CliRunner(**STREAMS)
             assert runner.invoke(twusage, ["show"], env=env | {"no_proxy": ""}).exit_code == 0
             result = runner.invoke(twusage, ["doctor", "--json", "--trust-env"], env=env | {"no_proxy": ""})
             assert codes(result)["proxy.unreachable"] == "error"
@@ -396,7 +396,7 @@ class TestProxy:
 
     def test_the_environment_beside_made_up_data(self, proxies: list[Any]) -> None:
         """There is nothing to go to, and nothing to refuse."""
-        assert CliRunner(**APART).invoke(twusage, ["--trust-env", "show", "--demo"]).exit_code == 0
+        assert CliRunner(**STREAMS).invoke(twusage, ["--trust-env", "show", "--demo"]).exit_code == 0
         assert proxies == []
 
     @pytest.mark.parametrize("command", ["show", "doctor"])
@@ -404,22 +404,22 @@ class TestProxy:
         "proxy", ["me:hunter2", "socks5://me:hunter2@x:1", "http://:hunter2@", "http://me:hunter2@[x"]
     )
     def test_no_proxy(self, proxy: str, command: str) -> None:
-        """What is no HTTP proxy is a wrong option, and is not quoted: it may hold a password."""
-        result = CliRunner(**APART).invoke(twusage, [command, "--proxy", proxy])
+        """A value that is not an HTTP proxy is a wrong option, and is not quoted: it may hold a password."""
+        result = CliRunner(**STREAMS).invoke(twusage, [command, "--proxy", proxy])
         assert result.exit_code == 2
         assert "--proxy must be the URL of an HTTP proxy, such as http://host:3128" in result.stderr
         assert "hunter2" not in result.stderr
 
     def test_not_with_made_up_data(self) -> None:
         """There is nothing to go to."""
-        result = CliRunner(**APART).invoke(twusage, ["show", "--demo", "--proxy", "http://x:1"])
+        result = CliRunner(**STREAMS).invoke(twusage, ["show", "--demo", "--proxy", "http://x:1"])
         assert result.exit_code == 2
         assert "--demo needs no --proxy" in result.stderr
 
     def test_one_that_is_not_there(self, token: str) -> None:
         """Over real sockets: the proxy is blamed and its password not shown."""
         arguments = ["doctor", "--json", "--proxy", "http://me:hunter2@127.0.0.1:1"]
-        result = CliRunner(**APART).invoke(twusage, arguments, env={"X_BEARER_TOKEN": token})
+        result = CliRunner(**STREAMS).invoke(twusage, arguments, env={"X_BEARER_TOKEN": token})
         assert result.exit_code == 7
         assert codes(result)["proxy.unreachable"] == "error"
         assert "hunter2" not in result.stdout + result.stderr
@@ -431,7 +431,7 @@ class TestSocket:
         with FakeServer(api) as server:
             env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url}
             arguments = ["doctor", "--json", "--proxy", "http://127.0.0.1:1"]
-            result = CliRunner(**APART).invoke(twusage, arguments, env=env)
+            result = CliRunner(**STREAMS).invoke(twusage, arguments, env=env)
         assert result.exit_code == 7
         assert codes(result)["proxy.unreachable"] == "error"
         assert "no connection to 127.0.0.1:1 " in result.stdout
@@ -440,7 +440,7 @@ class TestSocket:
         """The whole way, at an address that is not the default."""
         with FakeServer(api) as server:
             env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url}
-            result = CliRunner(**APART).invoke(twusage, ["doctor", "--json"], env=env)
+            result = CliRunner(**STREAMS).invoke(twusage, ["doctor", "--json"], env=env)
         assert result.exit_code == 0
         assert codes(result)["address.changed"] == "ok"
         assert len(api.requests) == 1
@@ -452,7 +452,7 @@ class TestSocket:
             "TWUSAGE_BASE_URL": "http://127.0.0.1:1",
             "https_proxy": "http://me:hunter2@x:1",
         }
-        result = CliRunner(**APART).invoke(twusage, ["doctor", "--json"], env=env)
+        result = CliRunner(**STREAMS).invoke(twusage, ["doctor", "--json"], env=env)
         assert result.exit_code == 7
         assert codes(result) == {
             "credentials.found": "ok",
@@ -464,14 +464,14 @@ class TestSocket:
         assert "hunter2" not in result.stdout
 
     def test_a_bug_has_its_traceback(self, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-        """What nobody foresaw is not dressed up as a finding."""
+        """An unexpected exception is not reported as a finding."""
 
         class Buggy(sdk.testing.FakeTransport):
             async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
                 raise ZeroDivisionError
 
         monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: Buggy(FakeApi()))
-        result = CliRunner(**APART).invoke(twusage, ["doctor"], env={"X_BEARER_TOKEN": token})
+        result = CliRunner(**STREAMS).invoke(twusage, ["doctor"], env={"X_BEARER_TOKEN": token})
         assert isinstance(result.exception, ZeroDivisionError)
 
 

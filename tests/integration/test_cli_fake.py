@@ -27,13 +27,13 @@ from twusage.cli.fake import fake
 from twusage.testing import FakeApi
 
 assert fake.callback
-# The names that the command itself sees: another test may have imported its module anew.
+# The names that the command itself sees: another test may have imported its module again.
 INSIDE = fake.callback.__globals__
 
 
-# Until 8.2, click's runner mixed the two streams unless it was told otherwise.
-APART: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
-RUNNER = CliRunner(**APART)
+# Until 8.2, click's runner mixed the two streams by default.
+STREAMS: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
+RUNNER = CliRunner(**STREAMS)
 
 
 def ask(url: str, token: str) -> dict[str, object]:
@@ -109,7 +109,7 @@ def test_tokens_are_given_to_the_apps_in_order(serve: Callable[..., Result]) -> 
 
 
 def test_it_waits_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For ever: on an event that nobody sets."""
+    """For ever: on an event that is never set."""
 
     class Stopped(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:

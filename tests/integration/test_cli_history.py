@@ -58,7 +58,7 @@ def test_several_projects(url: str, wire: Wire) -> None:
 
 
 def test_an_empty_history(url: str) -> None:
-    """A history without cycles says so."""
+    """A history without cycles is reported as such."""
     assert (
         run("history", "show", "--history", url, COLUMNS="200").stdout == f"Cycles  {url}\n\n  No cycle is recorded.\n"
     )
@@ -119,7 +119,7 @@ def test_a_malformed_line(url: str, tmp_path: Path) -> None:
 
 
 def test_without_sqlalchemy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra: one sentence that says what to install. Another missing module is a bug."""
+    """Without the extra: one sentence with the install command. Another missing module is a bug."""
     real = builtins.__import__
     missing = "sqlalchemy"
 
@@ -149,11 +149,11 @@ def test_passwords_stay_hidden() -> None:
 
 def test_a_slow_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes longer than a second has a line on stderr, and nothing after its end."""
-    told = threading.Event()
+    printed = threading.Event()
     monkeypatch.setattr(store, "_SLOW", 0.0)
-    monkeypatch.setattr(store, "print_error", lambda _: told.set())
+    monkeypatch.setattr(store, "print_error", lambda _: printed.set())
     with store.telling_if_slow("loading ..."):
-        assert told.wait(5)
+        assert printed.wait(5)
 
 
 def test_two_recorders_at_once(url: str) -> None:

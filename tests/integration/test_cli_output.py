@@ -32,7 +32,7 @@ LOCALES = [
     ("PYTHONIOENCODING=ascii LANG=C.UTF-8", True),
     ("PYTHONIOENCODING=latin-1 LANG=C.UTF-8", True),
 ]
-# Only where the system tells what LC_CTYPE was before Python set it.
+# Only if the system provides LC_CTYPE as it was before Python set it.
 CTYPES = [
     ("LC_CTYPE=C", True),
     ("LC_CTYPE=POSIX LANG=en_US.UTF-8", True),
@@ -80,7 +80,7 @@ def test_what_the_system_tells(content: bytes | None, found: str | None, monkeyp
 
 
 def test_a_closed_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no failure."""
+    """A failure to read it is ignored."""
     monkeypatch.setattr(sys, "stdout", None)
     assert is_ascii_only({}) is False
 

@@ -63,7 +63,7 @@ class Served:
         return SimpleNamespace(status=answer.status, headers=answer.headers, text=text)
 
     def wait_for(self, path: str, words: str) -> str:
-        """The answer, as soon as it has these words."""
+        """The response, as soon as it contains these words."""
         for _ in range(200):
             text: str = self.get(path).text
             if words in text:
@@ -168,7 +168,7 @@ class TestServe:
             assert api.apps[1].token not in page
 
     def test_elsewhere(self, interruptible: list[str]) -> None:
-        """With a password it listens elsewhere, and says once that TLS is the proxy's business."""
+        """With a password it listens elsewhere, and warns once that a proxy must add TLS."""
         options = ("--demo", "--host", "0.0.0.0", "--allow-host", "usage.example.org")
         with served(interruptible, *options, TWUSAGE_SERVE_PASSWORD=PASSWORD) as server:
             assert server.get("/healthz").status == 200
@@ -276,7 +276,7 @@ class TestInThisProcess:
         assert "http://[::1]:" in result.stdout
 
     def test_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The start says once that TLS is the proxy's business."""
+        """The start warns once that a proxy must add TLS."""
         monkeypatch.setenv("TWUSAGE_SERVE_PASSWORD", PASSWORD)
         result = run("serve", "--demo", "--host", "0.0.0.0", "--port", "0")
         assert result.exit_code == 0
@@ -352,7 +352,7 @@ class TestReport:
     def test_incomplete_installation(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
     ) -> None:
-        """Without its package, the message names the extra, before a call is spent."""
+        """Without its package, the message names the extra, before a call is made."""
         for package in ("matplotlib", "jinja2"):
             monkeypatch.setitem(sys.modules, package, None)
         result = run("report", "--demo", "-o", str(tmp_path / name))

@@ -100,7 +100,7 @@ class TestPipe:
         assert kinds == [["usage-sampled", "threshold-crossed"], ["usage-sampled"]]
 
     def test_a_stream_that_is_no_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A replaced stdout is no pipe; neither is a closed one."""
+        """A replaced stdout is not a pipe; neither is a closed one."""
         monkeypatch.setattr(sys, "stdout", io.StringIO())
         assert module._pipe() is None
         monkeypatch.setattr(sys, "stdout", None)
@@ -341,7 +341,7 @@ class TestBoard:
         assert "waiting for the first response" in terminal.getvalue()
 
     def test_a_resize(self, screen: Callable[[], io.StringIO]) -> None:
-        """After a resize everything is drawn anew on an empty screen."""
+        """After a resize everything is drawn again on an empty screen."""
         terminal = screen()
         with self.board([NOW]) as board:
             board.resize()

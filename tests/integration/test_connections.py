@@ -53,7 +53,7 @@ def client_of(place: Place, **keywords: Any) -> UsageClient:
 
 
 async def refusal(call: Any) -> TwUsageError:
-    """The error that it ends with, fit to be read by anybody."""
+    """The error of the call, without secrets."""
     with pytest.raises(TwUsageError) as caught:
         await call
     assert CANARY_TOKEN not in secrets_of(caught.value)
@@ -112,16 +112,16 @@ class TestUsedAgain:
             "H",
         ],
     )
-    @pytest.mark.parametrize("idle", [True, False], ids=["later", "at once"])
+    @pytest.mark.parametrize("idle", [True, False], ids=["later", "immediately"])
     async def test_what_came_unasked_is_no_answer(self, stray: bytes, idle: bool) -> None:
-        """Bytes that follow an answer, in the same packet or while the connection is idle, are not the next answer."""
+        """Bytes that follow a response, in the same packet or on the idle connection, are not the next response."""
 
         async def script(wire: Wire) -> None:
             while True:
                 await wire.hear()
                 await wire.say(answer() if idle else answer() + stray)
                 if idle:
-                    for _ in range(20):  # the answer has been read
+                    for _ in range(20):  # the response has been read
                         await asyncio.sleep(0)
                     await wire.say(stray)
 
@@ -131,15 +131,15 @@ class TestUsedAgain:
                 try:
                     assert (await client.get_usage()).project_cap == 2_000_000
                 except ProtocolError as error:
-                    # In one packet with the answer, what is no HTTP makes all of it none.
-                    assert error.retry_once  # noqa: PT017 - an answer is as good
+                    # Non-HTTP bytes in the same packet spoil the whole response.
+                    assert error.retry_once  # noqa: PT017 - a response is as good
                     assert not idle
                     assert stray[:1] not in b"H\r"
                 for _ in range(50):
                     await asyncio.sleep(0)
 
     async def test_a_second_answer_behind_the_bodys_last_byte(self) -> None:
-        """Where the headers came first and the rest with another answer behind it, that other one is dropped."""
+        """If the headers came first and the rest with another response behind it, that other one is dropped."""
 
         async def script(wire: Wire) -> None:
             await wire.hear()
@@ -155,10 +155,10 @@ class TestUsedAgain:
             client = client_of(place)
             assert (await client.get_usage()).project_cap == 2_000_000
             await asyncio.sleep(0.02)
-            asked = asyncio.create_task(client.get_usage())
-            while place.server.connections < 2 and not asked.done():  # noqa: ASYNC110 - no event
+            pending = asyncio.create_task(client.get_usage())
+            while place.server.connections < 2 and not pending.done():  # noqa: ASYNC110 - no event
                 await asyncio.sleep(0.001)
-            assert (await asked).project_cap == 2_000_000
+            assert (await pending).project_cap == 2_000_000
             assert place.server.connections == 2
 
     async def test_a_good_connection_is_kept(self) -> None:
@@ -171,7 +171,7 @@ class TestUsedAgain:
             assert (place.server.connections, len(place.server.requests)) == (1, 5)
 
     async def test_an_edge_that_speaks_first(self) -> None:
-        """An edge that is full says so before it is asked: that counts, for it cannot be told from a quick answer."""
+        """A 429 that an edge sends before the request counts: it looks like a quick response."""
 
         async def script(wire: Wire) -> None:
             await wire.say(answer(b"", status=b"503 Full"))
@@ -184,7 +184,7 @@ class TestUsedAgain:
 @pytest.mark.fault("connect")
 class TestThePool:
     async def test_who_waits_for_a_place_ends_with_the_timeout(self) -> None:
-        """Nobody blames the host for the client's own pool: the wait is part of the timeout, and told as one."""
+        """The host is not blamed for the client's own pool: the wait is part of the timeout, and reported as one."""
         async with nothing_left(), served(hold) as place:
             assert place.server is not None
             place.transport.__init__(limit=1)  # type: ignore[misc]
@@ -433,7 +433,7 @@ def address() -> Any:
 @pytest.mark.fault("asyncio")
 class TestElsewhere:
     def test_another_loop(self, address: str) -> None:
-        """A client that is carried to another loop says so, and what to do; on its own it goes on working."""
+        """A client on another loop raises with advice; on its own loop it still works."""
         with asyncio.Runner() as one, asyncio.Runner() as other:
             client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             one.run(client.get_usage())
@@ -443,21 +443,21 @@ class TestElsewhere:
 
     def test_another_thread(self, address: str) -> None:
         """So does one that is used from another thread."""
-        told: list[TwUsageError] = []
+        errors: list[TwUsageError] = []
         with asyncio.Runner() as runner:
             client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             runner.run(client.get_usage())
-            thread = threading.Thread(target=lambda: told.append(asyncio.run(refusal(client.get_usage()))))
+            thread = threading.Thread(target=lambda: errors.append(asyncio.run(refusal(client.get_usage()))))
             thread.start()
             thread.join(AT_ONCE)
-            assert isinstance(told[0], ConfigurationError)
+            assert isinstance(errors[0], ConfigurationError)
             assert runner.run(client.get_usage()).project_cap == 2_000_000
             runner.run(client.aclose())
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_after_a_fork(self, address: str) -> None:
-        """A forked child is told to make its own, asking or closing; the parent's connection is none the worse."""
+        """A forked child must create its own client, and the error states it; the parent's connection still works."""
         with asyncio.Runner() as runner:
             client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             runner.run(client.get_usage())
@@ -483,7 +483,7 @@ class TestElsewhere:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_forked_within_a_call(self, address: str) -> None:
-        """A child that is forked on the running loop has none: it is told so, asking, closing or checking."""
+        """A child that is forked on the running loop has no loop: calls, close and check raise with that cause."""
 
         async def child(client: UsageClient) -> int:
             for call in (client.get_usage, client.check, client.aclose):
@@ -526,11 +526,11 @@ class TestElsewhere:
 @pytest.mark.fault("HTTP")
 class TestTheCallersSession:
     async def test_what_it_was_made_with(self) -> None:
-        """A session that raises for a status, traces, and keeps cookies changes no answer and no count."""
-        seen: list[str] = []
+        """A session that raises for a status, traces, and stores cookies changes no response and no count."""
+        events: list[str] = []
 
         async def note(*_: Any) -> None:
-            seen.append("request")
+            events.append("request")
 
         trace = aiohttp.TraceConfig()
         trace.on_request_start.append(note)
@@ -543,7 +543,7 @@ class TestTheCallersSession:
                 given = Place(place.base_url, AiohttpTransport(session))
                 policy = RetryPolicy(wait=lambda _: 0.0)
                 assert (await client_of(given, retry=policy).get_usage()).project_cap == 2_000_000
-            assert len(seen) == len(place.server.requests) == 2
+            assert len(events) == len(place.server.requests) == 2
 
     async def test_cookies(self) -> None:
         """Over the own session nothing is stored, and nothing sent back."""
@@ -557,7 +557,7 @@ class TestTheCallersSession:
 
     @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
     async def test_the_second_host(self, status: int) -> None:
-        """Where a redirect leads, nobody connects."""
+        """No connection is opened to the target of a redirect."""
         async with nothing_left(), served(script_of(None, 0)) as other:
             assert other.server is not None
             to = f"location: {other.base_url}/2/usage/tweets".encode()
@@ -575,12 +575,12 @@ class TestTime:
     @pytest.mark.parametrize("way", ["jump", "suspend"])
     @pytest.mark.parametrize("seconds", [3600.0, -3600.0, 7200.0])
     async def test_waits_stay_right(self, way: str, seconds: float) -> None:
-        """However the wall clock is set, the wait for a spent window is measured on the monotonic one."""
+        """If the wall clock is set, the wait for a used-up window is still measured on the monotonic one."""
         clock = VirtualClock(auto=False)
         reset = int(clock.time()) + 100
-        told = (b"x-rate-limit-limit: 50", b"x-rate-limit-remaining: 0", b"x-rate-limit-reset: %d" % reset)
+        headers = (b"x-rate-limit-limit: 50", b"x-rate-limit-remaining: 0", b"x-rate-limit-reset: %d" % reset)
         date = b"date: Thu, 15 Jan 2026 12:00:00 GMT"
-        act = saying(answer(b"", date, *told, status=b"429 No"))
+        act = saying(answer(b"", date, *headers, status=b"429 No"))
         limiter, waits = CountingLimiter(clock), asyncio.Event()
         async with nothing_left(), served(script_of(act, 1)) as place:
             assert place.server is not None
@@ -596,7 +596,7 @@ class TestTime:
             assert limiter.charges == len(place.server.requests) == 2
 
     async def test_after_a_long_sleep_one_probe_goes(self) -> None:
-        """When the machine has slept, the window is unknown again: one call goes, the others wait for its answer."""
+        """After a suspend the window is unknown: one call goes, the others wait for its response."""
         clock = VirtualClock(auto=False)
         limiter = CountingLimiter(clock)
         act = saying(answer(), then="hold")
@@ -606,12 +606,12 @@ class TestTime:
             await release.wait()
             await act(wire)
 
-        told = (
+        headers = (
             b"x-rate-limit-limit: 50",
             b"x-rate-limit-remaining: 40",
             b"x-rate-limit-reset: %d" % (clock.time() + 900),
         )
-        left = iter([saying(answer(GOOD, b"date: Thu, 15 Jan 2026 12:00:00 GMT", *told))])
+        left = iter([saying(answer(GOOD, b"date: Thu, 15 Jan 2026 12:00:00 GMT", *headers))])
 
         async def act_now(wire: Wire) -> None:
             await next(left, slow)(wire)

@@ -40,7 +40,7 @@ from twusage.retry import RetryPolicy
 from twusage.testing import FakeApi, FakeTransport, Fault, RecordingTransport, ReplayTransport, VirtualClock, fake_app
 from twusage.transport import Transport
 
-# Seconds; only the tests in which no answer comes wait for it, and over a socket they really do.
+# Seconds; only the tests without a response wait for it, and over a socket in real time.
 TIMEOUT = 0.2
 
 
@@ -53,7 +53,7 @@ class Service:
     base_url: str = DEFAULT_BASE_URL
 
     def client(self, token: str | Auth | None = None, **keywords: Any) -> UsageClient:
-        """A client of the first app, which tries once and knows nothing of the app's window."""
+        """A client of the first app, without retries and without a known window."""
         defaults: dict[str, Any] = {
             "transport": self.transport,
             "base_url": self.base_url,
@@ -106,7 +106,7 @@ def api() -> FakeApi:
 @pytest.fixture(params=WAYS)
 async def service(request: pytest.FixtureRequest, api: FakeApi, tmp_path: Path) -> AsyncIterator[Service]:
     way = WAYS[request.param]
-    # The clock of a fake that is asked in memory waits without waiting. The other end of a socket has the real one.
+    # An in-memory fake's clock advances instead of waiting. The other end of a socket has the real one.
     if way is not over_sockets:
         api.clock = VirtualClock(dt.datetime.now(dt.UTC))
     async with way(api, tmp_path) as service:
@@ -114,7 +114,7 @@ async def service(request: pytest.FixtureRequest, api: FakeApi, tmp_path: Path) 
     api.assert_all_used()
 
 
-# -- Where the token comes from ----------------------------------------------------------------------------------------
+# -- The source of the token -------------------------------------------------------------------------------------------
 
 
 class TestMinting:
@@ -176,7 +176,7 @@ async def test_a_recorded_mint_is_played_back(api: FakeApi, tmp_path: Path) -> N
     assert evolve(await client.get_usage(), fetched_at=usage.fetched_at) == usage
 
 
-# -- What comes back ---------------------------------------------------------------------------------------------------
+# -- Results -----------------------------------------------------------------------------------------------------------
 
 
 class TestUsage:
@@ -228,7 +228,7 @@ class TestUsage:
         assert all(not each.usage for each in usage.daily_client_app_usage)
 
     async def test_the_window(self, service: Service) -> None:
-        """Each answer tells the app's window, on the result and on the client, and every call takes one from it."""
+        """Each response has the app's window, on the result and on the client, and every call takes one from it."""
         client = service.client()
         first = await client.get_usage()
         second = await client.get_usage()
@@ -240,7 +240,7 @@ class TestUsage:
         assert dt.timedelta(seconds=890) < second.rate_limit.reset_at - now <= dt.timedelta(seconds=900)
 
     async def test_the_same_answer_again(self, service: Service) -> None:
-        """A cache on the way may repeat an answer: it is decoded as it was."""
+        """A cache on the way may repeat a response: it is decoded as it was."""
         client = service.client()
         first = await client.get_usage(days=7)
         service.api.read_posts(service.api.apps[0], 100)
@@ -249,12 +249,12 @@ class TestUsage:
         assert evolve(second, fetched_at=first.fetched_at) == first
 
     async def test_a_slow_answer(self, service: Service) -> None:
-        """An answer within the timeout is an answer."""
+        """A response within the timeout is decoded."""
         service.api.fail(Fault.slow(0.05))
         assert (await service.usage()).project_id == service.api.project.id
 
     async def test_without_the_windows_headers(self, service: Service) -> None:
-        """An answer that says nothing of the window is none the worse."""
+        """A response without rate-limit headers is as good as any."""
         service.api.fail(Fault.with_headers(x_rate_limit_reset=None))
         usage = await service.usage()
         assert usage.rate_limit is None
@@ -262,7 +262,7 @@ class TestUsage:
 
 
 async def test_all_ways_lead_to_the_same_usage(api: FakeApi, tmp_path: Path) -> None:
-    """One service asked over every transport gives equal values: only the time and the calls left differ."""
+    """One service over every transport gives equal values: only the time and the calls left differ."""
     answers = []
     for way in WAYS.values():
         async with way(api, tmp_path) as service:
@@ -275,7 +275,7 @@ async def test_all_ways_lead_to_the_same_usage(api: FakeApi, tmp_path: Path) -> 
 
 class TestRequests:
     async def test_one_call_is_one_request(self, service: Service) -> None:
-        """What arrives is what was asked for, once: method, path, query, token, and what every request says."""
+        """The request arrives once and complete: method, path, query, token, and the common headers."""
         await service.usage(days=7, fields=[UsageField.DAILY_PROJECT_USAGE])
         (received,) = service.api.requests
         assert received.method == "GET"
@@ -357,7 +357,7 @@ class TestRefusals:
         assert urlsplit(service.api.requests[0].url).path == "/elsewhere/2/usage/tweets"
 
     async def test_the_window_is_spent(self, service: Service) -> None:
-        """The call after the last of the window: 429, the window's headers, and when to come back."""
+        """The call after the last of the window: 429, the window's headers, and when to retry."""
         service.api.rate_limit = 2
         await service.usage()
         last = (await service.usage()).rate_limit
@@ -379,26 +379,26 @@ class TestRefusals:
         assert error.problem.extra["period"] == "Monthly"
 
     async def test_no_credits(self, service: Service) -> None:
-        """A 402 is no credits."""
+        """A 402 means that no credits are left."""
         service.api.fail(Fault.credits_depleted())
         assert (await service.refusal(CreditsDepletedError)).status == 402
 
     async def test_the_spending_limit(self, service: Service) -> None:
-        """A 403 of the spending limit says when it ends."""
+        """A 403 of the spending limit has its end."""
         service.api.fail(Fault.spend_cap_reached("2026-04-14"))
         error = await service.refusal(SpendCapReachedError)
         assert (error.status, error.reset_date) == (403, dt.date(2026, 4, 14))
 
     @pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 520])
     async def test_the_server_is_in_trouble(self, service: Service, status: int) -> None:
-        """408 and all of 5xx may pass, and are no success whatever their body is."""
+        """408 and all of 5xx are retryable, and never a success, whatever the body."""
         good = json.dumps({"data": {"project_usage": "1"}})
         service.api.fail(Fault.status(status, good))
         error = await service.refusal(ServerError)
         assert (error.status, error.retryable, error.body) == (status, True, good.encode())
 
     async def test_trouble_that_passes(self, service: Service) -> None:
-        """A 503 and then an answer: the caller sees the answer, the API two requests."""
+        """A 503 and then a response: the caller gets the response, the API gets two requests."""
         service.api.fail(Fault.status(503))
         clock = VirtualClock(dt.datetime.now(dt.UTC))
         usage = await service.client(
@@ -408,7 +408,7 @@ class TestRefusals:
         assert len(service.api.requests) == 2
 
 
-# -- What is no answer of the API's ------------------------------------------------------------------------------------
+# -- Responses of other servers ----------------------------------------------------------------------------------------
 
 
 class TestGarbage:
@@ -455,7 +455,7 @@ class TestGarbage:
 
 class TestTheWay:
     async def test_no_answer(self, service: Service) -> None:
-        """An answer that does not come ends the call with the timeout."""
+        """A missing response ends the call with the timeout."""
         service.api.fail(Fault.timeout())
         error = await service.refusal(RequestTimeoutError, timeout=TIMEOUT)
         assert error.retryable
@@ -468,7 +468,7 @@ class TestTheWay:
 
     @pytest.mark.parametrize("fault", [Fault.disconnected(), Fault.reset()], ids=str)
     async def test_a_broken_connection(self, service: Service, fault: Fault) -> None:
-        """A connection that ends before or within the answer: may be tried again, and was sent once."""
+        """A connection that ends before or within the response: retryable, and sent once."""
         service.api.fail(fault)
         error = await service.refusal(ProtocolError)
         assert error.retryable

@@ -126,7 +126,7 @@ class TestPoller:
         assert poller.failure is None
 
     async def test_one_check_for_each_kind_of_failure(self, poller: Poller, twusage_api: FakeApi) -> None:
-        """Without numbers, client.check() explains the first failure; it is not asked at each poll."""
+        """Without numbers, client.check() explains the first failure; it does not run at each poll."""
         twusage_api.fail(Fault.status(401), times=99)
         for _ in range(3):
             await poll(poller)
@@ -272,7 +272,7 @@ class TestGuards:
         response = await ask(Site(poller, LOCAL), Sec_Fetch_Site=site, Sec_Fetch_Mode=mode)
         assert response.status == status
 
-    @pytest.mark.parametrize("user", ["", "anybody", "prometheus"])
+    @pytest.mark.parametrize("user", ["", "any-name", "prometheus"])
     async def test_password(self, poller: Poller, user: str) -> None:
         """Any user name will do, and the password may hold a colon."""
         site = Site(poller, Guard(("127.0.0.1",), PASSWORD))
@@ -324,7 +324,7 @@ EVERYWHERE = (
 class TestAnswers:
     @pytest.mark.parametrize("path", EVERYWHERE)
     async def test_headers(self, poller: Poller, path: str) -> None:
-        """The same headers on every answer."""
+        """The same headers on every response."""
         for _ in range(2):
             for headers in ({}, {"Host": "evil"}):
                 response = await ask(Site(poller, LOCAL), path, **headers)
@@ -487,7 +487,7 @@ class TestData:
         assert json.loads(response.text or "") == {"schema": 1, "error": code}
 
     async def test_csv(self, poller: Poller) -> None:
-        """The days of the newest response: 90, or as many as asked for."""
+        """The days of the newest response: 90, or the requested number."""
         site = Site(poller, LOCAL)
         assert (await ask(site, "/api/days.csv")).status == 503
         assert (await ask(site, "/api/days.csv?days=91")).status == 400
@@ -505,7 +505,7 @@ class TestData:
         assert (await ask(site, "/api/days.csv?days=91")).status == 400
 
     async def test_csv_of_hostile_ids(self, poller: Poller) -> None:
-        """An id is no formula of a spreadsheet; a missing one is empty."""
+        """An id is never a formula of a spreadsheet; a missing one is empty."""
         await poll(poller)
         assert poller.usage is not None
         apps = poller.usage.daily_client_app_usage
@@ -532,7 +532,7 @@ class TestData:
         assert other.content_type == "text/javascript"
 
     async def test_health(self, poller: Poller) -> None:
-        """200 while the poller lives, whatever Host is asked for; 503 when it is dead."""
+        """200 while the poller lives, for any Host; 503 when it is dead."""
         site = Site(poller, LOCAL)
         poller.start()
         assert await body(site, "/healthz") == "ok\n"

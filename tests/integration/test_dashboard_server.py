@@ -132,7 +132,7 @@ async def test_slow_requests(monkeypatch: pytest.MonkeyPatch, drip: bool) -> Non
 
 
 async def test_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not take its answer is closed, too."""
+    """A client that does not read its response is closed, too."""
     monkeypatch.setattr(server, "_TIMEOUT", 0.4)
     async with serving(answer, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
         writer.write(GET.replace(b"/ ", b"/large "))
@@ -166,7 +166,7 @@ async def test_keep_alive() -> None:
 
 
 async def test_the_end_is_quick() -> None:
-    """Open connections and running answers do not hold up the end, and the port is free at once."""
+    """Open connections and running responses do not delay the end, and the port is free immediately."""
     began = None
     async with serving(answer, "127.0.0.1", 0) as port:
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]

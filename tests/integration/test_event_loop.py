@@ -1,4 +1,4 @@
-"""Which event loop a client serves: one at a time, the next one after it; and what it says where there is none."""
+"""Which event loop a client serves: one at a time, the next one after it; and its error without a loop."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def request_to(server: FakeServer | None = None) -> Request:
 
 class TestWithoutAsyncio:
     def test_without_a_loop(self, api: FakeApi) -> None:
-        """Under trio, or in a child that was forked during a call, each call says so. The client can be closed."""
+        """Under trio, or in a child that was forked during a call, each call raises that. The client can be closed."""
         client = UsageClient(api.apps[0].token, transport=FakeTransport(api))
         for call in (client.get_usage, client.check):
             with pytest.raises(ConfigurationError, match="twusage needs asyncio, and no asyncio event loop is running"):
@@ -212,7 +212,7 @@ class TestWithoutAsyncio:
 
     @pytest.mark.parametrize("call", ["get_usage", "check", "async with"])
     def test_under_trio(self, api: FakeApi, call: str) -> None:
-        """The error says that twusage needs asyncio, once."""
+        """The error states once that twusage needs asyncio."""
         trio = pytest.importorskip("trio")
         client = UsageClient(api.apps[0].token, transport=FakeTransport(api))
 
@@ -227,7 +227,7 @@ class TestWithoutAsyncio:
         assert caught.value.__context__ is None
 
     def test_a_history(self) -> None:
-        """It says so, too."""
+        """It raises the same error."""
         pytest.importorskip("sqlalchemy")
         from twusage.monitor import History
 

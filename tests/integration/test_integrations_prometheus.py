@@ -1,4 +1,4 @@
-"""UsageCollector: names, types and labels of the metrics; and what promtool says of them, the rules and the panels."""
+"""UsageCollector: names, types and labels of the metrics; and promtool's verdict on them, the rules and the panels."""
 
 from __future__ import annotations
 

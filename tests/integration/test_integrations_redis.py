@@ -157,22 +157,22 @@ async def other(server: Server) -> AsyncIterator[RedisRateLimiter]:
         yield limiter
 
 
-def seen(remaining: int, *, wait: float = 900.0, limit: int = 50) -> RateLimit:
+def window(remaining: int, *, wait: float = 900.0, limit: int = 50) -> RateLimit:
     """Headers whose window opens, by the rules, in about that many seconds."""
     return RateLimit(limit, remaining, dt.datetime.fromtimestamp(time.time() + wait - 1.0, dt.UTC))
 
 
-async def call(limiter: RedisRateLimiter, says: RateLimit | None = None, **keywords: Any) -> float:
-    """One call, and what its answer's headers say."""
+async def call(limiter: RedisRateLimiter, headers: RateLimit | None = None, **keywords: Any) -> float:
+    """One call, and its response's headers."""
     async with limiter.slot(APP, **keywords) as slot:
-        slot.observe(says, time.time())
+        slot.observe(headers, time.time())
     return slot.waited
 
 
-async def told(limiter: RedisRateLimiter) -> None:
-    """Wait until it has told Redis all that there is to tell."""
+async def flushed(limiter: RedisRateLimiter) -> None:
+    """Wait until it has sent all reports to Redis."""
     app = limiter._connection.app(APP)
-    while app._has_news() or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - it tells nobody
+    while app._has_news() or (app._worker and not app._worker.done()):  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0.001)
 
 
@@ -180,69 +180,69 @@ async def told(limiter: RedisRateLimiter) -> None:
 
 
 async def test_one_probe_goes_and_all_wait_for_what_it_says(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Whoever of the fleet comes second waits for the first one's answer, and goes by it."""
+    """The second process waits for the first one's response, and adopts its window."""
     async with limiter.slot(APP) as probe:
         second = asyncio.create_task(call(other))
         await asyncio.sleep(0.15)
         assert not second.done()
-        probe.observe(seen(1), time.time())
+        probe.observe(window(1), time.time())
     assert await asyncio.wait_for(second, 2) >= 0.15
 
 
 async def test_as_many_go_as_the_headers_leave(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Two processes together go as often as the probe's answer left, and the next is told how long it waits."""
-    says = seen(4, wait=700)
-    await call(limiter, says)
-    await told(limiter)
+    """Two processes together make the calls that the probe's response left, and the next one gets its wait."""
+    headers = window(4, wait=700)
+    await call(limiter, headers)
+    await flushed(limiter)
     for one in (limiter, other, other, limiter):
         await call(one)
-        await told(one)
+        await flushed(one)
     with pytest.raises(RateLimitedError) as refused:
         await call(other, max_wait=60)
     assert refused.value.status is None
     assert refused.value.retry_after == pytest.approx(700, abs=2)
     assert refused.value.retry_at is not None
     assert refused.value.retry_at.timestamp() == pytest.approx(time.time() + 700, abs=2)
-    assert refused.value.rate_limit == RateLimit(50, 0, says.reset_at)
+    assert refused.value.rate_limit == RateLimit(50, 0, headers.reset_at)
 
 
 async def test_a_spent_window_opens_by_itself(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """A call of another process waits until the window opens, probes, and says how long it waited."""
-    await call(limiter, seen(0, wait=0.6))
-    await told(limiter)
-    assert await call(other, seen(40)) == pytest.approx(0.6, abs=0.2)
+    """A call of another process waits until the window opens, probes, and reports its wait."""
+    await call(limiter, window(0, wait=0.6))
+    await flushed(limiter)
+    assert await call(other, window(40)) == pytest.approx(0.6, abs=0.2)
 
 
 async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: Server) -> None:
-    """Of two remainders the smaller counts, an older reset says nothing, and a newer one opens a new window."""
-    older, newer, newest = (seen(30, wait=wait) for wait in (500, 700, 900))
-    for says, remaining in (
+    """Of two remainders the smaller counts, an older reset is ignored, and a newer one opens a new window."""
+    older, newer, newest = (window(30, wait=wait) for wait in (500, 700, 900))
+    for headers, remaining in (
         (RateLimit(50, 5, newer.reset_at), 5),
         (RateLimit(50, 7, newer.reset_at), 5),
         (RateLimit(50, 0, older.reset_at), 4),
         (RateLimit(50, 9, newest.reset_at), 9),
     ):
-        await call(limiter, says)
-        await told(limiter)
+        await call(limiter, headers)
+        await flushed(limiter)
         assert server.state()["remaining"] == remaining
 
 
 async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, server: Server) -> None:
     """It may come out of a cache: the call counts, and its numbers do not. The same for a late response."""
-    await call(limiter, seen(20))
-    await call(limiter, seen(3, wait=-5))
-    await told(limiter)
+    await call(limiter, window(20))
+    await call(limiter, window(3, wait=-5))
+    await flushed(limiter)
     assert server.state()["remaining"] == 19
     async with limiter.slot(APP) as slot:
-        slot.observe(seen(2, wait=5), time.time() - 60)
-    await told(limiter)
+        slot.observe(window(2, wait=5), time.time() - 60)
+    await flushed(limiter)
     assert server.state()["remaining"] == 18
 
 
 async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLimiter) -> None:
     """It is not believed: 900 s, and then a probe."""
-    await call(limiter, seen(0, wait=200_000))
-    await told(limiter)
+    await call(limiter, window(0, wait=200_000))
+    await flushed(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.retry_after == pytest.approx(900, abs=1)
@@ -258,23 +258,23 @@ async def test_two_answers_without_headers_are_the_documents_window(server: Serv
 
 
 async def test_closed_is_closed_for_all(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """A 429 closes the window for the fleet, for what the server said, and headers do not open it sooner."""
+    """A 429 closes the window for all processes, for the server's duration, and headers do not open it sooner."""
     async with limiter.slot(APP) as slot:
-        slot.observe(seen(0, wait=100), time.time())
+        slot.observe(window(0, wait=100), time.time())
         slot.close_window(300.0)
-    await told(limiter)
+    await flushed(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(other, max_wait=200)
     assert refused.value.retry_after == pytest.approx(300, abs=1)
 
 
-@pytest.mark.parametrize(("says", "wait"), [(None, 900), (200, 200)])
-async def test_closed_without_a_time(limiter: RedisRateLimiter, says: float | None, wait: float) -> None:
-    """Where the 429 said nothing of when, it is the window's end if that is known, and else a whole window."""
+@pytest.mark.parametrize(("retry_after", "wait"), [(None, 900), (200, 200)])
+async def test_closed_without_a_time(limiter: RedisRateLimiter, retry_after: float | None, wait: float) -> None:
+    """If the 429 has no duration, it is the window's end if that is known, and else a whole window."""
     async with limiter.slot(APP) as slot:
-        slot.observe(says and seen(0, wait=says), time.time())  # type: ignore[arg-type]
+        slot.observe(retry_after and window(0, wait=retry_after), time.time())  # type: ignore[arg-type]
         slot.close_window(None)
-    await told(limiter)
+    await flushed(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.retry_after == pytest.approx(wait, abs=1)
@@ -288,7 +288,7 @@ async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter)
             slot.close_window(0.0)
         waits.append(slot.waited)
     assert waits[1] == pytest.approx(1, abs=0.3)
-    await told(limiter)
+    await flushed(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.retry_after == pytest.approx(1.5, abs=0.3)
@@ -296,30 +296,30 @@ async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter)
 
 async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server: Server) -> None:
     """A request that was surely never sent costs nothing; one whose outcome is unknown counts."""
-    await call(limiter, seen(2))
+    await call(limiter, window(2))
     async with limiter.slot(APP) as slot:
         slot.refund()
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 2, "held": 0, "waiting": 0}
     await call(limiter)
-    await told(limiter)
+    await flushed(limiter)
     assert server.state()["remaining"] == 1
 
 
 async def test_reserve_is_left_to_others(server: Server) -> None:
     """With a reserve of 3, the last 3 of a window are not taken."""
     async with RedisRateLimiter(server.url, reserve=3) as limiter:
-        await call(limiter, seen(4))
+        await call(limiter, window(4))
         await call(limiter)
-        await told(limiter)
+        await flushed(limiter)
         with pytest.raises(RateLimitedError):
             await call(limiter, max_wait=0)
 
 
 async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -> None:
     """Another Redis takes over whose clock is an hour behind: a wait of 300 s is still one of 300 s."""
-    await call(limiter, seen(0, wait=300))
-    await told(limiter)
+    await call(limiter, window(0, wait=300))
+    await flushed(limiter)
     fleet = server.fleet()
     fleet.window.on_clock_step(3600.0)
     fleet.updated_at += 3600.0
@@ -336,28 +336,28 @@ async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLi
     """A process that is killed while it holds the probe keeps the others waiting for its lease and no longer."""
     killed = RedisRateLimiter(server.url, lease=0.3)
     await killed.slot(APP).__aenter__()
-    assert await asyncio.wait_for(call(limiter, seen(7)), 3) == pytest.approx(0.3, abs=0.2)
+    assert await asyncio.wait_for(call(limiter, window(7)), 3) == pytest.approx(0.3, abs=0.2)
     await killed.aclose()
 
 
 async def test_the_place_of_a_killed_process_counts(server: Server, limiter: RedisRateLimiter) -> None:
     """Its call may have reached the API, until the response to a later call shows whether it did."""
-    says = seen(7, wait=600)
-    await call(limiter, says)
-    await told(limiter)
+    headers = window(7, wait=600)
+    await call(limiter, headers)
+    await flushed(limiter)
     killed = RedisRateLimiter(server.url, lease=0.1)
     held = killed.slot(APP)
     await held.__aenter__()
     await asyncio.sleep(0.15)
     async with limiter.slot(APP) as slot:
         slot.refund()
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 6, "held": 0, "waiting": 0}
     await held.__aexit__(None, None, None)  # It was not dead, but slow: its place was counted already.
-    await told(killed)
+    await flushed(killed)
     assert server.state()["remaining"] == 6
-    await call(limiter, says)
-    await told(limiter)
+    await call(limiter, headers)
+    await flushed(limiter)
     assert server.state()["remaining"] == 7
     await killed.aclose()
 
@@ -367,15 +367,15 @@ async def test_a_late_429_of_the_last_window_closes_nothing(
     limiter: RedisRateLimiter, other: RedisRateLimiter, known: bool
 ) -> None:
     """It was sent before the window opened: the processes go on in the new one."""
-    await call(limiter, seen(9, wait=1.5))
+    await call(limiter, window(9, wait=1.5))
     async with limiter.slot(APP) as late:
         await asyncio.sleep(1.7)
         if known:
-            await call(other, seen(40, wait=600))
-            await told(other)
+            await call(other, window(40, wait=600))
+            await flushed(other)
         late.close_window(16.0)
-    await told(limiter)
-    assert await call(other, seen(39, wait=600), max_wait=1.0) < 1.0
+    await flushed(limiter)
+    assert await call(other, window(39, wait=600), max_wait=1.0) < 1.0
 
 
 async def test_a_call_that_may_not_wait_is_rejected_behind_anothers_probe(
@@ -401,8 +401,8 @@ async def test_a_probe_that_cannot_connect_ends_the_waits_behind_it(
     results = await asyncio.wait_for(asyncio.gather(*behind, return_exceptions=True), 1)
     assert [type(result) for result in results] == [TlsError, TlsError, ConnectError, ConnectError]
     assert "no trust" in str(results[2])
-    await call(limiter, seen(9), max_wait=1.0)
-    await told(limiter)
+    await call(limiter, window(9), max_wait=1.0)
+    await flushed(limiter)
     await call(other, max_wait=1.0)
 
 
@@ -410,8 +410,8 @@ async def test_a_swap_that_another_process_outran_is_repeated(
     limiter: RedisRateLimiter, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read, apply, swap; and all of it again on the new state."""
-    await call(limiter, seen(30, wait=600))
-    await told(limiter)
+    await call(limiter, window(30, wait=600))
+    await flushed(limiter)
     apply, tries = FleetWindow.exchange, []
 
     def outrun(self: FleetWindow, now: float, request: Exchange) -> Reply:
@@ -423,7 +423,7 @@ async def test_a_swap_that_another_process_outran_is_repeated(
     monkeypatch.setattr(FleetWindow, "exchange", outrun)
     await call(limiter)
     assert len(set(tries[:3])) == 1
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 29, "held": 0, "waiting": 0}
 
 
@@ -432,7 +432,7 @@ async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -
     order: list[int] = []
 
     async def one(number: int) -> None:
-        await call(limiter, seen(50 - number))
+        await call(limiter, window(50 - number))
         order.append(number)
 
     await asyncio.gather(*(one(number) for number in range(20)))
@@ -441,18 +441,18 @@ async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -
 
 async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
     """Older turns are served before those of a process that comes later, which waits for the next window if they want
-    all of this one. The probe may be anybody's.
+    all of this one. The probe may be any process's.
     """
     order: list[str] = []
 
     async def one(name: str, who: RedisRateLimiter) -> None:
         async with who.slot(APP) as slot:
             order.append(name)
-            slot.observe(seen(3 - len(order), wait=600) if len(order) < 4 else None, time.time())
+            slot.observe(window(3 - len(order), wait=600) if len(order) < 4 else None, time.time())
 
     async with limiter.slot(APP) as probe:
-        probe.observe(seen(0, wait=0.5), time.time())
-    await told(limiter)
+        probe.observe(window(0, wait=0.5), time.time())
+    await flushed(limiter)
     first = [asyncio.create_task(one("first", limiter)) for _ in range(2)]
     await asyncio.sleep(0.1)
     second = [asyncio.create_task(one("second", other)) for _ in range(3)]
@@ -464,34 +464,34 @@ async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter
 
 async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
     """Calls that come while others of their process wait stand on a ticket of their own."""
-    await call(limiter, seen(0, wait=0.5))
-    await told(limiter)
-    calls = [asyncio.create_task(call(limiter, seen(20, wait=600)))]
+    await call(limiter, window(0, wait=0.5))
+    await flushed(limiter)
+    calls = [asyncio.create_task(call(limiter, window(20, wait=600)))]
     await asyncio.sleep(0.1)
     calls += [asyncio.create_task(call(limiter)) for _ in range(5)]
     await asyncio.wait_for(asyncio.gather(*calls), 3)
-    await told(limiter)
+    await flushed(limiter)
     assert server.state()["held"] == server.state()["waiting"] == 0
 
 
 async def test_a_dead_waiter_holds_nobody_up(server: Server, limiter: RedisRateLimiter) -> None:
     """A late turn is passed over, and one whose process stays away is dropped."""
-    await call(limiter, seen(2, wait=600))
-    await told(limiter)
+    await call(limiter, window(2, wait=600))
+    await flushed(limiter)
     fleet = server.fleet()
     fleet.turns = {name: _Turn(5, fleet.updated_at - late) for name, late in (("late", 1), ("dead", 60))}
     server.save(fleet)
     await asyncio.wait_for(call(limiter), 1)
-    await told(limiter)
+    await flushed(limiter)
     assert list(server.fleet().turns) == ["late"]
 
 
 async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Server) -> None:
     """And a name without a secret, in one slot of a cluster."""
-    await call(limiter, seen(0, wait=600))
+    await call(limiter, window(0, wait=600))
     waiter = asyncio.create_task(call(limiter))
     async with asyncio.timeout(2):
-        while not server.state()["waiting"]:  # noqa: ASYNC110 - a process tells nobody
+        while not server.state()["waiting"]:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
     keys: Any = server.client.keys("*")
     assert keys == [KEY]
@@ -503,7 +503,7 @@ async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Serve
 async def test_it_looks_no_more_than_20_times_a_second(
     limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
 ) -> None:
-    """While it hangs on the answer to another's call; and hardly at all while the window is known to be spent."""
+    """While another call's probe is in flight; and rarely while the window is known to be used up."""
 
     def evals() -> int:
         stats: Any = server.client.info("commandstats")
@@ -515,7 +515,7 @@ async def test_it_looks_no_more_than_20_times_a_second(
         before = evals()
         await asyncio.sleep(0.5)
         assert 5 <= evals() - before <= 11
-        probe.observe(seen(0, wait=600), time.time())
+        probe.observe(window(0, wait=600), time.time())
     await asyncio.sleep(0.1)
     before = evals()
     await asyncio.sleep(0.5)
@@ -525,10 +525,10 @@ async def test_it_looks_no_more_than_20_times_a_second(
 
 
 async def test_on_wait_tells_a_wait_that_is_known(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Once, and again only where it becomes another."""
+    """Once, and again only if it changes."""
     waits: list[Wait] = []
-    await call(limiter, seen(0, wait=300))
-    await told(limiter)
+    await call(limiter, window(0, wait=300))
+    await flushed(limiter)
     waiter = asyncio.create_task(call(limiter, on_wait=waits.append))
     await asyncio.sleep(0.1)
     more = [asyncio.create_task(call(limiter)) for _ in range(3)]
@@ -542,33 +542,33 @@ async def test_on_wait_tells_a_wait_that_is_known(limiter: RedisRateLimiter, oth
 
 async def test_a_hook_that_fails_is_its_own_calls_matter(limiter: RedisRateLimiter) -> None:
     """The call raises what its hook raised; the others wait on."""
-    await call(limiter, seen(0, wait=0.5))
-    await told(limiter)
+    await call(limiter, window(0, wait=0.5))
+    await flushed(limiter)
 
     def fails(_: Wait) -> None:
         raise ZeroDivisionError
 
-    good = asyncio.create_task(call(limiter, seen(5)))
+    good = asyncio.create_task(call(limiter, window(5)))
     with pytest.raises(ZeroDivisionError):
         await call(limiter, on_wait=fails)
     await asyncio.wait_for(good, 2)
 
 
 async def test_a_wait_that_becomes_too_long_raises_at_once(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """It waited for the probe, and when the probe says 300 s it does not begin to."""
+    """It waited for the probe, and if the probe's response means 300 s, it does not begin to."""
     async with limiter.slot(APP) as probe:
         impatient = asyncio.create_task(call(other, max_wait=100))
         await asyncio.sleep(0.1)
-        probe.observe(seen(0, wait=300), time.time())
+        probe.observe(window(0, wait=300), time.time())
     with pytest.raises(RateLimitedError):
         await asyncio.wait_for(impatient, 1)
 
 
 async def test_the_wait_of_a_window_that_nobody_has_spoken_of(limiter: RedisRateLimiter) -> None:
-    """A 429 without headers: the wait is told by our own wall clock, and there is no RateLimit to show."""
+    """A 429 without headers: the wait is reported by our own wall clock, and there is no RateLimit to show."""
     async with limiter.slot(APP) as slot:
         slot.close_window(400.0)
-    await told(limiter)
+    await flushed(limiter)
     with pytest.raises(RateLimitedError) as refused:
         await call(limiter, max_wait=0)
     assert refused.value.rate_limit is None
@@ -581,8 +581,8 @@ async def test_the_wait_of_a_window_that_nobody_has_spoken_of(limiter: RedisRate
 
 async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
     """Queue, window and store are as if it had never come."""
-    await call(limiter, seen(30, wait=600))
-    await told(limiter)
+    await call(limiter, window(30, wait=600))
+    await flushed(limiter)
 
     async def refunded() -> None:
         async with limiter.slot(APP) as slot:
@@ -595,23 +595,23 @@ async def test_a_call_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLim
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
-        await told(limiter)
+        await flushed(limiter)
         assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}, steps
 
 
 async def test_a_request_that_could_not_connect_is_refunded(limiter: RedisRateLimiter, server: Server) -> None:
     """``fail`` gives the place back, as ``refund`` does: nothing was sent."""
-    await call(limiter, seen(30, wait=600))
+    await call(limiter, window(30, wait=600))
     async with limiter.slot(APP) as slot:
         slot.fail(ConnectError("no route"))
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
 async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateLimiter, server: Server) -> None:
-    """The same while the window is spent, and while another waits that must not lose its turn."""
-    await call(limiter, seen(0, wait=600))
-    await told(limiter)
+    """The same while no calls are left, and while another waits that must not lose its turn."""
+    await call(limiter, window(0, wait=600))
+    await flushed(limiter)
     for steps in (*range(12), 200):
         tasks = [asyncio.create_task(call(limiter)) for _ in range(3)]
         for _ in range(steps):
@@ -620,14 +620,14 @@ async def test_a_waiter_cancelled_at_any_step_leaves_nothing(limiter: RedisRateL
             task.cancel()
         await asyncio.wait(tasks)
         assert all(task.cancelled() for task in tasks)
-        await told(limiter)
+        await flushed(limiter)
         assert server.state() == {"remaining": 0, "held": 0, "waiting": 0}, steps
 
 
 async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, server: Server) -> None:
     """The place that it was just given is given back."""
-    await call(limiter, seen(30, wait=600))
-    await told(limiter)
+    await call(limiter, window(30, wait=600))
+    await flushed(limiter)
     task = asyncio.create_task(call(limiter))
     await asyncio.sleep(0)
     app = limiter._connection.app(APP)
@@ -640,14 +640,14 @@ async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, ser
     app._waiting.grant = grant_and_cancel  # type: ignore[method-assign]
     await asyncio.wait([task])
     assert task.cancelled()
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
 async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
     """Also who no longer is among the peers; those who wait get an error, and so do those who come later."""
     limiter = RedisRateLimiter(server.url)
-    await call(limiter, seen(0, wait=600))
+    await call(limiter, window(0, wait=600))
     waiter = asyncio.create_task(call(limiter))
     await asyncio.sleep(0.05)
     await limiter.aclose()
@@ -664,7 +664,7 @@ async def test_a_place_held_over_the_end(server: Server) -> None:
     """A limiter that is closed while a call holds a place: the call ends well, and its lease runs out."""
     limiter = RedisRateLimiter(server.url)
     async with limiter.slot(APP):
-        limiter.slot("another app that nobody has used")
+        limiter.slot("another unused app")
         await limiter.aclose()
     assert server.state()["held"] == 1
 
@@ -672,15 +672,15 @@ async def test_a_place_held_over_the_end(server: Server) -> None:
 # -- Redis gone, frozen, broken ---------------------------------------------------------------------------------------
 
 
-async def timed(limiter: RedisRateLimiter, says: RateLimit | None = None) -> float:
+async def timed(limiter: RedisRateLimiter, headers: RateLimit | None = None) -> float:
     begin = time.perf_counter()
-    await call(limiter, says)
+    await call(limiter, headers)
     return time.perf_counter() - begin
 
 
 async def until_it_is_back(limiter: RedisRateLimiter) -> None:
     async with asyncio.timeout(5):
-        while limiter.degraded:  # noqa: ASYNC110 - it tells nobody
+        while limiter.degraded:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.02)
 
 
@@ -724,25 +724,25 @@ async def test_redis_is_lost_and_comes_back(server: Server, how: str, caplog: py
     """One call pays less than 250 ms, the next pay nothing; one line when it goes, one when it is back; no error."""
     caplog.set_level(logging.INFO, "twusage")
     async with RedisRateLimiter(server.url) as limiter:
-        await call(limiter, seen(40, wait=600))
-        await told(limiter)
+        await call(limiter, window(40, wait=600))
+        await flushed(limiter)
         break_by(server, how)
-        assert await timed(limiter, seen(39, wait=600)) < QUICK
+        assert await timed(limiter, window(39, wait=600)) < QUICK
         assert limiter.degraded
-        assert max([await timed(limiter, seen(38, wait=600)) for _ in range(20)]) < 0.02
+        assert max([await timed(limiter, window(38, wait=600)) for _ in range(20)]) < 0.02
         assert limiter.outages == 1
         mend(server, how)
         await until_it_is_back(limiter)
         await call(limiter)
-        await told(limiter)
+        await flushed(limiter)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert "sock" not in caplog.text
-    assert float(server.state()["remaining"]) == 37  # What it saw alone, it has told.
+    assert float(server.state()["remaining"]) == 37  # It has reported its calls of the outage.
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_strict_raises_an_error_of_ours(server: Server, how: str) -> None:
-    """With ``strict=True`` nothing is sent while Redis is gone, and the error is no redis exception."""
+    """With ``strict=True`` nothing is sent while Redis is unavailable, and no redis exception is raised."""
     async with RedisRateLimiter(server.url, strict=True) as limiter:
         await call(limiter)
         break_by(server, how)
@@ -769,9 +769,9 @@ async def test_a_redis_that_was_never_there(tmp_path: Path) -> None:
 
 
 async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Those who wait when Redis is lost wait on by the local rules, with what was known last, and come back."""
-    await call(limiter, seen(0, wait=1.5))
-    waiter = asyncio.create_task(call(limiter, seen(30, wait=600)))
+    """Waiters wait on by the local rules, with the last known state, when Redis is lost, and return to Redis."""
+    await call(limiter, window(0, wait=1.5))
+    waiter = asyncio.create_task(call(limiter, window(30, wait=600)))
     await asyncio.sleep(0.1)
     server.freeze()
     late = asyncio.create_task(call(limiter))  # which finds out
@@ -781,7 +781,7 @@ async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, ot
     await until_it_is_back(limiter)
     assert not waiter.done()
     await asyncio.wait_for(asyncio.gather(waiter, late), 4)
-    await told(limiter)
+    await flushed(limiter)
     assert server.state()["remaining"] == 29
 
 
@@ -789,23 +789,23 @@ async def test_alone_each_keeps_to_its_share(
     server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter
 ) -> None:
     """Of two known processes, each takes half of what the headers leave; unknown outcomes count, refunds do not."""
-    await call(other, seen(41, wait=600))
-    await told(other)
-    await call(limiter, seen(40, wait=600))
-    await told(limiter)
+    await call(other, window(41, wait=600))
+    await flushed(other)
+    await call(limiter, window(40, wait=600))
+    await flushed(limiter)
     server.freeze()
     left = 40
     for _ in range(17):
         left -= 1
-        await call(limiter, RateLimit(50, left, seen(0, wait=600).reset_at.replace(microsecond=0)))
+        await call(limiter, RateLimit(50, left, window(0, wait=600).reset_at.replace(microsecond=0)))
     assert limiter.degraded
     server.thaw()
 
 
 async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateLimiter) -> None:
-    """What Redis said last still holds when it is gone; and what a 429 says then closes the window."""
-    await call(limiter, seen(0, wait=300))
-    await told(limiter)
+    """The last state in Redis still counts when it is unavailable; and then a 429 closes the window."""
+    await call(limiter, window(0, wait=300))
+    await flushed(limiter)
     with pytest.raises(RateLimitedError):
         await call(limiter, max_wait=0)
     server.freeze()
@@ -817,8 +817,8 @@ async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateL
 
 async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimiter) -> None:
     """A slot does alone what it does with Redis: refund, unknown outcome, close."""
-    await call(limiter, seen(10, wait=600))
-    await told(limiter)
+    await call(limiter, window(10, wait=600))
+    await flushed(limiter)
     server.freeze()
     async with limiter.slot(APP) as slot:
         slot.refund()
@@ -840,9 +840,9 @@ async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimi
 async def test_an_exchange_whose_reply_was_lost_is_recognised(
     server: Server, limiter: RedisRateLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis swapped, and the process never heard of it: the places come back, and the report counts once."""
-    await call(limiter, seen(30, wait=600))
-    await told(limiter)
+    """Redis swapped, but its reply was lost: the places are received, and the report counts once."""
+    await call(limiter, window(30, wait=600))
+    await flushed(limiter)
     run = _RedisConnection._run_script
     lost: list[Any] = []
 
@@ -860,7 +860,7 @@ async def test_an_exchange_whose_reply_was_lost_is_recognised(
         assert server.state()["held"] == 1
         slot.refund()
     await until_it_is_back(limiter)
-    await told(limiter)
+    await flushed(limiter)
     assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
@@ -880,9 +880,9 @@ async def test_a_failed_probe_ends_the_waits_behind_it_alone(server: Server, lim
 async def test_a_flushed_redis_costs_a_probe(
     limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
 ) -> None:
-    """SCRIPT FLUSH is not noticed; after FLUSHALL one probe goes, also where a place is held meanwhile."""
-    await call(limiter, seen(30))
-    await told(limiter)
+    """SCRIPT FLUSH is not noticed; after FLUSHALL one probe goes, also if a place is held meanwhile."""
+    await call(limiter, window(30))
+    await flushed(limiter)
     server.client.script_flush()
     async with limiter.slot(APP):
         server.client.flushall()
@@ -890,7 +890,7 @@ async def test_a_flushed_redis_costs_a_probe(
             waiter = asyncio.create_task(call(other))
             await asyncio.sleep(0.1)
             assert not waiter.done()
-            probe.observe(seen(20), time.time())
+            probe.observe(window(20), time.time())
         await asyncio.wait_for(waiter, 1)
     assert not limiter.degraded
     assert not other.degraded
@@ -898,8 +898,8 @@ async def test_a_flushed_redis_costs_a_probe(
 
 async def test_a_waiter_whose_ticket_was_flushed_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
     """It waits for what it comes next to know."""
-    await call(limiter, seen(0, wait=0.4))
-    waiter = asyncio.create_task(call(limiter, seen(9)))
+    await call(limiter, window(0, wait=0.4))
+    waiter = asyncio.create_task(call(limiter, window(9)))
     await asyncio.sleep(0.1)
     server.client.flushall()
     await asyncio.wait_for(waiter, 2)
@@ -907,8 +907,8 @@ async def test_a_waiter_whose_ticket_was_flushed_draws_another(limiter: RedisRat
 
 async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, server: Server) -> None:
     """Calls that are cancelled just when Redis is lost, or when the limiter closes, stay cancelled."""
-    await call(limiter, seen(0, wait=600))
-    await told(limiter)
+    await call(limiter, window(0, wait=600))
+    await flushed(limiter)
     app = limiter._connection.app(APP)
 
     async def cancelled_with(event: Any) -> None:
@@ -928,7 +928,7 @@ async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, serv
 
 
 async def test_a_place_given_by_a_thawing_redis_is_taken_back(limiter: RedisRateLimiter, server: Server) -> None:
-    """It carries out what it was asked before, when nobody listens any more: neither probe nor place is held by it."""
+    """It executes old exchanges of which no process waits for a reply: neither probe nor place is held by it."""
     server.freeze()
     await call(limiter)
     server.thaw()
@@ -941,7 +941,7 @@ async def test_a_last_word_without_a_time(limiter: RedisRateLimiter, server: Ser
     """A window counted by the document, with calls left: there is nothing to plant, and a probe goes alone."""
     for _ in range(3):
         await call(limiter)
-    await told(limiter)
+    await flushed(limiter)
     server.freeze()
     assert await timed(limiter) < QUICK
     server.thaw()
@@ -949,8 +949,8 @@ async def test_a_last_word_without_a_time(limiter: RedisRateLimiter, server: Ser
 
 async def test_a_window_that_opened_meanwhile_is_not_planted(limiter: RedisRateLimiter, server: Server) -> None:
     """What was known last is too old to go by when Redis is lost."""
-    await call(limiter, seen(0, wait=0.3))
-    await told(limiter)
+    await call(limiter, window(0, wait=0.3))
+    await flushed(limiter)
     with pytest.raises(RateLimitedError):
         await call(limiter, max_wait=0)
     server.freeze()
@@ -965,7 +965,7 @@ async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, 
     server.freeze()
     for _ in range(250):
         async with limiter.slot(APP) as slot:
-            slot.observe(seen(45), time.time())
+            slot.observe(window(45), time.time())
             slot.refund()
     assert len(limiter._connection.app(APP)._outbox) == 200
     server.thaw()
@@ -973,13 +973,13 @@ async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, 
 
 
 async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -> None:
-    """Nobody waits for it; the report is told when Redis is back, and a second app's calls go on alone as well."""
-    await call(limiter, seen(30))
+    """No call waits for it; the report is sent when Redis is back, and a second app's calls go on alone as well."""
+    await call(limiter, window(30))
     async with limiter.slot("another") as elsewhere:
-        elsewhere.observe(seen(30), time.time())
+        elsewhere.observe(window(30), time.time())
         server.freeze()
         async with limiter.slot(APP, max_wait=0.0) as slot:
-            slot.observe(seen(12), None)
+            slot.observe(window(12), None)
     await asyncio.sleep(0.3)
     assert limiter.degraded
     server.thaw()
@@ -988,7 +988,7 @@ async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -
 
 
 async def test_closing_while_redis_is_gone(server: Server) -> None:
-    """It takes no longer than Redis gets for an answer."""
+    """It takes no longer than the timeout of Redis."""
     limiter = RedisRateLimiter(server.url)
     await call(limiter)
     server.freeze()
@@ -1006,7 +1006,7 @@ async def test_a_client_of_the_users_is_not_closed(server: Server, decode: bool)
     """Whatever its settings are. It is used, and left open."""
     client = aioredis.Redis(unix_socket_path=str(server.socket), decode_responses=decode)
     async with RedisRateLimiter(client, prefix="mine") as limiter:
-        await call(limiter, seen(3))
+        await call(limiter, window(3))
     assert await client.exists(f"mine:{{{APP}}}") == 1
     server.freeze()
     async with RedisRateLimiter(client) as limiter:
@@ -1042,7 +1042,7 @@ def test_another_event_loop(server: Server) -> None:
 
     async def first() -> None:
         await call(limiter)
-        await told(limiter)
+        await flushed(limiter)
         await limiter._connection.redis.aclose()
 
     asyncio.run(first())

@@ -88,7 +88,7 @@ async def test_unknown_counts_and_apps_without_an_id_are_left_out(history: Histo
 
 
 async def test_a_response_without_daily_fields_or_reset_day(history: History) -> None:
-    """No days, no cycle: what is not said is not stored."""
+    """No days, no cycle: missing values are not stored."""
     await history.record(usage())
     await history.record(usage({DAY: 1}, project="other", reset_day=None))
     assert await history.projects() == (PROJECT, "other")
@@ -179,7 +179,7 @@ async def test_a_later_count_wins_and_at_equal_times_the_larger(history: History
 
 
 async def test_unknown_never_replaces_known(history: History) -> None:
-    """A missing day deletes nothing, and of the cap and the count each stays until it is known anew."""
+    """A missing day deletes nothing, and of the cap and the count each stays until it is known again."""
     later = NOW + dt.timedelta(hours=1)
     await history.record(usage({DAY: 5}, used=5))
     await history.record(usage({DAY: None}, cap=None, used=6, at=later))
@@ -295,7 +295,7 @@ COMMAND = [sys.executable, "-W", "error", "-c", WRITER]
 
 
 async def test_five_processes_and_one_is_killed(history_url: str) -> None:
-    """What a process was told to be stored is stored, whatever happens to it; the others lose nothing."""
+    """A confirmed record is stored, whatever happens to its process; the others lose nothing."""
     # Enough for the killed one not to be done before it is killed.
     writes, killed = ["20", "20", "900", "20", "20"], 2
     processes = [
@@ -322,7 +322,7 @@ async def test_five_processes_and_one_is_killed(history_url: str) -> None:
     own = [[day.usage for day in days if _writer_of(day.date) == writer] for writer in range(5)]
     for counts, number in zip(own, numbers, strict=True):
         assert counts[:number] == list(range(1, number + 1))
-        assert len(counts) <= number + 1  # one may have been stored and not been told
+        assert len(counts) <= number + 1  # one may have been stored and not confirmed
     assert days.counts[0] == cycle.usage == max(map(len, own))
 
 
@@ -420,9 +420,9 @@ async def test_closing_waits_for_a_cancelled_write(history_url: str) -> None:
 
 
 async def test_closed(history_url: str) -> None:
-    """Closing is idempotent, a closed history says so, and its thread ends."""
+    """Closing is idempotent, a closed history raises, and its thread ends."""
     history = History(history_url)
-    await history.record(usage())  # it opens by itself
+    await history.record(usage())  # it opens automatically
     await history.aclose()
     await history.aclose()
     with pytest.raises(HistoryError, match="this history is closed") as caught:
@@ -449,7 +449,7 @@ async def test_in_memory_with_an_executor_of_several_threads() -> None:
 
 
 async def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread is not there in the child: an error names the remedy, where a call would hang."""
+    """A child has no thread of it: an error names the remedy, because a call would hang."""
     async with History("sqlite://") as history:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: -1)

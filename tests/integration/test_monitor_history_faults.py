@@ -200,7 +200,7 @@ async def test_an_older_schema_is_migrated(history_url: str, monkeypatch: pytest
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Root may write everything: be somebody else, as far as files are concerned."""
+    """Drop root's rights on files for the duration."""
     if os.geteuid() != 0:
         yield
         return
@@ -213,7 +213,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def guarded() -> Iterator[Path]:
-    """A directory that anybody may look into; pytest's own are closed to others."""
+    """A directory that every user may read; pytest's own are closed to others."""
     with tempfile.TemporaryDirectory(prefix="tw") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -302,7 +302,7 @@ async def test_a_server_that_goes_away_and_comes_back(postgresql: Server) -> Non
 
 @fault
 async def test_the_readers_and_the_first_writer_of_wal(tmp_path: Path) -> None:
-    """The write-ahead log is on, so that a reader sees the last state while somebody writes."""
+    """The write-ahead log is on, so that a reader sees the last state during a write."""
     path = tmp_path / "usage.db"
     async with History(f"sqlite:///{path}"):
         with contextlib.closing(sqlite3.connect(path)) as other:
@@ -328,11 +328,11 @@ async def test_the_readers_and_the_first_writer_of_wal(tmp_path: Path) -> None:
     ],
 )
 def test_a_url_that_cannot_be(url: Any) -> None:
-    """A ConfigurationError says which forms there are, and quotes nothing."""
+    """A ConfigurationError lists the supported forms, and quotes nothing."""
     with pytest.raises(ConfigurationError, match="a history is sqlite:///PATH or postgresql://") as caught:
         History(url)
-    told = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
-    assert "CANARY" not in told.partition("twusage/monitor")[2]
+    trace = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "CANARY" not in trace.partition("twusage/monitor")[2]
     assert caught.value.__context__ is None
 
 
@@ -379,11 +379,11 @@ async def test_the_password_is_shown_nowhere(
     assert error.kind == ("failed" if right else "unreachable")
     assert error.__cause__ is None
     assert error.__context__ is None
-    told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
-    told = told.replace(repr(password), "")  # this test's own locals
+    trace = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    trace = trace.replace(repr(password), "")  # this test's own locals
     pickled = pickle.dumps(error).decode("latin-1")
     shown = [
-        told,
+        trace,
         pickled,
         repr(error),
         str(error),

@@ -35,7 +35,7 @@ def in_a_fresh_interpreter(code: str) -> Any:
     ],
 )
 def test_import_loads_no_more_than_it_needs(module: str, unwanted: set[str]) -> None:
-    """Nobody pays for a dependency before it is used."""
+    """No dependency is imported before it is used."""
     loaded = in_a_fresh_interpreter(f"import {module}\nprint(json.dumps(list(sys.modules)))")
     assert module in loaded
     assert unwanted & set(loaded) == set()
@@ -43,7 +43,7 @@ def test_import_loads_no_more_than_it_needs(module: str, unwanted: set[str]) -> 
 
 @pytest.mark.parametrize(("module", "name"), [("twusage", "AiohttpTransport"), ("twusage.testing", "fake_app")])
 def test_aiohttp_is_loaded_when_asked_for(module: str, name: str) -> None:
-    """The names that need aiohttp load it when they are first asked for, and no earlier."""
+    """The names that need aiohttp load it on their first use, and no earlier."""
     code = f"""
 import {module}
 before = "aiohttp" in sys.modules
@@ -85,7 +85,7 @@ def test_promised_names_are_there() -> None:
 
 @pytest.mark.parametrize(("face", "name"), PUBLIC)
 def test_every_name_is_importable(face: str, name: str) -> None:
-    """What ``__all__`` says is there."""
+    """All names of ``__all__`` exist."""
     assert getattr(importlib.import_module(face), name) is not None
 
 
@@ -109,14 +109,14 @@ def test_dir_knows_every_name(face: str) -> None:
 
 @pytest.mark.parametrize("face", FACES)
 def test_unknown_name(face: str) -> None:
-    """A name that is not there is an AttributeError that says whose."""
+    """A missing name is an AttributeError that names the module."""
     with pytest.raises(AttributeError, match=f"module '{face}' has no attribute 'SyncClient'"):
         importlib.import_module(face).SyncClient  # noqa: B018 - the asking is the test
 
 
 @pytest.mark.parametrize(("face", "name"), [(face, name) for face, name in PUBLIC if name != "__version__"])
 def test_every_name_has_a_docstring(face: str, name: str) -> None:
-    """Every public name, and every public method of its own, says what it is for."""
+    """Every public name, and every public method of its own, has a docstring."""
     value = getattr(importlib.import_module(face), name)
     assert (value.__doc__ or "").strip(), name
     if not inspect.isclass(value):

@@ -62,7 +62,7 @@ SECRETS = (TOKEN, KEY, SECRET, MINTED)
 
 
 def needles() -> re.Pattern[str]:
-    """Whatever tells a secret: each of its words, in plain letters or in base64, however it begins there. In lower
+    """Detects a secret: each of its words, in plain letters or in base64, however it begins there. In lower
     case, because a header may be put so.
     """
     found = []
@@ -81,7 +81,7 @@ NEEDLES = needles()
 
 
 class Sweep(logging.Handler):
-    """Reads all that a person can get to read, and keeps where a secret was found."""
+    """Reads all output that a person can read, and records the places of secrets."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(logging.DEBUG)
@@ -116,18 +116,18 @@ class Sweep(logging.Handler):
         else:
             self.look(f"{where}'s pickle", pickled.decode("latin-1"))
 
-    def look_at_error(self, error: BaseException, seen: set[int] | None = None) -> None:
+    def look_at_error(self, error: BaseException, visited: set[int] | None = None) -> None:
         """At an error: its text, its data, its notes, its chain, and the frames of the package in its traceback."""
-        seen = set() if seen is None else seen
-        if id(error) in seen:
+        visited = set() if visited is None else visited
+        if id(error) in visited:
             return
-        seen.add(id(error))
+        visited.add(id(error))
         name = type(error).__name__
         for shown in (repr(error), str(error), f"{error}", ascii(error), repr(error.args)):
             self.look(name, shown)
         self.look(f"{name}'s traceback", "".join(traceback.format_exception(error)))
-        told = traceback.TracebackException.from_exception(error, capture_locals=True)
-        for frame in told.stack:
+        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in trace.stack:
             if frame.filename.startswith(PACKAGE):
                 self.look(f"a local of {frame.name} in {name}'s traceback", repr(frame.locals))
         held = {key: value for key, value in vars(error).items() if key not in {"headers", "body"}}
@@ -140,7 +140,7 @@ class Sweep(logging.Handler):
             self.look(f"{name}'s headers", repr(getattr(error, "headers", None)))
         for chained in (error.__cause__, error.__context__):
             if chained is not None:
-                self.look_at_error(chained, seen)
+                self.look_at_error(chained, visited)
 
     def finish(self, caught: list[warnings.WarningMessage], unraisable: list[Any]) -> None:
         for record in self._records:
@@ -158,12 +158,12 @@ class Sweep(logging.Handler):
 
 def containers(value: object) -> Iterator[object]:
     """What a garbage collector finds from here: containers, and the plain values in them."""
-    todo, seen = [value], set()
+    todo, visited = [value], set()
     while todo:
         found = todo.pop()
-        if id(found) in seen:
+        if id(found) in visited:
             continue
-        seen.add(id(found))
+        visited.add(id(found))
         yield found
         if isinstance(found, dict | list | tuple | set | frozenset):
             todo += gc.get_referents(found)
@@ -173,7 +173,7 @@ def containers(value: object) -> Iterator[object]:
 
 @contextmanager
 def listening(capsys: pytest.CaptureFixture[str]) -> Iterator[Sweep]:
-    """Hears every logger at DEBUG, every warning, every unraisable error, stdout and stderr."""
+    """Records every logger at DEBUG, every warning, every unraisable error, stdout and stderr."""
     sweep = Sweep(capsys)
     root = logging.getLogger()
     level, hook = root.level, sys.unraisablehook
@@ -195,7 +195,7 @@ def listening(capsys: pytest.CaptureFixture[str]) -> Iterator[Sweep]:
 
 @pytest.fixture
 async def sweep(capsys: pytest.CaptureFixture[str]) -> Any:
-    """The sweep over one test, which must have found nothing. The loop tells every step that it makes."""
+    """The sweep over one test, which must have found nothing. The loop logs every step."""
     with listening(capsys) as sweep:
         debug_everything()
         yield sweep
@@ -346,8 +346,8 @@ async def test_in_memory(auth: str, sweep: Sweep) -> None:
             await call(sweep, client)
             api._scripted.clear()
             api.apps[0].window_start = None
-    sweep.look("what the fake has seen", api.requests)
-    sweep.look("what the fake has seen", [request.headers for request in api.requests])
+    sweep.look("the requests of the fake", api.requests)
+    sweep.look("the requests of the fake", [request.headers for request in api.requests])
     assert len(api.requests) > 50
 
 
@@ -356,9 +356,9 @@ async def test_the_course_of_a_program(auth: str, sweep: Sweep) -> None:
     """Retries, renewals, waiting for the window, refusals of our own limiter, sharing, closing amid calls."""
     clock = VirtualClock()
     api = fake_of(clock)
-    told: list[object] = []
+    waits: list[object] = []
     limiter = LocalRateLimiter(clock=clock)
-    keywords: dict[str, Any] = {"clock": clock, "limiter": limiter, "on_wait": told.append}
+    keywords: dict[str, Any] = {"clock": clock, "limiter": limiter, "on_wait": waits.append}
     made = AUTHS[auth]()
     async with UsageClient(made, transport=FakeTransport(api, latency=1), **keywords) as client:
         for fault in (
@@ -382,9 +382,9 @@ async def test_the_course_of_a_program(auth: str, sweep: Sweep) -> None:
     await asyncio.gather(*under_way)
     sweep.case = f"{auth}, closed"
     await call(sweep, client)
-    sweep.look("what was told of the waits", told)
+    sweep.look("what was reported of the waits", waits)
     sweep.look("the keys of the windows", list(limiter._queues))
-    assert told
+    assert waits
 
 
 # -- What goes wrong on the wire ---------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def sent_in(heard: bytes) -> bytes:
 
 
 def echoes(say: Callable[[bytes], bytes]) -> Script:
-    """A server that answers with what it was sent, its credentials put into these bytes."""
+    """A server that echoes the request, its credentials put into these bytes."""
 
     async def script(wire: Wire) -> None:
         await wire.say(say(sent_in(await wire.hear())))
@@ -506,14 +506,14 @@ async def test_broken_mints(sweep: Sweep) -> None:
         await over_the_wire(sweep, "keys", says(data, then="close"))
 
 
-@pytest.mark.parametrize("said", [b"", answer(b"{", length=99)], ids=["before the headers", "in the body"])
+@pytest.mark.parametrize("first_bytes", [b"", answer(b"{", length=99)], ids=["before the headers", "in the body"])
 @pytest.mark.parametrize("auth", ["text", "keys"])
-async def test_cancelled_by_the_caller(auth: str, said: bytes, sweep: Sweep) -> None:
+async def test_cancelled_by_the_caller(auth: str, first_bytes: bytes, sweep: Sweep) -> None:
     """What the caller's own timeout brings up shows no frame of aiohttp's: their locals hold the request's headers."""
 
     async def script(wire: Wire) -> None:
         await wire.hear()
-        await wire.say(said)
+        await wire.say(first_bytes)
         await wire.wait_until_gone()
 
     server = Server(script, None)
@@ -524,8 +524,8 @@ async def test_cancelled_by_the_caller(auth: str, said: bytes, sweep: Sweep) -> 
                 await client.get_usage()
     error: BaseException | None = caught.value
     while error is not None:
-        told = traceback.TracebackException.from_exception(error, capture_locals=True)
-        for frame in told.stack:
+        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+        for frame in trace.stack:
             if frame.filename != __file__:
                 sweep.look(f"a local of {frame.name} in {frame.filename}", repr(frame.locals))
         error = error.__cause__ or error.__context__
@@ -599,7 +599,7 @@ async def test_recordings(sweep: Sweep, tmp_path: Path) -> None:
 
 
 async def test_recordings_of_broken_mints(tmp_path: Path) -> None:
-    """A token in an answer that is cut is one all the same."""
+    """A token in a truncated response is redacted, too."""
     api = fake_of(VirtualClock())
     path = tmp_path / "recording.json"
     for body in (MINT[:-4], MINT[:-1] + b', "access_token": "' + MINTED.encode() + b'"}', b"<html>" + MINT):
@@ -804,7 +804,7 @@ LEAKS = {
 async def test_a_seeded_leak_is_found(
     leak: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of leak makes the sweep fail: it reads what it says that it reads."""
+    """Each kind of leak makes the sweep fail: it covers what it claims to cover."""
     monkeypatch.setattr(FakeTransport, "send", LEAKS[leak])
     with listening(capsys) as sweep:
         debug_everything()

@@ -61,7 +61,7 @@ from twusage.testing import Fault
 
 
 def test_a_missing_await_fails_the_test(pytester: pytest.Pytester) -> None:
-    """A call that nobody awaited does nothing: the fixture says so, where Python only warns."""
+    """A call that was never awaited does nothing: the fixture fails, though Python only warns."""
     result = run(
         pytester,
         "auto",

@@ -48,7 +48,7 @@ async def transport() -> AsyncIterator[AiohttpTransport]:
 
 
 async def raw(server: TestServer, request: bytes) -> bytes:
-    """All that the server says to these bytes until it closes the connection."""
+    """All bytes of the server in reply to these, until it closes the connection."""
     reader, writer = await asyncio.open_connection(server.host, server.port)
     async with asyncio.timeout(AT_ONCE):
         writer.write(request)
@@ -104,7 +104,7 @@ async def test_the_query_arrives_as_it_was_sent(api: FakeApi, server: TestServer
 
 @pytest.mark.parametrize("fault", [Fault.connect_error(), Fault.disconnected()], ids=str)
 async def test_hanging_up_says_nothing(api: FakeApi, server: TestServer, fault: Fault) -> None:
-    """A connection that is refused or ends at once ends without a byte."""
+    """A connection that is refused or closed immediately ends without a byte."""
     api.fail(fault)
     assert await raw(server, get(api)) == b""
 
@@ -133,7 +133,7 @@ async def test_a_reset_comes_in_the_middle_of_the_body(api: FakeApi, server: Tes
 async def test_a_client_that_leaves_is_not_waited_for(
     api: FakeApi, transport: AiohttpTransport, request_to: Request, server: TestServer
 ) -> None:
-    """An answer that never comes does not keep the server from closing once its client has left."""
+    """A response that never comes does not keep the server from closing once its client has left."""
     api.fail(Fault.timeout())
     with pytest.raises(TransportError):
         await transport.send(request_to, timeout=0.1)
@@ -144,7 +144,7 @@ async def test_a_client_that_leaves_is_not_waited_for(
 async def test_others_are_served_while_one_waits(
     api: FakeApi, transport: AiohttpTransport, request_to: Request
 ) -> None:
-    """A slow answer holds up nobody else's: they overtake it."""
+    """A slow response does not delay other ones: they overtake it."""
     api.fail(Fault.slow(0.2))
     order: list[str] = []
 
@@ -159,7 +159,7 @@ async def test_others_are_served_while_one_waits(
 
 
 async def test_an_app_can_be_served_again(api: FakeApi, transport: AiohttpTransport) -> None:
-    """One fake may be behind several servers, one after the other, and keeps what it knows."""
+    """One fake may be behind several servers, one after the other, and keeps its state."""
     for _ in range(2):
         async with TestServer(fake_app(api)) as server:
             base_url = str(server.make_url("")).rstrip("/")

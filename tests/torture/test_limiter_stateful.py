@@ -1,7 +1,7 @@
 """Both limiters before a server that counts for itself, with everything that can happen to a call, in any order.
 
 One machine drives the local limiter and, on a store that is a string, the window of several processes. Below it stand
-bugs that somebody might put into them; the machine must find each.
+plausible bugs; the machine must find each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Window:
     used: int = 0
     refused: int = 0
     excused: bool = False
-    """Whether others have called in it: then nobody can be sure to meet no 429."""
+    """Whether other clients have called in it: then a 429 cannot be excluded."""
 
 
 @define(eq=False)
@@ -147,7 +147,7 @@ class Processes:
 
 
 class ReportingSlot:
-    """Collects what a call's report says."""
+    """Collects the data of a call's report."""
 
     waited = 0.0
 
@@ -211,7 +211,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
 
     @property
     def document_counts(self) -> bool:
-        """Whether two probes have told nothing: then there is only the document, which knows of no lowered limits."""
+        """Whether two probes have reported nothing: then only the document's limits are known, no lowered ones."""
         window = self.window
         return window is not None and window.remaining is not None and window.reset == -math.inf
 
@@ -237,15 +237,15 @@ class LimiterBeforeServer(RuleBasedStateMachine):
                     await call.answered
                     slot.refund()
                     return
-                window, goes, told, date = self.server.arrive()
+                window, goes, headers, date = self.server.arrive()
                 assert goes or window.excused or (window.limit < LIMIT and self.document_counts), (
                     f"the server got more than the {window.limit} that it allows"
                 )
                 await call.answered
                 if call.end == "headers" or not goes:
-                    slot.observe(told, date)
+                    slot.observe(headers, date)
                 if not goes:
-                    slot.close_window(told.reset_at.timestamp() + 1 - date)
+                    slot.close_window(headers.reset_at.timestamp() + 1 - date)
                 elif call.end == "silent":
                     slot.observe(None, date)
             finally:
@@ -278,7 +278,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @precondition(lambda self: self.on_the_wire)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        """One that is on the wire is cancelled: nobody knows whether it counted."""
+        """One that is on the wire is cancelled: it may have counted or not."""
         call = data.draw(st.sampled_from(self.on_the_wire), label="who")
         call.task.cancel()
         self.do()
@@ -286,7 +286,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @precondition(lambda self: self.on_the_wire)
     @rule(data=st.data())
     def respond(self, data: st.DataObject) -> None:
-        """An answer comes, or an end without one: of any call, so in any order."""
+        """A response arrives, or a failure: of any call, so in any order."""
         data.draw(st.sampled_from(self.on_the_wire), label="who").answered.set_result(None)
         self.do()
 
@@ -301,7 +301,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting and self.on_the_wire)
     @rule(data=st.data(), ticks=st.integers(-1, 3))
     def cancel_in_the_tick_of_the_grant(self, data: st.DataObject, ticks: int) -> None:
-        """An answer comes, and whoever is first in the queue is cancelled just before the grant, or just after."""
+        """A response arrives, and the first waiter is cancelled just before the grant, or just after."""
         first = self.waiting[0]
         data.draw(st.sampled_from(self.on_the_wire), label="whose answer").answered.set_result(None)
         if ticks < 0:
@@ -341,7 +341,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         if window is not None:
             assert window.in_flight == len(self.on_the_wire), "places are not those that are held"
             free = not window.seconds_until_free(self.clock.monotonic())
-            assert not (self.waiting and free), "a place is free, and nobody goes"
+            assert not (self.waiting and free), "a place is free, and no call starts"
 
     @invariant()
     def a_window_is_closed_by_its_own_429(self) -> None:
@@ -352,13 +352,13 @@ class LimiterBeforeServer(RuleBasedStateMachine):
 
     @invariant()
     def first_come_first_served(self) -> None:
-        """Whoever has seen a later call go has got a place in the same instant, or was cancelled in it."""
+        """A waiter that a later call overtook got a place in the same instant, or was cancelled in it."""
         assert not [call for call in self.overtaken if call in self.waiting], "it has overtaken another"
         self.overtaken.clear()
 
     @invariant()
     def nothing_fails(self) -> None:
-        """A call ends by itself, by a cancellation, or because it may not wait so long."""
+        """A call ends normally, by a cancellation, or because it may not wait so long."""
         for call in self.calls:
             if call.task.done() and not call.task.cancelled() and (error := call.task.exception()):
                 if not isinstance(error, RateLimitedError):
@@ -366,7 +366,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
                 assert call.number >= 0
 
     def teardown(self) -> None:
-        """When answers come and time passes, everybody is served, and nothing runs on."""
+        """When responses arrive and time passes, every waiter is served, and nothing runs on."""
         try:
             for _ in range(2 * len(self.calls) + 10):
                 for call in self.on_the_wire:
@@ -374,7 +374,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
                 self.do(self.clock.advance(PERIOD + 3.0))
                 self.nothing_fails()
                 self.first_come_first_served()
-            assert not self.waiting, "somebody waits for ever"
+            assert not self.waiting, "a call waits for ever"
             assert not self.on_the_wire
             assert not asyncio.all_tasks(self.loop), "a task is left behind"
         finally:
@@ -422,7 +422,7 @@ PLAN = settings(
 @pytest.mark.parametrize("machine", [LimiterBeforeServer, ProcessesBeforeServer], ids=["local", "processes"])
 def test_everybody_is_served_and_the_server_never_gets_too_much(machine: type[LimiterBeforeServer]) -> None:
     """In whatever order calls come, go, are answered, cancelled and lost."""
-    # Each of a process's exchanges loads the state anew: that takes its time.
+    # Each exchange of a process loads the state again, which takes its time.
     plan = PLAN if machine is LimiterBeforeServer else settings(PLAN, max_examples=60)
     run_state_machine_as_test(machine, settings=plan)
 
@@ -434,21 +434,21 @@ def test_everybody_is_served_and_the_server_never_gets_too_much(machine: type[Li
 #   LostPlace             cancelled in the tick of the grant: its place is gone   places are not those held
 #   GrantToTheCancelled   who was cancelled a moment ago gets the place           places are not those held
 #   LastComeFirstServed   the queue is a stack                                    overtaken
-#   Overtaking            who comes takes a free place, whoever waits             overtaken
+#   Overtaking            a new call takes a free place before waiters            overtaken
 #   NewestCounts          of two remainders the newer one counts                  more than the server allows
 #   OnTheWireIsForgotten  calls under way are not counted                         more than the server allows
 #   NoProbe               a window that nothing is known of is taken to be full   more than allowed, or for ever
 #   OpensAtTheReset       and not a second later                                  more than the server allows
-#   UnknownIsFree         a call without an answer does not count                 more than the server allows
-#   LateAnswersCount      an answer out of an older window is believed            more than the server allows
-#   DeadProbe             a probe that dies leaves all others waiting             somebody waits for ever
-#   NoTimer               nobody wakes those who wait for the reset               a place is free, somebody waits
+#   UnknownIsFree         a call without a response does not count               more than the server allows
+#   LateAnswersCount      a response of an older window is believed              more than the server allows
+#   DeadProbe             a probe that dies leaves all others waiting             a call waits for ever
+#   NoTimer               no timer wakes the waiters at the reset                 a place is free, a call waits
 #   LateRefusalCounts     a 429 of the last window closes this one                a late 429 has closed
-#   RefundWakesNobody     a place that is given back stays empty                  a place is free, somebody waits
+#   RefundWakesNoWaiter   a place that is given back stays empty                  a place is free, a call waits
 
 
 class _Queue(limiter_module._AppQueue):
-    """With the loop that grants places to be put in anew."""
+    """With the loop that grants places replaceable."""
 
     def _grant(self, now: float) -> None:
         """Give away what is free."""
@@ -496,7 +496,7 @@ class NoTimer(limiter_module._AppQueue):
         pass
 
 
-class RefundWakesNobody(limiter_module._AppQueue):
+class RefundWakesNoWaiter(limiter_module._AppQueue):
     def release(self, ticket: int, *, confirmed: bool, **_: Any) -> None:
         self.window.release(self.clock.monotonic(), ticket, confirmed=confirmed)
 
@@ -505,10 +505,10 @@ class NewestCounts(RateWindow):
     def observe(
         self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
     ) -> bool:
-        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        headers = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
         if rate_limit.reset_at.timestamp() == self.reset and self.remaining is not None:
             self.remaining = rate_limit.remaining
-        return told
+        return headers
 
 
 class OnTheWireIsForgotten(RateWindow):
@@ -529,9 +529,9 @@ class OpensAtTheReset(RateWindow):
     def observe(
         self, now: float, ticket: int, rate_limit: RateLimit, server_now: float, *, estimated: bool = False
     ) -> bool:
-        told = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
+        headers = super().observe(now, ticket, rate_limit, server_now, estimated=estimated)
         self.opens_at = min(self.opens_at, now + rate_limit.reset_at.timestamp() - server_now)
-        return told
+        return headers
 
 
 class UnknownIsFree(RateWindow):
@@ -561,20 +561,20 @@ class DeadProbe(RateWindow):
 
 
 FOUND_BY = {
-    LostPlace: "places are not those that are held|somebody waits for ever",
-    GrantToTheCancelled: "places are not those that are held|somebody waits for ever",
+    LostPlace: "places are not those that are held|a call waits for ever",
+    GrantToTheCancelled: "places are not those that are held|a call waits for ever",
     LastComeFirstServed: "it has overtaken another",
     Overtaking: "it has overtaken another",
     NewestCounts: "more than the . that it allows",
     OnTheWireIsForgotten: "more than the . that it allows",
-    NoProbe: "more than the . that it allows|somebody waits for ever",
+    NoProbe: "more than the . that it allows|a call waits for ever",
     OpensAtTheReset: "more than the . that it allows",
     UnknownIsFree: "more than the . that it allows",
     LateAnswersCount: "more than the . that it allows",
     LateRefusalCounts: "a late 429 has closed the new window|more than the . that it allows",
-    DeadProbe: "somebody waits for ever",
-    NoTimer: "a place is free, and nobody goes|somebody waits for ever",
-    RefundWakesNobody: "a place is free, and nobody goes|somebody waits for ever",
+    DeadProbe: "a call waits for ever",
+    NoTimer: "a place is free, and no call starts|a call waits for ever",
+    RefundWakesNoWaiter: "a place is free, and no call starts|a call waits for ever",
 }
 
 

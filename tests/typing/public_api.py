@@ -1,6 +1,6 @@
 """What a type checker sees of the public API. Never run: ``mypy`` reads it, and every line is a claim.
 
-Each ``type: ignore`` here is a claim, too: mypy complains where it has nothing to ignore.
+Each ``type: ignore`` here is a claim, too: mypy complains if it has nothing to ignore.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ async def the_call() -> None:
 
 
 class MyClient(UsageClient):
-    """Somebody's subclass."""
+    """A user's subclass."""
 
 
 async def a_subclass_stays_itself() -> None:
@@ -132,8 +132,8 @@ class MyTransport:
     """A hand-written Transport."""
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        """Answer what was asked."""
-        return Response(200, {"x-asked": request.url}, request.body)
+        """Return a response to the request."""
+        return Response(200, {"x-requested": request.url}, request.body)
 
     async def aclose(self) -> None:
         """Close nothing."""
@@ -237,5 +237,5 @@ def the_pieces_of_tenacity() -> None:
 
 
 async def a_predicate(error: BaseException) -> bool:
-    """What tenacity's async retry asks."""
+    """The signature that tenacity's async retry expects."""
     return isinstance(error, OSError)

@@ -1,4 +1,4 @@
-"""AiohttpTransport as aiohttp sees it: what it is asked for, and what becomes of what it raises. No sockets.
+"""AiohttpTransport and its calls of aiohttp: the requests, and the translation of errors. No sockets.
 
 What happens on a wire is in test_aiohttp_wire.py.
 """
@@ -54,7 +54,7 @@ def clear_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(web: aioresponses, method: str = "GET", address: str = ADDRESS) -> dict[str, Any]:
-    """What aiohttp was asked for, in the only call."""
+    """The arguments of the only request to aiohttp."""
     ((key, calls),) = web.requests.items()
     assert key == (method, URL(address))
     (only,) = calls
@@ -92,13 +92,13 @@ class TestAsking:
         """No redirects, no inflating, no raising for a status, no total timeout rounded up to whole seconds."""
         web.get(ADDRESS)
         await transport.send(canary_request, timeout=7)
-        asked = call(web)
-        assert asked["allow_redirects"] is False
-        assert asked["auto_decompress"] is False
-        assert asked["raise_for_status"] is False
-        assert asked["timeout"] == aiohttp.ClientTimeout(total=None, connect=3.5, sock_connect=3.5)
-        assert len(asked["middlewares"]) == 1
-        assert "proxy" not in asked
+        arguments = call(web)
+        assert arguments["allow_redirects"] is False
+        assert arguments["auto_decompress"] is False
+        assert arguments["raise_for_status"] is False
+        assert arguments["timeout"] == aiohttp.ClientTimeout(total=None, connect=3.5, sock_connect=3.5)
+        assert len(arguments["middlewares"]) == 1
+        assert "proxy" not in arguments
 
     async def test_verifies_certificates(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
@@ -119,7 +119,7 @@ class TestAsking:
 
     @pytest.mark.parametrize("ssl", [False, True, 0, "no"])
     def test_verification_cannot_be_turned_off(self, ssl: Any) -> None:
-        """Whatever is no SSLContext is refused: there is no switch."""
+        """A value that is not an SSLContext is refused: verification cannot be switched off."""
         with pytest.raises(ConfigurationError, match="verification cannot be turned off"):
             AiohttpTransport(ssl=ssl)
 
@@ -242,7 +242,7 @@ class TestErrors:
         error: Exception,
         kind: type[TransportError],
     ) -> None:
-        """Failures of the network are of the kind that says what is known, and may be tried again."""
+        """Failures of the network have the class of their known cause, and may be retried."""
         web.get(ADDRESS, exception=error)
         with pytest.raises(kind) as caught:
             await transport.send(canary_request, timeout=1)
@@ -287,7 +287,7 @@ class TestErrors:
     async def test_aiohttps_error_is_not_chained(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
     ) -> None:
-        """Errors of aiohttp show the request's headers to whoever prints them: they are neither cause nor context."""
+        """Errors of aiohttp show the request's headers when printed: they are neither cause nor context."""
         web.get(ADDRESS, exception=aiohttp.ClientPayloadError("x"))
         with pytest.raises(ProtocolError) as caught:
             await transport.send(canary_request, timeout=1)
@@ -377,7 +377,7 @@ class TestReasons:
     async def test_is_an_attribute(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request, error: Exception, reason: str
     ) -> None:
-        """A ConnectError tells its cause as data, which pickling and copying keep."""
+        """A ConnectError has its cause as data, which pickling and copying keep."""
         web.get(ADDRESS, exception=error)
         with pytest.raises(ConnectError) as caught:
             await transport.send(canary_request, timeout=1)
@@ -422,7 +422,7 @@ class TestSessions:
             AiohttpTransport(limit=limit)
 
     def test_where_no_loop_runs(self, canary_request: Request) -> None:
-        """A process that was forked in the middle of a call has no running loop: it is told what to do."""
+        """A process that was forked in the middle of a call has no running loop: the error has advice."""
         with pytest.raises(ConfigurationError, match="in each process"):
             AiohttpTransport().send(canary_request, timeout=1).send(None)
 
@@ -431,7 +431,7 @@ class TestSessions:
         assert AiohttpTransport()._session is None
 
     def test_can_be_made_without_a_loop(self) -> None:
-        """A transport may be made where no event loop runs, at the top of a module for instance."""
+        """A transport may be created without an event loop, at the top of a module for instance."""
         AiohttpTransport()
 
     async def test_keeps_one_session(self, web: aioresponses, canary_request: Request) -> None:
@@ -446,7 +446,7 @@ class TestSessions:
         assert session.closed
 
     async def test_closing_from_two_tasks(self, web: aioresponses, canary_request: Request) -> None:
-        """Two tasks may close at once."""
+        """Two tasks may close at the same time."""
         web.get(ADDRESS)
         transport = AiohttpTransport()
         await transport.send(canary_request, timeout=1)
@@ -454,7 +454,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("used", [False, True])
     async def test_nothing_is_sent_after_closing(self, web: aioresponses, canary_request: Request, used: bool) -> None:
-        """A closed transport stays closed: it would otherwise open a session that nobody closes."""
+        """A closed transport stays closed: it would otherwise open a session that is never closed."""
         web.get(ADDRESS, repeat=True)
         transport = AiohttpTransport()
         if used:
@@ -483,7 +483,7 @@ class TestSessions:
             assert (await AiohttpTransport(session).send(canary_request, timeout=1)).status == 429
 
     async def test_a_closed_session_is_refused(self, canary_request: Request) -> None:
-        """A session that its owner has closed is a mistake of configuration, told in words."""
+        """A session that its owner has closed is a configuration error with advice."""
         session = aiohttp.ClientSession()
         await session.close()
         with pytest.raises(ConfigurationError, match="keep it open"):
@@ -491,7 +491,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("given", [False, True])
     def test_another_loop_is_refused(self, web: aioresponses, canary_request: Request, given: bool) -> None:
-        """Connections belong to a loop: on another one the transport says so, and what to do."""
+        """Connections belong to a loop: on another one the transport raises, with advice."""
         web.get(ADDRESS, repeat=True)
 
         async def first() -> tuple[AiohttpTransport, aiohttp.ClientSession | None]:
@@ -556,7 +556,7 @@ class TestSessions:
     async def test_a_response_shows_no_header(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request, canary: str
     ) -> None:
-        """An answer that echoes the token keeps it out of its own repr."""
+        """A response that echoes the token keeps it out of its own repr."""
         web.get(ADDRESS, headers={"x-echo": canary}, body=canary)
         response: Response = await transport.send(canary_request, timeout=1)
         assert canary in response.headers["x-echo"]

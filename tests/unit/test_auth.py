@@ -66,8 +66,8 @@ MALFORMED = {
 
 def frames_of(error: BaseException) -> str:
     """All that a person can get to read of an error: its text, its chain, and what the frames of the package hold."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    frames = [frame.locals for frame in told.stack if "tests" not in frame.filename]
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [frame.locals for frame in trace.stack if "tests" not in frame.filename]
     chain = [frames_of(each) for each in (error.__cause__, error.__context__) if each is not None]
     return f"{error} {error!r} {frames} {chain}"
 
@@ -91,7 +91,7 @@ SHOWN: dict[str, Callable[[Any], str]] = {
 class TestShown:
     @pytest.mark.parametrize("show", SHOWN.values(), ids=SHOWN)
     def test_nothing_shows_the_text(self, make: type[Secret | BearerToken], show: Callable[[Any], str]) -> None:
-        """No way of showing a credential shows its text, and each says what it is."""
+        """No way of showing a credential shows its text, and each shows the class."""
         shown = show(make(TOKEN))
         assert "canary" not in shown
         assert "Secret(" in shown
@@ -112,7 +112,7 @@ class TestShown:
 
     @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
     def test_pickle_holds_nothing(self, make: type[Secret | BearerToken], protocol: int) -> None:
-        """A pickle does not hold the text, and what comes out of it says so instead of working wrongly."""
+        """A pickle does not hold the text, and the unpickled object raises on use."""
         pickled = pickle.dumps(make(TOKEN), protocol)
         assert b"canary" not in pickled
         twin = pickle.loads(pickled)
@@ -139,7 +139,7 @@ class TestShown:
         "token", [None, b"canary", 4711, ["canary"], object()], ids=lambda value: type(value).__name__
     )
     def test_not_text(self, make: type[Secret | BearerToken], token: Any) -> None:
-        """What is no str is named by its type alone: bytes may well be a token."""
+        """A value that is not a str is named only by its type: bytes may be a token."""
         with pytest.raises(ConfigurationError) as caught:
             make(token)
         assert str(caught.value) == f"the token must be a str, got {type(token).__name__}"
@@ -147,7 +147,7 @@ class TestShown:
 
 class TestSecret:
     def test_reveals_verbatim(self) -> None:
-        """The text comes back as it was given, its %2F and %3D undecoded."""
+        """The text is returned unchanged, its %2F and %3D undecoded."""
         assert Secret(TOKEN).reveal() == TOKEN
 
     def test_every_visible_ascii_character(self) -> None:
@@ -188,12 +188,12 @@ class TestBearerToken:
         assert (await token.token()).reveal() == TOKEN
 
     def test_repr(self) -> None:
-        """The repr says what it is."""
+        """The repr names the class."""
         assert repr(BearerToken(TOKEN)) == "BearerToken(Secret(…))"
 
 
 class HandMade:
-    """Somebody's own Auth, which knows nothing of twusage's classes."""
+    """A user's Auth, which uses no class of twusage."""
 
     async def token(self) -> str:
         return TOKEN
@@ -208,17 +208,17 @@ class TestCredentials:
     @pytest.mark.parametrize("auth", [TOKEN, BearerToken(TOKEN), HandMade()], ids=["text", "ours", "hand-made"])
     async def test_whoever_gives_a_token_is_asked(self, auth: Any) -> None:
         """A str is taken for a bearer token, and whatever has a token method is used as it is."""
-        asked = credentials(auth)
-        token = await asked.token()
+        provider = credentials(auth)
+        token = await provider.token()
         assert token == Secret(TOKEN)
-        assert await asked.token(refused=token) == token, "there is no other"
-        assert asked.current(token) is token
-        assert asked.app_key is None
-        assert asked.app_key is None
+        assert await provider.token(refused=token) == token, "there is no other"
+        assert provider.current(token) is token
+        assert provider.app_key is None
+        assert provider.app_key is None
 
     @pytest.mark.parametrize("auth", [None, b"canary", 4711, ["canary"], {"token": "canary"}, BearerToken], ids=repr)
     def test_anything_else(self, auth: Any) -> None:
-        """What is neither text nor an Auth is refused by the client at once, named by its type, and not quoted."""
+        """A value that is neither text nor an Auth is refused immediately, named by its type, and not quoted."""
         for take in (credentials, UsageClient):
             with pytest.raises(ConfigurationError) as caught:
                 take(auth)
@@ -264,12 +264,12 @@ class FetchToken:
 
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
-        self.asked: list[tuple[Secret, Secret]] = []
+        self.exchanges: list[tuple[Secret, Secret]] = []
         self.open = asyncio.Event()
         self.open.set()
 
     async def __call__(self, api_key: Secret, api_secret: Secret) -> Secret:
-        self.asked.append((api_key, api_secret))
+        self.exchanges.append((api_key, api_secret))
         await asyncio.sleep(0)
         await self.open.wait()
         outcome = self.outcomes.pop(0)
@@ -291,39 +291,39 @@ def keys() -> AppOnlyAuth:
 
 class TestAppOnlyAuth:
     async def test_is_asked_for_once(self, keys: AppOnlyAuth) -> None:
-        """A hundred who come at once, and all who come later, have one token of one exchange."""
+        """A hundred concurrent callers, and all later ones, have one token of one exchange."""
         fetch_token = FetchToken("T1")
         tokens = await asyncio.gather(*(keys.token(fetch_token) for _ in range(100)))
         assert set(tokens) == {Secret("T1")}
         assert await keys.token(fetch_token) == await keys.token() == keys._cached_token == Secret("T1")
-        assert fetch_token.asked == [(Secret(KEY), Secret(API_SECRET))]
+        assert fetch_token.exchanges == [(Secret(KEY), Secret(API_SECRET))]
 
     async def test_a_refused_token_is_renewed_once(self, keys: AppOnlyAuth) -> None:
-        """All who met the refusal have one other token; who comes with the old refusal later has it at once."""
+        """Callers with the rejected token get one new token; a later caller with the old one gets it immediately."""
         fetch_token = FetchToken("T1", "T2")
         old = await keys.token(fetch_token)
         tokens = await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(100)))
         assert set(tokens) == {Secret("T2")}
         assert await keys.token(fetch_token, refused=old) == Secret("T2")
-        assert len(fetch_token.asked) == 2
+        assert len(fetch_token.exchanges) == 2
 
     async def test_the_same_token_again_is_told_to_all(self, keys: AppOnlyAuth) -> None:
-        """The API gives the same token until somebody invalidates it: whoever waited hears so, and none asks again."""
+        """The API returns the same token until it is invalidated: waiters share that result, without a new fetch."""
         fetch_token = FetchToken("T1", "T1")
         old = await keys.token(fetch_token)
         assert set(await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(20)))) == {old}
         assert await keys.token(fetch_token, refused=old) == old, "and so does a later caller with the old refusal"
-        assert len(fetch_token.asked) == 2
+        assert len(fetch_token.exchanges) == 2
 
     async def test_a_failure_is_shared_by_those_who_waited(self, keys: AppOnlyAuth) -> None:
-        """Twenty who waited have one failure, each an exception of its own; the next one asks anew."""
+        """Twenty waiters share one failure, each as an exception of its own; the next caller fetches again."""
         failure = AuthenticationError("no", status=403, body=b"{}")
         fetch_token = FetchToken(failure, "T1")
         outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(20)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {AuthenticationError}
         assert len({id(outcome) for outcome in outcomes} | {id(failure)}) == 21
         assert all(isinstance(each, AuthenticationError) and each.status == 403 for each in outcomes)
-        assert len(fetch_token.asked) == 1
+        assert len(fetch_token.exchanges) == 1
         assert keys._cached_token is None
         assert await keys.token(fetch_token) == Secret("T1")
 
@@ -333,14 +333,14 @@ class TestAppOnlyAuth:
         ids=lambda error: type(error).__name__,
     )
     async def test_a_failure_of_one_client_is_its_own(self, keys: AppOnlyAuth, error: Exception) -> None:
-        """A client that is closed, or whose transport is odd, says nothing of the key: the next one asks."""
+        """A closed client, or an odd transport, proves nothing about the key: the next caller fetches."""
         fetch_token = FetchToken(error, "T1")
         outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(3)), return_exceptions=True)
         assert outcomes == [error, Secret("T1"), Secret("T1")]
-        assert len(fetch_token.asked) == 2
+        assert len(fetch_token.exchanges) == 2
 
     async def test_who_is_cancelled_hands_over(self, keys: AppOnlyAuth) -> None:
-        """The one who asks is cancelled: the next in line asks; one who only waited is not missed."""
+        """If the fetching caller is cancelled, the next in line fetches; a cancelled waiter changes nothing."""
         fetch_token = FetchToken("T1")
         fetch_token.open.clear()
         tasks = [asyncio.create_task(keys.token(fetch_token)) for _ in range(4)]
@@ -352,10 +352,10 @@ class TestAppOnlyAuth:
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [outcomes[1], outcomes[3]] == [Secret("T1")] * 2
         assert all(isinstance(outcomes[each], asyncio.CancelledError) for each in (0, 2))
-        assert len(fetch_token.asked) == 2
+        assert len(fetch_token.exchanges) == 2
 
     async def test_a_failed_renewal_leaves_no_refused_token(self, keys: AppOnlyAuth) -> None:
-        """After a renewal that failed, whoever comes next asks, and does not go with the token that was refused."""
+        """After a failed renewal, the next caller fetches, and does not use the rejected token."""
         fetch_token = FetchToken("T1", ServerError("503", status=503), "T2")
         old = await keys.token(fetch_token)
         with pytest.raises(ServerError):
@@ -363,7 +363,7 @@ class TestAppOnlyAuth:
         assert await keys.token(fetch_token) == Secret("T2")
 
     async def test_needs_a_client_at_first(self, keys: AppOnlyAuth) -> None:
-        """Alone it cannot send; with a token it needs nobody."""
+        """Without a token it needs a sender; with a token it needs none."""
         with pytest.raises(ConfigurationError, match="pass it to a UsageClient"):
             await keys.token()
         assert await keys.token(FetchToken("T1")) == await keys.token()
@@ -386,7 +386,7 @@ class TestAppOnlyAuth:
         assert asyncio.run(renew()) == {Secret("T1")}
         asyncio.run(die())
         assert asyncio.run(renew()) == {Secret("T2")}
-        assert len(fetch_token.asked) == 3
+        assert len(fetch_token.exchanges) == 3
 
     def test_keeps_no_loop_alive(self, keys: AppOnlyAuth) -> None:
         """A program that runs one loop after the other does not gather them."""
@@ -415,13 +415,13 @@ class TestAppOnlyAuth:
         assert keys.app == Secret(KEY).fingerprint == AppOnlyAuth(KEY, "another").app
 
     def test_takes_secrets(self) -> None:
-        """Whoever has a Secret already need not reveal it."""
+        """A caller with a Secret need not reveal it."""
         assert AppOnlyAuth(Secret(KEY), Secret(API_SECRET)).app == Secret(KEY).fingerprint
         assert repr(BearerToken(Secret(TOKEN))) == "BearerToken(Secret(…))"
 
     @pytest.mark.parametrize("text", [*MALFORMED.values(), "", None, b"canary"])
     def test_malformed(self, text: Any) -> None:
-        """Neither half may be malformed; the message says which it was, and no traceback shows either."""
+        """Neither half may be malformed; the message names which, and no traceback shows either."""
         for name, pair in {"API key": (text, API_SECRET), "API secret": (KEY, text)}.items():
             with pytest.raises(ConfigurationError, match=f"^the {name} ") as caught:
                 AppOnlyAuth(*pair)
@@ -436,7 +436,7 @@ class TestAppOnlyAuth:
         assert "canary" not in f"{keys} {vars(keys)}"
 
     async def test_a_copy_works_and_a_pickle_says_why_it_does_not(self, keys: AppOnlyAuth) -> None:
-        """A copy is the same key and fetches a token of its own; a pickle holds nothing, and says so when asked."""
+        """A copy is the same key and fetches a token of its own; a pickle holds nothing, and raises on use."""
         await keys.token(FetchToken("T1"))
         for twin in (copy.copy(keys), copy.deepcopy(keys)):
             assert (twin.app, twin._cached_token) == (keys.app, None)
@@ -469,7 +469,7 @@ def client_of(api: FakeApi, auth: Any = None, **keywords: Any) -> UsageClient:
 
 
 class FarAway(FakeTransport):
-    """Requests take a second, too: all who come at once are under way before the first has failed."""
+    """Requests take a second, too: all concurrent calls are under way before the first has failed."""
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
         await self._api.clock.sleep(1)
@@ -485,7 +485,7 @@ def mints(api: FakeApi) -> int:
 
 
 def rotate(api: FakeApi, token: str = "AAAAanother%2Ftoken%3D") -> str:
-    """Somebody has invalidated the app's token: from now on it has another."""
+    """The app's token was invalidated: from now on it has another."""
     api.apps[0].tokens[:] = [token]
     return token
 
@@ -496,7 +496,7 @@ def sent_with(api: FakeApi) -> list[str]:
 
 class TestMinting:
     async def test_one_for_all_first_calls(self, api: FakeApi) -> None:
-        """Twenty first calls of two clients that share the key: one token is asked for, and it goes before them."""
+        """Twenty first calls of two clients that share the key: one token is fetched, before the calls."""
         keys = keys_of(api)
         async with client_of(api, keys) as one, client_of(api, keys) as two:
             await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(10)))
@@ -509,11 +509,11 @@ class TestMinting:
         limits = {"x-rate-limit-limit": "450", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "1768479000"}
         minted = {"token_type": "bearer", "access_token": api.apps[0].token}
         api.fail(Fault.status(200, minted, headers=limits), when=is_mint)
-        told = []
+        states = []
 
         class Told(LocalRateLimiter):
             def slot(self, app: str, **keywords: Any) -> Any:
-                told.append((app, client.rate_limit))
+                states.append((app, client.rate_limit))
                 return super().slot(app, **keywords)
 
         async with client_of(api, limiter=Told(clock=clock)) as client:
@@ -521,9 +521,9 @@ class TestMinting:
             rotate(api)
             assert clock.monotonic() == 0.0
             await client.get_usage()
-        assert told[0][1] is None
-        assert len(told) == 52
-        assert {app for app, _ in told} == {Secret(api.apps[0].api_key).fingerprint}, "also after a renewal"
+        assert states[0][1] is None
+        assert len(states) == 52
+        assert {app for app, _ in states} == {Secret(api.apps[0].api_key).fingerprint}, "also after a renewal"
 
     @pytest.mark.parametrize(
         ("fault", "kind", "retry", "sent"),
@@ -552,8 +552,8 @@ class TestMinting:
         ids=str,
     )
     async def test_what_fails(self, api: FakeApi, fault: Fault, kind: type, retry: str, sent: int) -> None:
-        """Ten calls that wait for one token have one failure, are retried as it deserves, and no usage is asked for.
-        The window knows nothing of it, and the next call works.
+        """Ten calls that wait for one token have one failure, are retried by its kind, and no usage is requested.
+        The window is not charged for it, and the next call works.
         """
         limiter = LocalRateLimiter(clock=api.clock)
         async with client_of(api, limiter=limiter, retry=RetryPolicy.none(), transport=FarAway(api)) as client:
@@ -569,7 +569,7 @@ class TestMinting:
             assert all(map(is_mint, api.requests))
             assert len(api.requests) == min(sent, 1)
             assert client.rate_limit is None
-            assert not limiter._queues, "no place was asked for"
+            assert not limiter._queues, "no place was requested"
             api.assert_all_used()
             assert (await client.get_usage()).rate_limit is not None
         api.requests.clear()
@@ -589,7 +589,7 @@ class TestMinting:
         assert "canary" not in frames_of(caught.value)
 
     async def test_its_own_429_is_waited_for_and_closes_no_window(self, api: FakeApi, clock: VirtualClock) -> None:
-        """Too many tokens asked for: who has one goes on meanwhile."""
+        """Too many token requests: a client with a token continues meanwhile."""
         api.fail(Fault.rate_limited(headers={"retry-after": "60"}), when=is_mint)
         api.fail(Fault.slow(1), when=is_mint)
         limiter = LocalRateLimiter(clock=clock)
@@ -632,7 +632,7 @@ class TestMinting:
         assert mints(api) == 2
 
     def test_threads_and_loops_share_a_token(self, api: FakeApi) -> None:
-        """One key for the clients of several loops, one after the other: one token is asked for."""
+        """One key for the clients of several loops, one after the other: one token is fetched."""
         keys = keys_of(api)
         for _ in range(3):
             asyncio.run(client_of(api, keys).get_usage())
@@ -653,7 +653,7 @@ class TestRenewal:
             assert len(results) == calls
         assert mints(api) == 1
         at = next(place for place, request in enumerate(api.requests) if is_mint(request))
-        assert set(sent_with(api)[at:]) == {new}, "whoever waited in the queue goes with the new token"
+        assert set(sent_with(api)[at:]) == {new}, "calls that waited in the queue use the new token"
         assert at == min(calls, 59)
         assert len(sent_with(api)) == calls + at
 
@@ -698,7 +698,7 @@ class TestRenewal:
         assert mints(api) == 2
 
     async def test_costs_no_retry_of_the_budget(self, api: FakeApi) -> None:
-        """No outage is behind it: it works with nothing left in the budget, and at once."""
+        """A renewed token does not mean an outage: it is used immediately, also with an empty retry budget."""
         async with client_of(api) as client:
             await client.get_usage()
             retry_budgets_for_running_loop()[keys_of(api).app].tokens_x10 = 0
@@ -734,7 +734,7 @@ class Vault:
 
 class TestAnAuthOfOnesOwn:
     async def test_another_token_is_tried_once(self, api: FakeApi) -> None:
-        """After a 401 it is asked once more; another token is tried at once."""
+        """After a 401 it is called once more; another token is tried immediately."""
         async with client_of(api, Vault("AAAAold", api.apps[0].token)) as client:
             await client.get_usage()
         assert sent_with(api) == ["AAAAold", api.apps[0].token]
@@ -766,7 +766,7 @@ class TestAnAuthOfOnesOwn:
 
     @pytest.mark.parametrize("junk", [None, "", "canary\n", b"canary", 4711, ["canary"]], ids=repr)
     async def test_junk_is_refused(self, api: FakeApi, junk: Any) -> None:
-        """What is no token is refused before anything is sent, and not shown."""
+        """A value that cannot be a token is refused before anything is sent, and not shown."""
         async with client_of(api, Vault(junk)) as client:
             with pytest.raises(ConfigurationError, match=r"^the token ") as caught:
                 await client.get_usage()
@@ -780,7 +780,7 @@ class TestAnAuthOfOnesOwn:
 class TestFromEnvironment:
     @pytest.fixture(autouse=True)
     def nothing_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever runs the tests may have a token of their own."""
+        """The environment of the test run may have a token."""
         for name in (*VARIABLES, *FILE_VARIABLES, *itertools.chain(*PAIRS)):
             monkeypatch.delenv(name, raising=False)
 
@@ -893,7 +893,7 @@ class TestFromEnvironment:
     def test_half_a_pair_is_a_mistake(
         self, pair: tuple[str, str], half: int, other: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One of two is refused by the names of both, even where a later pair is whole. An empty one is not set."""
+        """One of two is refused by the names of both, even if a later pair is complete. An empty one is not set."""
         for name in PAIRS[1]:
             monkeypatch.setenv(name, "canary")
         monkeypatch.setenv(pair[half], "canary")
@@ -936,7 +936,7 @@ MAKERS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_no_traceback_shows_a_malformed_token(maker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token with a line break is still a token: no frame of ours keeps it where an error reporter looks."""
+    """A token with a line break is still a token: no frame of ours has it for an error reporter."""
     monkeypatch.setenv("X_BEARER_TOKEN", "canary-" * 5 + "\n")
     with pytest.raises(ConfigurationError) as caught:
         MAKERS[maker]("canary-" * 5 + "\n")

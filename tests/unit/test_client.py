@@ -65,7 +65,7 @@ async def client(api: FakeApi) -> AsyncIterator[UsageClient]:
 
 
 class Gate:
-    """A transport that answers when it is let, and counts."""
+    """A transport that responds on release, and counts."""
 
     def __init__(self, api: FakeApi) -> None:
         self.inner = FakeTransport(api)
@@ -92,7 +92,7 @@ async def settle() -> None:
 
 
 async def test_the_plain_call_is_the_documents_request(client: UsageClient, api: FakeApi) -> None:
-    """Without arguments: the URL of the document, the token as it is, and who asks."""
+    """Without arguments: the URL of the document, the token unchanged, and the user agent."""
     usage = await client.get_usage()
     (request,) = api.requests
     assert request.method == "GET"
@@ -105,7 +105,7 @@ async def test_the_plain_call_is_the_documents_request(client: UsageClient, api:
 
 
 async def test_days_alone_bring_both_daily_fields(client: UsageClient, api: FakeApi) -> None:
-    """Days without fields would change nothing: both daily fields are asked for."""
+    """Days without fields would change nothing: both daily fields are requested."""
     usage = await client.get_usage(days=30)
     assert usage.daily_project_usage is not None
     assert len(usage.daily_project_usage.usage) == 30
@@ -113,7 +113,7 @@ async def test_days_alone_bring_both_daily_fields(client: UsageClient, api: Fake
 
 
 async def test_fields_choose(client: UsageClient) -> None:
-    """Only what was asked for comes."""
+    """Only the requested fields are returned."""
     usage = await client.get_usage(days=90, fields=[UsageField.DAILY_CLIENT_APP_USAGE])
     assert usage.daily_project_usage is None
     assert len(usage.daily_client_app_usage[0].usage) == 90
@@ -122,7 +122,7 @@ async def test_fields_choose(client: UsageClient) -> None:
 async def test_a_result_knows_when_it_came_and_what_is_left_of_the_window(
     client: UsageClient, clock: VirtualClock
 ) -> None:
-    """fetched_at is the client's clock; rate_limit is the answer's own."""
+    """fetched_at is the client's clock; rate_limit is the response's own."""
     assert client.rate_limit is None
     usage = await client.get_usage()
     assert usage.fetched_at == clock.now()
@@ -132,7 +132,7 @@ async def test_a_result_knows_when_it_came_and_what_is_left_of_the_window(
 
 
 async def test_the_newest_rate_limit_is_kept(client: UsageClient, api: FakeApi) -> None:
-    """Out of order: an answer of this window with more calls left is older, one of the next window is newer."""
+    """Out of order: a response of this window with more calls left is older, one of the next window is newer."""
     await client.get_usage()
     api.fail(Fault.slow(5.0))
     slow = asyncio.create_task(client.get_usage())
@@ -147,7 +147,7 @@ async def test_the_newest_rate_limit_is_kept(client: UsageClient, api: FakeApi) 
 
 
 async def test_a_mistake_of_the_caller_costs_no_call(client: UsageClient, api: FakeApi) -> None:
-    """Wrong arguments raise before one of the 50 calls is spent, and quote the value."""
+    """Wrong arguments raise before a call is counted, and quote the value."""
     for keywords in ({"days": 91}, {"fields": ["reads"]}, {"max_age": -1}, {"max_age": "60"}, {"max_age": True}):
         with pytest.raises(InvalidRequestError, match=r"91|reads|-1|60|True"):
             await client.get_usage(**keywords)
@@ -155,7 +155,7 @@ async def test_a_mistake_of_the_caller_costs_no_call(client: UsageClient, api: F
 
 
 async def test_an_error_of_the_api_is_raised_as_its_class(client: UsageClient, api: FakeApi) -> None:
-    """A capped month is raised at once, after one request."""
+    """A capped month is raised immediately, after one request."""
     api.fail(Fault.usage_capped())
     with pytest.raises(UsageCapExceededError):
         await client.get_usage()
@@ -166,7 +166,7 @@ async def test_an_error_of_the_api_is_raised_as_its_class(client: UsageClient, a
 async def test_the_servers_clock_decides_when_the_window_opens(
     client: UsageClient, api: FakeApi, clock: VirtualClock, skew: float
 ) -> None:
-    """A server whose clock is wrong tells its resets by it; the wait is right all the same, by its Date."""
+    """A server whose clock is wrong sends its resets by it; the wait is right all the same, by its Date."""
     api.date_skew = skew
     await asyncio.gather(*(client.get_usage() for _ in range(51)))
     assert len(api.requests) == 51, "none was refused"
@@ -174,7 +174,7 @@ async def test_the_servers_clock_decides_when_the_window_opens(
 
 
 async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
-    """The monthly cap is not the rate limit: the next call goes at once."""
+    """The monthly cap is not the rate limit: the next call goes immediately."""
     api.fail(Fault.usage_capped())
     with pytest.raises(UsageCapExceededError):
         await client.get_usage()
@@ -183,7 +183,7 @@ async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api
 
 
 async def test_a_capped_month_says_nothing_of_the_window(api: FakeApi, clock: VirtualClock) -> None:
-    """Its headers are another endpoint's, with 39,999 calls left: they open no place here, and are not told."""
+    """Its headers are another endpoint's, with 39,999 calls left: they open no place here, and are not reported."""
     async with make_client(api, transport=FakeTransport(api, latency=1)) as client:
         api.fail(Fault.usage_capped())
         with pytest.raises(UsageCapExceededError) as caught:
@@ -226,7 +226,7 @@ async def test_a_connection_that_fails_takes_no_place(api: FakeApi, clock: Virtu
 
 
 async def test_a_timeout_before_the_sending_takes_no_place(api: FakeApi, clock: VirtualClock) -> None:
-    """A transport that knows that nothing was sent says so with ``unsent``, whatever kind of error it is."""
+    """A transport marks an error as ``unsent`` if nothing was sent, whatever its class."""
 
     class Busy(FakeTransport):
         async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
@@ -270,7 +270,7 @@ async def test_the_fifty_first_call_waits_for_the_next_window(
 
 
 async def test_a_429_is_waited_for(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
-    """A window that somebody else has spent: one refusal, one wait until its reset, one result."""
+    """A window that another program has used up: one 429, one wait until its reset, one result."""
     api.fail(Fault.rate_limited())
     await client.get_usage()
     assert len(api.requests) == 2
@@ -296,7 +296,7 @@ async def test_after_a_429_no_call_of_the_app_goes_before_the_reset(
 async def test_a_429_without_any_header_closes_for_a_window(
     client: UsageClient, api: FakeApi, clock: VirtualClock
 ) -> None:
-    """A refusal that says nothing more means the document's window."""
+    """A 429 without headers means the document's window."""
     names = ("x-rate-limit-limit", "x-rate-limit-remaining", "x-rate-limit-reset")
     api.fail(Fault.rate_limited(headers=dict.fromkeys(names)))
     await client.get_usage()
@@ -322,7 +322,7 @@ async def test_a_foreign_limit_does_not_close_the_window(
 
 
 async def test_clients_of_one_app_share_its_window(api: FakeApi, clock: VirtualClock) -> None:
-    """Without being told to, two clients draw on one window; another app has its own."""
+    """By default, two clients draw on one window; another app has its own."""
     async with make_client(api) as one, make_client(api) as two, make_client(api, app=1) as other:
         await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(25)), other.get_usage())
         assert clock.monotonic() == 0.0
@@ -343,11 +343,11 @@ async def test_an_auth_of_ones_own_is_asked_before_every_call(api: FakeApi) -> N
 
     class Rotating:
         tokens: tuple[Secret | str, ...] = (api.apps[0].token, Secret(api.apps[1].token))
-        asked = 0
+        calls = 0
 
         async def token(self) -> Secret | str:
-            self.asked += 1
-            return self.tokens[self.asked - 1]
+            self.calls += 1
+            return self.tokens[self.calls - 1]
 
     async with UsageClient(Rotating(), transport=FakeTransport(api), clock=api.clock) as client:
         await client.get_usage()
@@ -447,7 +447,7 @@ async def test_a_429_whose_reset_is_past_is_no_busy_loop(
     assert 3.0 <= clock.monotonic() <= 3.0 + 0.5 + 1 + 2
 
 
-# -- Who is told of a wait ---------------------------------------------------------------------------------------------
+# -- Reports of waits --------------------------------------------------------------------------------------------------
 
 
 def at(moment: datetime, seconds: float) -> datetime:
@@ -455,44 +455,44 @@ def at(moment: datetime, seconds: float) -> datetime:
 
 
 async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) -> None:
-    """When it begins: how long, until when by the server's clock, why. A call that goes at once tells nothing."""
-    told: list[tuple[float, Wait]] = []
+    """When it begins: its length, its end by the server's clock, its reason. A call without a wait reports nothing."""
+    waits: list[tuple[float, Wait]] = []
     noon = clock.now()
-    async with make_client(api, on_wait=lambda wait: told.append((clock.monotonic(), wait))) as client:
+    async with make_client(api, on_wait=lambda wait: waits.append((clock.monotonic(), wait))) as client:
         for _ in range(50):
             await client.get_usage()
         await clock.sleep(100.0)
-        assert told == []
+        assert waits == []
         await client.get_usage()
-    assert told == [(100.0, Wait(801.0, at(noon, 901), "no calls left in the app's 15-minute window"))]
+    assert waits == [(100.0, Wait(801.0, at(noon, 901), "no calls left in the app's 15-minute window"))]
 
 
 async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
     """The wait between two attempts, too."""
-    told: list[Wait] = []
+    waits: list[Wait] = []
     noon = clock.now()
     api.fail(Fault.status(503, headers={"retry-after": "45"}))
-    async with make_client(api, on_wait=told.append) as client:
+    async with make_client(api, on_wait=waits.append) as client:
         await client.get_usage()
-    assert told == [Wait(45.0, at(noon, 45), "the last attempt failed (ServerError)")]
+    assert waits == [Wait(45.0, at(noon, 45), "the last attempt failed (ServerError)")]
 
 
 async def test_a_429_is_told_once(api: FakeApi) -> None:
     """The one wait until the window opens, and no other."""
-    told: list[Wait] = []
+    waits: list[Wait] = []
     api.fail(Fault.rate_limited())
-    async with make_client(api, on_wait=told.append) as client:
+    async with make_client(api, on_wait=waits.append) as client:
         await client.get_usage()
-    assert [wait.seconds for wait in told] == [901.0]
+    assert [wait.seconds for wait in waits] == [901.0]
 
 
 async def test_calls_that_share_a_request_share_its_wait(api: FakeApi) -> None:
     """Equal calls with max_age= wait for one request: that is one wait."""
-    told: list[Wait] = []
+    waits: list[Wait] = []
     api.fail(Fault.rate_limited())
-    async with make_client(api, on_wait=told.append) as client:
+    async with make_client(api, on_wait=waits.append) as client:
         await asyncio.gather(*(client.get_usage(max_age=60) for _ in range(10)))
-    assert len(told) == 1
+    assert len(waits) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault.rate_limited(), Fault.status(503, headers={"retry-after": "45"})], ids=repr)
@@ -537,14 +537,14 @@ async def test_a_long_wait_is_a_line_in_the_log(
 async def test_a_short_wait_is_no_line_in_the_log(
     seconds: int, lines: int, api: FakeApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three seconds is where a person begins to wonder. A hook is told of the others too."""
+    """Waits of three seconds are logged. A hook also gets the shorter ones."""
     monkeypatch.setattr(random, "uniform", lambda low, _: low)
     caplog.set_level(logging.INFO, "twusage")
-    told: list[Wait] = []
+    waits: list[Wait] = []
     api.fail(Fault.status(503, headers={"retry-after": str(seconds)}))
-    async with make_client(api, on_wait=told.append) as client:
+    async with make_client(api, on_wait=waits.append) as client:
         await client.get_usage()
-    assert [wait.seconds for wait in told] == [seconds]
+    assert [wait.seconds for wait in waits] == [seconds]
     assert len(caplog.records) == lines
     if lines:
         assert caplog.messages[0].endswith(": the last attempt failed (ServerError)")
@@ -595,13 +595,13 @@ async def test_a_machine_that_slept_asks_anew(client: UsageClient, api: FakeApi,
 
 
 async def test_a_result_of_a_plain_call_is_reused_too(client: UsageClient, api: FakeApi) -> None:
-    """It does not matter who asked."""
+    """The caller's identity does not matter."""
     first = await client.get_usage(days=7)
     assert await client.get_usage(days=7, max_age=1) is first
 
 
 async def test_without_max_age_it_always_asks(client: UsageClient, api: FakeApi) -> None:
-    """None asks, and max_age=0 asks unless the answer is of this very instant."""
+    """None never uses the cache, and max_age=0 only a response of this very instant."""
     await client.get_usage()
     await client.get_usage()
     assert len(api.requests) == 2
@@ -648,7 +648,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> No
 
 
 async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
-    """When everybody is cancelled nothing runs on; whoever comes next begins anew."""
+    """If every caller is cancelled, nothing runs on; the next caller starts a new call."""
     gate = Gate(api)
     async with make_client(api, transport=gate) as client:
         tasks = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(2)]
@@ -704,7 +704,7 @@ async def test_a_timeout_of_the_callers_own_ends_only_its_wait(api: FakeApi) -> 
 
 
 async def test_closing_ends_the_calls_under_way(api: FakeApi, clock: VirtualClock) -> None:
-    """On the wire, waiting for the window, backing off, sharing: every call ends with ClientClosedError, at once."""
+    """On the wire, in the window's queue, backing off, sharing: every call ends immediately with ClientClosedError."""
     gate = Gate(api)
     client = make_client(api, transport=gate)
     on_the_wire = asyncio.create_task(client.get_usage())
@@ -787,7 +787,7 @@ async def test_a_timeout_error_out_of_the_transport_passes(api: FakeApi) -> None
 
 
 async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> None:
-    """Whoever cancels all tasks of a loop ends the shared request; its callers hear that, and do not hang."""
+    """A program that cancels all tasks of a loop ends the shared request; its callers get that, and do not hang."""
     gate = Gate(api)
     client = make_client(api, transport=gate)
     call = asyncio.create_task(client.get_usage(max_age=5))
@@ -799,7 +799,7 @@ async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> No
 
 
 async def test_a_client_that_closes_in_the_step_of_a_call_opens_nothing() -> None:
-    """A call that goes on in the very step of the closing does not open a transport that nobody would close."""
+    """A call that continues in the very step of the closing does not open a transport, which would leak."""
     ready = asyncio.get_running_loop().create_future()
 
     class Slow:
@@ -903,7 +903,7 @@ def test_an_empty_base_url_in_the_environment_is_none(monkeypatch: pytest.Monkey
 
 
 def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says which variable to set."""
+    """The error names the variable to set."""
     for name in ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="set X_BEARER_TOKEN"):

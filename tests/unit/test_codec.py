@@ -33,7 +33,7 @@ OCTOBER_30, NOVEMBER_1, NOVEMBER_2, NOVEMBER_5 = (
     dt.date(2023, 11, 2),
     dt.date(2023, 11, 5),
 )
-# What every usage_*.json that is a variation of the live answer says.
+# The content of every usage_*.json that is a variation of the live response.
 EXPECTED = Usage(
     project_id=PROJECT_ID,
     project_cap=2_000_000,
@@ -117,7 +117,7 @@ def refused(body: bytes) -> DecodeError:
 
 class TestDocumentedAnswers:
     def test_getting_started(self) -> None:
-        """The answer that the document's introduction shows."""
+        """The response that the document's introduction shows."""
         assert decode_usage(fixture("usage_default_1")) == Usage("1369785403853424", 5_000_000_000, 43435, 10)
 
     def test_default_fields(self) -> None:
@@ -159,7 +159,7 @@ class TestDaysOfApps:
         assert decode_usage(fixture("usage_days_of_apps")) == UNCOUNTED
 
     def test_apps_told_directly_win(self) -> None:
-        """Where the apps are told in their own field as well, that one counts."""
+        """If the apps are in their own field as well, that one counts."""
         document = json.loads(fixture("usage_days_of_apps"))
         document["data"]["daily_client_app_usage"] = live()["data"]["daily_client_app_usage"]
         assert decode_usage(encoded(document)) == EXPECTED
@@ -224,7 +224,7 @@ class TestMissing:
         assert decoded(daily_project_usage=project) == Usage(daily_project_usage=ProjectUsage())
 
     def test_an_empty_list_for_the_project(self) -> None:
-        """A list of no projects tells of no project."""
+        """A list of no projects means no project."""
         assert decoded(daily_project_usage=[]) == Usage()
 
     @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ class TestLeaves:
 
     @pytest.mark.parametrize("value", [PROJECT_ID, int(PROJECT_ID)])
     def test_ids_exceed_every_integer(self, value: object) -> None:
-        """An id stays exact text, also where it came as a number beyond 2**63."""
+        """An id stays exact text, also if it was a number beyond 2**63."""
         assert decoded(project_id=value).project_id == PROJECT_ID
         apps = decoded(daily_client_app_usage=[{"client_app_id": value}]).daily_client_app_usage
         assert apps == (ClientAppUsage(PROJECT_ID),)
@@ -315,7 +315,7 @@ class TestLeaves:
         assert decode_usage(rb'{"data": {"name": "\ud83d\ude00"}}').extra == {"name": "\U0001f600"}
 
     def test_a_repeat_tells_what_the_first_did_not(self) -> None:
-        """Of two rows for one day, the one that knows the count counts."""
+        """Of two rows for one day, the one with a count counts."""
         for counts in [(None, 5), (5, None), (5, 5)]:
             days = [{"date": "2023-11-01", "usage": count} for count in counts]
             assert decoded(daily_project_usage={"usage": days}).daily_project_usage == ProjectUsage(
@@ -570,14 +570,14 @@ class TestRefusedLeaves:
 class TestRefusedShapes:
     @pytest.mark.parametrize("body", [b"{}", b'{"data": null}', b'{"errors": []}', b'{"errors": [{"title": "x"}]}'])
     def test_no_data(self, body: bytes) -> None:
-        """An answer without data, or with null, is no usage. What its errors mean is protocol's business."""
+        """A response without data, or with null, is not a usage. ``protocol`` interprets its errors."""
         error = refused(body)
         assert (str(error), error.path, error.excerpt) == ("$.data: missing", "$.data", "")
         assert not error.retryable
 
     @pytest.mark.parametrize("body", [b"[]", b"1", b'"data"', b"null", b"true", b"[{}]", b"1.5"])
     def test_no_object(self, body: bytes) -> None:
-        """Good JSON that is no object is refused; trying again would give it again."""
+        """Good JSON that is not an object is refused; a retry would return it again."""
         error = refused(body)
         assert error.path == "$"
         assert "expected an object" in str(error)
@@ -705,7 +705,7 @@ class TestRefusedJson:
         ids=lambda value: ascii(value)[:50],
     )
     def test_what_json_must_not_say(self, body: bytes, path: str) -> None:
-        """NaN, infinities, half characters and endless numbers are refused where they stand."""
+        """NaN, infinities, half characters and endless numbers are refused, with their path."""
         error = refused(body)
         assert error.path == path
         assert error.excerpt
@@ -810,7 +810,7 @@ class TestRefusedJson:
         ids=ascii,
     )
     def test_not_utf_8(self, body: bytes) -> None:
-        """UTF-8 is forced, whatever the answer claims to be; other bytes are worth one more try."""
+        """UTF-8 is forced, whatever the header claims; other bytes are worth one more try."""
         error = refused(body)
         assert "not UTF-8" in str(error)
         assert (error.path, error.retryable, error.retry_once) == ("$", True, True)
@@ -894,7 +894,7 @@ class TestProblems:
         ids=lambda value: ascii(value)[:40],
     )
     def test_decode_problem(self, body: bytes, problem: Problem | None) -> None:
-        """A problem's body gives what it says, in each of its shapes; a page from the edge gives nothing."""
+        """A problem's body returns its content, in each of its shapes; a page from the edge returns nothing."""
         if problem is None:  # Fields of the wrong type are kept as they came.
             problem = Problem(extra=json.loads(body))
         assert decode_problem(body) == problem
@@ -1006,7 +1006,7 @@ def shaped(draw: st.DrawFn) -> tuple[dict[str, Any], Usage]:
 @MODERATE
 @given(shaped())
 def test_any_known_shape_decodes(shape: tuple[dict[str, Any], Usage]) -> None:
-    """A document of any known shape says what it was made to say."""
+    """A document of any known shape decodes to its values."""
     document, usage = shape
     assert decode_usage(encoded(document)) == usage
 
@@ -1128,7 +1128,7 @@ def nodes(document: Any) -> list[tuple[Any, Any]]:
 @settings(MODERATE, max_examples=60)
 @given(st.data())
 def test_any_value_anywhere(data: st.DataObject) -> None:
-    """Whatever stands in place of any part of a good document, the answer is a Usage or a DecodeError."""
+    """Whatever stands in place of any part of a good document, the result is a Usage or a DecodeError."""
     document = copy.deepcopy(data.draw(st.sampled_from(DOCUMENTS)))
     for _ in range(data.draw(st.integers(1, 2))):
         container, key = data.draw(st.sampled_from(nodes(document)))
@@ -1176,6 +1176,6 @@ def test_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_body_is_no_problem_document() -> None:
-    """It is not looked through: a page, or somebody's wish to keep this program busy."""
+    """It is not parsed: it may be a page, or an attempt to keep this program busy."""
     assert decode_problem(b'{"title": "' + b"x" * 2**16 + b'"}') == Problem()
     assert decode_problem(b'{"title": "' + b"x" * 2**15 + b'"}').title == "x" * 2**15

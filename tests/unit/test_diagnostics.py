@@ -1,4 +1,4 @@
-"""The check-up: what each trouble is called, what it says, what it costs, and that no credential is in it."""
+"""The check: the finding for each problem, its message and its cost, without any credential."""
 
 import asyncio
 import datetime as dt
@@ -71,7 +71,7 @@ def the(report: CheckReport, code: str) -> Finding:
     return finding
 
 
-def told(value: object) -> str:
+def shown(value: object) -> str:
     """All that a program or a person gets to read."""
     if isinstance(value, CheckReport):
         return json.dumps(value.to_dict()) + repr((value, value.usage, value.error))
@@ -120,7 +120,7 @@ class TestForm:
         assert flaw is not None
         assert (flaw.code, flaw.advice) == (code, found.advice)
         assert found.advice
-        assert TOKEN[10:30] not in told(found)
+        assert TOKEN[10:30] not in shown(found)
 
     def test_nothing_but_white_space(self) -> None:
         """It looks empty, and is not: the shell takes it for set."""
@@ -128,7 +128,7 @@ class TestForm:
         assert (found.code, found.message) == ("token.empty", "X_BEARER_TOKEN is only white space")
 
     @pytest.mark.parametrize(
-        ("text", "code", "said"),
+        ("text", "code", "message"),
         [
             (f"X_BEARER_TOKEN={TOKEN}", "token.assignment", "stdin contains an assignment or JSON"),
             (f"export X_BEARER_TOKEN='{TOKEN}'", "token.assignment", "stdin contains an assignment or JSON"),
@@ -139,10 +139,10 @@ class TestForm:
             (f"{TOKEN}\n{TOKEN}", "token.line-break", "stdin contains several lines"),
         ],
     )
-    def test_more_than_the_token(self, text: str, code: str, said: str) -> None:
-        """What is good in other files is told as what it is in one that must hold the token alone."""
+    def test_more_than_the_token(self, text: str, code: str, message: str) -> None:
+        """A token among other file content is reported like one that is alone, with advice."""
         advice = "The file must contain the token and nothing else, in UTF-8"
-        assert read(text, "stdin") == Flaw(code, said, advice)
+        assert read(text, "stdin") == Flaw(code, message, advice)
 
     @pytest.mark.parametrize(
         "text",
@@ -180,7 +180,7 @@ class TestForm:
         assert found is not None
         assert (found.code, found.level) == (code, "warning")
         assert found.advice
-        assert leaks(token, told(found)) == []
+        assert leaks(token, shown(found)) == []
 
     @pytest.mark.parametrize(
         ("key", "secret", "code", "level"),
@@ -201,7 +201,7 @@ class TestForm:
         found = check_secrets(Secret(key), Secret(secret))
         assert found is not None
         assert (found.code, found.level) == (code, level)
-        assert not any(part in told(found) for part in (key[:12], secret[:12]))
+        assert not any(part in shown(found) for part in (key[:12], secret[:12]))
 
     def test_good_ones(self) -> None:
         """Nothing is suspected of what looks as it should."""
@@ -210,7 +210,7 @@ class TestForm:
 
     @given(st.text(), st.text())
     def test_nothing_of_it_is_shown(self, before: str, after: str) -> None:
-        """Whatever stands around a token, and wherever it was put, nothing of it is told and nothing is raised."""
+        """Whatever surrounds a token, and wherever it was put, no part of it is shown and nothing is raised."""
         text = before + TOKEN[24:] + after
         environ = {"X_API_KEY": text, "X_API_SECRET": text, "TWUSAGE_BASE_URL": text}
         found = (
@@ -218,7 +218,7 @@ class TestForm:
             *check_environment(environ),
         )
         in_file = read(text.encode("utf-8", "surrogatepass"))
-        assert leaks(TOKEN, *map(told, found), *([repr(in_file)] if isinstance(in_file, Flaw) else [])) == []
+        assert leaks(TOKEN, *map(shown, found), *([repr(in_file)] if isinstance(in_file, Flaw) else [])) == []
 
 
 class TestTokenFile:
@@ -261,7 +261,7 @@ class TestTokenFile:
         [found] = check_environment({variable: TOKEN})
         assert found.code == "token.file"
         assert found.message.endswith("cannot be read: No such file or directory")
-        assert leaks(TOKEN, told(found)) == []
+        assert leaks(TOKEN, shown(found)) == []
 
 
 class TestPage:
@@ -369,7 +369,7 @@ class TestClientForbidden:
 
 class TestEnvironment:
     @pytest.mark.parametrize(
-        ("environ", "code", "said"),
+        ("environ", "code", "message"),
         [
             ({}, "credentials.missing", "no credentials in the environment"),
             ({"BEARER_TOKEN": ""}, "credentials.missing", "no credentials in the environment (BEARER_TOKEN is empty)"),
@@ -383,12 +383,12 @@ class TestEnvironment:
         ],
     )
     def test_errors(
-        self, environ: dict[str, str], code: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+        self, environ: dict[str, str], code: str, message: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What no call would mend names the variables and says what to set; a client refuses it as well."""
+        """An error that no call could repair names the variables to set; a client refuses it as well."""
         [found] = [finding for finding in check_environment(environ) if finding.level == "error"]
         assert found.code == code
-        assert said in {found.message, None}
+        assert message in {found.message, None}
         assert found.advice
         for name in (*chain(TOKEN_VARIABLES, *KEY_VARIABLES), "TWUSAGE_BASE_URL"):
             monkeypatch.delenv(name, raising=False)
@@ -398,7 +398,7 @@ class TestEnvironment:
             UsageClient.from_env()
 
     @pytest.mark.parametrize(
-        ("environ", "said"),
+        ("environ", "message"),
         [
             ({"BEARER_TOKEN": "a"}, "the bearer token is in BEARER_TOKEN"),
             (
@@ -427,9 +427,9 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_where_they_are(self, environ: dict[str, str], said: str) -> None:
-        """It tells which variables count, and which do not though they are set, so that nobody mends the wrong one."""
-        assert check_environment(environ) == (Finding("credentials.found", "ok", said),)
+    def test_where_they_are(self, environ: dict[str, str], message: str) -> None:
+        """It names the variables that count, and those that are set but do not, so that the right one is changed."""
+        assert check_environment(environ) == (Finding("credentials.found", "ok", message),)
 
 
 def attempt(
@@ -449,7 +449,7 @@ class TestWay:
     """What stands between this machine and the API."""
 
     @pytest.mark.parametrize(
-        ("error", "code", "said"),
+        ("error", "code", "message"),
         [
             (ConnectError("no", reason="dns"), "network.name", "cannot be resolved: no"),
             (ConnectError("no", reason="refused"), "network.refused", "refuses the connection: no"),
@@ -471,28 +471,28 @@ class TestWay:
             (TlsError("no"), "tls.untrusted", "not trusted: no"),
         ],
     )
-    def test_what_is_in_the_way(self, error: TwUsageError, code: str, said: str) -> None:
+    def test_what_is_in_the_way(self, error: TwUsageError, code: str, message: str) -> None:
         """Each has its code, its sentence and its remedy; the credentials are not blamed."""
         report = call(error)
         assert codes(report) == [code]
-        assert said in the(report, code).message
+        assert message in the(report, code).message
         assert the(report, code).advice
         assert codes(report, "ok") == ["token.plausible"]
         assert (report.ok, report.error, report.usage) == (False, error, None)
 
     def test_a_certificate_and_the_clock(self) -> None:
-        """A certificate that is out of its time may mean a clock that is; its day is told, where it is known."""
+        """An expired certificate may mean a wrong clock; the clock's day is shown, if it is known."""
         error = TlsError("no", reason="not-yet-valid")
         assert "clock, which shows 2026-01-15." in the(call(error), "tls.not-yet-valid").advice
         assert "clock. If" in the(call(error, attempt=None), "tls.not-yet-valid").advice
 
     def test_a_file_of_certificates(self) -> None:
-        """It is named, and looked at first where it is already set."""
+        """It is named, and checked first if it is already set."""
         error = TlsError("no", reason="untrusted")
         assert "SSL_CERT_FILE is set" not in the(call(error), "tls.untrusted").advice
         found = the(call(error, environ={"SSL_CERT_FILE": "/secret"}), "tls.untrusted")
         assert "SSL_CERT_FILE is set" in found.advice
-        assert "/secret" not in told(found)
+        assert "/secret" not in shown(found)
 
     @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
     def test_a_proxy_of_the_environment(self, name: str) -> None:
@@ -502,7 +502,7 @@ class TestWay:
         assert codes(report, "warning") == ["proxy.not-used"]
         assert the(report, "proxy.not-used").message.startswith(f"{name} is set")
         assert "AiohttpTransport(proxy=" in the(report, "proxy.not-used").advice
-        assert "hunter2" not in told(report)
+        assert "hunter2" not in shown(report)
         good = call(Usage(), attempt=attempt(Response(200)), environ=environ)
         assert (the(good, "proxy.not-used").level, good.ok) == ("ok", True)
         assert codes(call(ForbiddenError("no", status=403, from_edge=True), environ=environ), "warning") != []
@@ -519,11 +519,11 @@ class TestWay:
         """A program has no command line: advice names keywords and variables only."""
         for reason in get_args(ConnectReason):
             for error in (ConnectError("no", reason=reason), TlsError("no", reason=reason), RequestTimeoutError("no")):
-                assert "--" not in told(call(error, environ={"HTTPS_PROXY": "x"}))
-        assert "--" not in told(call(RateLimitedError("no", status=429)))
+                assert "--" not in shown(call(error, environ={"HTTPS_PROXY": "x"}))
+        assert "--" not in shown(call(RateLimitedError("no", status=429)))
 
     def test_another_address(self) -> None:
-        """An address that is not the default is told, and suspected where what answers is not the API."""
+        """An address that is not the default is reported, and suspected if the response is not the API's."""
         elsewhere = "https://api.test:8443/hidden"
         report = call(Usage(), base_url=elsewhere)
         assert codes(report, "warning") == []
@@ -533,17 +533,17 @@ class TestWay:
         report = call(ConnectError("no connection within 15 s"), base_url="https://api.test")
         assert codes(report, "warning") == ["address.changed"]
         assert "TWUSAGE_BASE_URL" in the(report, "address.changed").advice
-        assert "hidden" not in told(report)
+        assert "hidden" not in shown(report)
 
     def test_promptness(self) -> None:
-        """How long the answer took is told, as far as it matters."""
+        """The latency of the response is reported, rounded."""
         assert the(call(Usage()), "network.answered").message == "api.twitter.com responded in 0.2 s"
         assert "less than 0.1 s" in the(call(Usage(), attempt=attempt(seconds=0.04)), "network.answered").message
 
 
 class TestReads:
     @pytest.mark.parametrize(
-        ("used", "cap", "code", "level", "said"),
+        ("used", "cap", "code", "level", "message"),
         [
             (899, 1000, "cap.left", "ok", "899 of 1,000 posts read (89.9%)"),
             (900, 1000, "cap.nearly-used-up", "warning", "900 of 1,000 posts read (90.0%)"),
@@ -555,18 +555,20 @@ class TestReads:
             (1000, None, "cap.unknown", "ok", "the API does not report how much of it is used"),
         ],
     )
-    def test_the_cap(self, used: int | None, cap: int | None, code: str, level: str, said: str) -> None:
-        """Near the cap it warns; a cap that is used up is wrong even where the call itself succeeds."""
+    def test_the_cap(self, used: int | None, cap: int | None, code: str, level: str, message: str) -> None:
+        """Near the cap it warns; a used-up cap is an error even if the call itself succeeds."""
         report = call(Usage(project_usage=used, project_cap=cap))
         found = the(report, code)
-        assert (found.level, found.message) == (level, said)
+        assert (found.level, found.message) == (level, message)
         assert report.ok is (level != "error")
         assert isinstance(report.error, UsageCapExceededError) is (level == "error")
 
-    @pytest.mark.parametrize(("day", "said"), [(28, "day 28 of each month"), (31, "day 31 of each month, or its last")])
-    def test_the_day(self, day: int, said: str) -> None:
+    @pytest.mark.parametrize(
+        ("day", "message"), [(28, "day 28 of each month"), (31, "day 31 of each month, or its last")]
+    )
+    def test_the_day(self, day: int, message: str) -> None:
         """When the cap resets."""
-        assert call(Usage(cap_reset_day=day)).findings[-1].message.endswith(f", resets on {said}")
+        assert call(Usage(cap_reset_day=day)).findings[-1].message.endswith(f", resets on {message}")
 
     @pytest.mark.parametrize(
         ("remaining", "limit", "code"), [(6, 50, "window.open"), (5, 50, "window.low"), (0, 1, "window.low")]
@@ -579,7 +581,7 @@ class TestReads:
 
 class TestClock:
     @pytest.mark.parametrize(
-        ("ahead", "code", "said"),
+        ("ahead", "code", "message"),
         [
             (0.0, "clock.right", "within 1 s of the server's"),
             (-60.0, "clock.right", "within 60 s of the server's"),
@@ -590,16 +592,16 @@ class TestClock:
         ],
     )
     @pytest.mark.parametrize("outcome", [Usage(), ForbiddenError("no", status=403)])
-    def test_beside_the_servers(self, outcome: Usage | TwUsageError, ahead: float, code: str, said: str) -> None:
-        """The date of a good answer and of a bad one tell by how much, and which way."""
+    def test_beside_the_servers(self, outcome: Usage | TwUsageError, ahead: float, code: str, message: str) -> None:
+        """The date of a good response and of a bad one show the difference, and its direction."""
         found = the(call(outcome, attempt=attempt(Response(200, DATED), ahead=ahead)), code)
-        assert found.message == said
+        assert found.message == message
         assert found.level == ("ok" if code == "clock.right" else "warning")
         assert ("The waits of twusage are right" in found.advice) is (found.level == "warning")
 
     @pytest.mark.parametrize("seen", [None, attempt(), attempt(Response(200))])
     def test_no_date(self, seen: Attempt | None) -> None:
-        """Without a date nothing is said of the clock."""
+        """Without a date nothing is reported about the clock."""
         assert not [found for found in call(Usage(), attempt=seen).findings if found.subject == "clock"]
 
 
@@ -622,7 +624,7 @@ class TestValues:
         assert (good.ok, good.error, good.to_dict()["error"]) == (True, None, None)
 
     def test_a_printed_one(self) -> None:
-        """It is about the findings: a usage of 90 days, or an error with a body, would bury them."""
+        """It is about the findings: a usage of 90 days, or an error with a body, would hide them."""
         assert repr(report_without_call(Finding("a.b", "error", "c"))) == (
             "CheckReport(findings=(Finding(code='a.b', level='error', message='c', advice=''),), usage=None, "
             "error=<ConfigurationError>)"
@@ -630,10 +632,10 @@ class TestValues:
         assert repr(call(Usage())).endswith(", usage=<Usage>, error=None)")
 
     def test_only_the_known_limits(self) -> None:
-        """A limit that does not say when it ends is told without a time."""
-        error = RateLimitedError("spent", status=429)
+        """A limit without a known end is reported without a time."""
+        error = RateLimitedError("used up", status=429)
         assert the(call(error), "window.spent").message.endswith("(the API responded with 429)")
-        error = RateLimitedError("spent", status=429, retry_at=NOON)
+        error = RateLimitedError("used up", status=429, retry_at=NOON)
         assert the(call(error), "window.spent").message.endswith("it resets at 12:00:00 UTC")
 
 
@@ -689,7 +691,7 @@ class TestCheck:
         assert [request.method for request in api.requests] == ["POST", "GET", "GET"]
 
     @pytest.mark.parametrize(
-        ("fault", "code", "said"),
+        ("fault", "code", "message"),
         [
             (Fault.status(401), "token.refused", "401 Unauthorized"),
             (Fault.status(403), "api.forbidden", "403 Forbidden"),
@@ -723,20 +725,20 @@ class TestCheck:
         ],
     )
     async def test_each_trouble(
-        self, fault: Fault, code: str, said: str, api: FakeApi, client_of: Callable[..., UsageClient]
+        self, fault: Fault, code: str, message: str, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """Each is told by its own code, raises nothing, is not tried again, waits for nothing, and leaks nothing."""
+        """Each has its own code, raises nothing, is not retried, does not wait, and leaks nothing."""
         api.fail(fault)
         began = api.clock.monotonic()
         async with client_of() as client:
             report = await client.check()
             assert codes(report) == [code]
-            assert said in the(report, code).message
+            assert message in the(report, code).message
             assert the(report, code).advice
             assert report.error is not None
             assert len(api.requests) <= 1
             assert api.clock.monotonic() - began <= 30.0
-        assert leaks(api.apps[0].token, told(report)) == []
+        assert leaks(api.apps[0].token, shown(report)) == []
         api.assert_all_used()
 
     async def test_a_users_token(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
@@ -747,17 +749,17 @@ class TestCheck:
                 report = await client.check()
             assert codes(report) == ["token.user-context"]
             assert isinstance(report.error, ForbiddenError)
-            assert leaks(token, told(report)) == []
+            assert leaks(token, shown(report)) == []
 
     async def test_an_app_outside_a_project(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """The token is good, and is said to be."""
+        """The token is good, and is reported as such."""
         async with client_of(api.add_app(attached=False).token) as client:
             report = await client.check()
         assert codes(report) == ["app.no-project"]
         assert codes(report, "ok") == ["token.accepted", "network.answered", "clock.right"]
 
     async def test_a_suspicion_that_is_confirmed(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """The refusal alone would not tell why; it is said as one thing, for certain."""
+        """The rejection alone would not name the cause; it is one finding, without doubt."""
         async with client_of(DECODED) as client:
             report = await client.check()
         assert codes(report) == ["token.percent-decoded"]
@@ -765,7 +767,7 @@ class TestCheck:
             "the API rejects the bearer token: 401 Unauthorized. Likely cause: "
         )
         assert "%2F" in report.findings[0].advice
-        assert leaks(DECODED, told(report)) == []
+        assert leaks(DECODED, shown(report)) == []
 
     async def test_a_suspicion_that_is_refuted(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
         """What the API accepts is no longer suspected."""
@@ -775,7 +777,7 @@ class TestCheck:
         assert (codes(report), codes(report, "warning")) == ([], [])
 
     async def test_a_suspicion_that_stands(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """Where nothing came of the call, the suspicion is a warning, before what is wrong."""
+        """If the call had no result, the suspicion is a warning, before the error."""
         api.fail(Fault.timeout())
         async with client_of(DECODED) as client:
             report = await client.check()
@@ -797,14 +799,14 @@ class TestCheck:
     async def test_a_pair_that_is_refused(
         self, pair: tuple[str, str], code: str, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """It is rejected at the exchange, and no call is spent."""
+        """It is rejected at the exchange, and no call is made."""
         async with client_of(AppOnlyAuth(*pair)) as client:
             report = await client.check()
         assert codes(report) == [code]
         assert "403 Unable to verify your credentials" in the(report, code).message
         assert codes(report, "ok") == ["network.answered", "clock.right"]
         assert [request.method for request in api.requests] == ["POST"]
-        assert leaks(pair[0], told(report)) + leaks(pair[1], told(report)) == []
+        assert leaks(pair[0], shown(report)) + leaks(pair[1], shown(report)) == []
 
     @pytest.mark.parametrize(
         ("fault", "code"),
@@ -819,7 +821,7 @@ class TestCheck:
     async def test_an_exchange_that_fails(
         self, fault: Fault, code: str, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """Trouble at the exchange is told as such, and no call follows."""
+        """Trouble at the exchange is reported as such, and no call follows."""
         api.fail(fault)
         async with client_of(AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)) as client:
             report = await client.check()
@@ -827,7 +829,7 @@ class TestCheck:
         assert all(request.method == "POST" for request in api.requests)
 
     async def test_a_token_that_was_renewed(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A kept token that has become invalid is exchanged anew, but no second call is spent to try the new one."""
+        """A cached token that has become invalid is exchanged, but no second call is made to try the new one."""
         auth = AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)
         async with client_of(auth) as client:
             await client.get_usage()
@@ -838,7 +840,7 @@ class TestCheck:
             assert (await client.check()).usage is not None
 
     async def test_a_token_that_is_given_again(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A token that is refused, and that the exchange gives all the same, is no fault of the pair's."""
+        """A token that is rejected, and that the exchange returns all the same, is not a fault of the pair."""
         api.fail(Fault.status(401), when=lambda request: request.method == "GET")
         async with client_of(AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)) as client:
             report = await client.check()
@@ -846,7 +848,7 @@ class TestCheck:
         assert [request.method for request in api.requests] == ["POST", "GET", "POST"]
 
     async def test_our_own_limiter(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """Where a call would have to wait for the window, nothing is sent, and it is told until when."""
+        """If a call would have to wait for the window, nothing is sent, and its end is reported."""
         api.fail(Fault.rate_limited())
         async with client_of() as client:
             await client.check()
@@ -867,8 +869,8 @@ class TestCheck:
         assert len(api.requests) == 1
 
     async def test_an_auth_of_the_users(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """One that gives no token, or raises anything, is told of. Of what is not ours the type alone is told."""
-        for gives, kind, said in (
+        """An Auth that returns no token, or raises, is reported. Of foreign exceptions only the type is shown."""
+        for gives, kind, message in (
             ("two words", ConfigurationError, "the token contains a space"),
             (ConnectError("no vault"), ConnectError, "no vault"),
             (FileNotFoundError(2, "secret"), ConfigurationError, "it raised FileNotFoundError"),
@@ -878,27 +880,27 @@ class TestCheck:
             async with client_of(Vault(gives)) as client:
                 report = await client.check()
             assert [finding.code for finding in report.findings] == ["token.unavailable"]
-            assert report.findings[0].message.startswith(f"the Auth returned no bearer token: {said}")
+            assert report.findings[0].message.startswith(f"the Auth returned no bearer token: {message}")
             assert type(report.error) is kind
             assert report.error.__context__ is None
-            assert "secret" not in told(report)
+            assert "secret" not in shown(report)
         assert api.requests == []
 
-    @pytest.mark.parametrize("asked", [1, 2, 3])
+    @pytest.mark.parametrize("failing_call", [1, 2, 3])
     @pytest.mark.parametrize("error", [ConnectError("no vault"), ConfigurationError("no"), ZeroDivisionError("secret")])
     async def test_an_auth_that_fails_later(
-        self, asked: int, error: Exception, api: FakeApi, client_of: Callable[..., UsageClient]
+        self, failing_call: int, error: Exception, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """It is asked for the form, for the call, and once more after a 401: whichever fails, it is blamed."""
-        async with client_of(Vault(*[TOKEN] * (asked - 1), error)) as client:
+        """It is called for the form, for the call, and once more after a 401: whichever fails, it is blamed."""
+        async with client_of(Vault(*[TOKEN] * (failing_call - 1), error)) as client:
             report = await client.check()
         assert codes(report) == ["token.unavailable"]
         assert type(report.error) is (type(error) if isinstance(error, TwUsageError) else ConfigurationError)
-        assert len(api.requests) == (asked == 3)
-        assert "secret" not in told(report)
+        assert len(api.requests) == (failing_call == 3)
+        assert "secret" not in shown(report)
 
     async def test_an_auth_that_is_cancelled(self, client_of: Callable[..., UsageClient]) -> None:
-        """A cancellation is no finding, whoever is asked just then."""
+        """A cancellation is not a finding, at any point."""
         for gives in ([asyncio.CancelledError()], [TOKEN, asyncio.CancelledError()]):
             async with client_of(Vault(*gives)) as client:
                 with pytest.raises(asyncio.CancelledError):
@@ -945,7 +947,7 @@ class TestCheck:
             assert codes(await client.check(), "warning") == ["proxy.not-used"]
 
     async def test_what_is_raised(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A closed client and a cancelled call are no findings."""
+        """A closed client and a cancelled call are not findings."""
         client = client_of()
         api.fail(Fault.slow(10), times=2)
         checking = asyncio.create_task(client.check())

@@ -86,7 +86,7 @@ class TestStates:
         assert 'class="gauge' not in page(view(**fields), FEED)
 
     def test_title(self) -> None:
-        """The tab says how much is used; without a cap, the state."""
+        """The tab shows how much is used; without a cap, the state."""
         assert "<title>44% used · twusage</title>" in page(view(), FEED)
         assert "<title>Unknown · twusage</title>" in page(view(cap=None), FEED)
 
@@ -112,7 +112,7 @@ class TestStates:
 
     @pytest.mark.parametrize("next_at", [None, NOW])
     def test_never_an_answer(self, next_at: dt.datetime | None) -> None:
-        """Without any numbers, the page says why, what to do, and when the next call is."""
+        """Without any numbers, the page shows why, what to do, and when the next call is."""
         problem = Problem(headline="The API refuses the token", since=NOW, detail="Status 401", advice="Copy it again")
         html = waiting_page(Feed(now=NOW, every=300, next_at=next_at, problem=problem))
         assert "The API refuses the token." in html
@@ -146,7 +146,7 @@ class TestStates:
         assert "The network is down since 14:10 UTC. A call is under way." in html
 
     def test_fresh(self) -> None:
-        """The header says how old the numbers are, and when the next come."""
+        """The header shows how old the numbers are, and when the next come."""
         assert "updated 2 min ago · next 14:15 UTC" in page(view(), FEED)
         assert "updated just now · a call is under way" in page(view(now=NOW), Feed(now=NOW, every=300))
 
@@ -160,7 +160,7 @@ class TestNumbers:
         assert re.search(r"Pace 34,000 a day; safe: [\d,]+ Resets in 14 d 9 h Thu 10 Dec 2026, 00:00 UTC", words)
 
     def test_unknown_figures(self) -> None:
-        """What the API does not say is unknown, never 0."""
+        """Values that the API does not report are unknown, never 0."""
         words = text(page(view(used=None, cap_reset_day=None, known_days=1), FEED))
         assert "Read in this cycle unknown" in words
         assert "Left unknown" in words
@@ -313,7 +313,7 @@ class TestCards:
         assert often in words
 
     def test_a_window_that_is_over(self) -> None:
-        """A window that has ended says nothing of the present one."""
+        """A window that has ended does not describe the present one."""
         over = RateLimit(50, 3, NOW)
         assert "50 of 50 left: a new window has begun." in text(page(view(rate_limit=over), FEED))
 

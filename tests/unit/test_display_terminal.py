@@ -96,7 +96,7 @@ class TestShow:
         assert page[13] == "  █ collector  ▓ alerts bot  ▒ research notebook"
 
     def test_forty_columns(self) -> None:
-        """Words wrap; phrases that do not fit are left out."""
+        """Words wrap; phrases that do not fit are omitted."""
         page = shown(40)
         assert page[:3] == ["✓ On track for 84% of the cap by Thu 10", "Dec", "  Project 1281043626347900822500"]
         assert page[4] == "  today, day 16 of 30 ▼"
@@ -121,7 +121,7 @@ class TestShow:
         assert page[3].strip(" ").strip("#").strip("=").strip(".") == ""
 
     def test_unknown(self) -> None:
-        """What the API does not say is unknown, never 0."""
+        """Values that the API does not report are unknown, never 0."""
         page = shown(cap=None, used=None, cap_reset_day=None, known_days=0, apps=0, project_id=None, by_app=True)
         assert page == [
             f"- The API does not report the cap{'Project unknown':>47}",
@@ -210,7 +210,7 @@ class TestManyDays:
         assert page[-1].endswith("  so far")
 
     def test_odd_weeks(self) -> None:
-        """A week's sum says what it lacks."""
+        """A week's sum shows what it lacks."""
         counts = [None] * 7 + [5, *[None] * 6] + [1] * 3
         page = shown(40, days=38, daily_project_usage=ProjectUsage("1", series(*counts)), apps=0)
         assert [line[:18].rstrip() for line in page[-7:]] == [
@@ -237,7 +237,7 @@ class TestManyDays:
         assert page[-1].endswith("7 Jun")
 
     def test_no_safe_line(self) -> None:
-        """The safe pace is left out if the chart would have to be much higher for it."""
+        """The safe pace is omitted if the chart would have to be much higher for it."""
         assert "╌" not in "".join(shown(days=30, cap=10**9))
 
 
@@ -252,7 +252,7 @@ class TestApps:
         assert len(every) == len(shown(by_app=True, apps=50)) + 29
 
     def test_partial_and_unknown(self) -> None:
-        """A sum that lacks days says so; an unknown one has no bar; so do reads by no app."""
+        """A sum that lacks days is marked; an unknown one has no bar; reads by no app are a row."""
         apps = (ClientAppUsage("a", series(5, None)), ClientAppUsage("b", series(None)))
         page = shown(by_app=True, daily_client_app_usage=apps, daily_project_usage=ProjectUsage("1", series(5, 5)))
         assert page[-5:] == [
@@ -374,7 +374,7 @@ class TestCycles:
         ]
 
     def test_none(self) -> None:
-        """An empty history says so."""
+        """An empty history is reported as such."""
         assert lines(cycles_text([], Screen(80), title="sqlite://", today=NOW.date()))[-1] == "  No cycle is recorded."
 
 

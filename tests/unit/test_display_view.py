@@ -115,7 +115,7 @@ class TestGauge:
         assert view(**fields).gauge is None
 
     def test_without_a_cycle(self) -> None:
-        """Without a reset day, nothing says where a steady pace would be."""
+        """Without a reset day, the position of a steady pace is unknown."""
         seen = view(cap_reset_day=None)
         assert seen.gauge is not None
         assert (seen.gauge.today, seen.day, seen.seconds_left) == (None, None, None)
@@ -252,7 +252,7 @@ def event_of(kind: type[WatchEvent], cycle: BillingCycle | None = CYCLE, **field
     ],
 )
 def test_events(event: WatchEvent, text: str) -> None:
-    """Each event of the cycle is a clause; samples and other cycles are left out."""
+    """Each event of the cycle is a clause; samples and other cycles are omitted."""
     sample = event_of(UsageSampled, usage=Usage(), forecast=forecast(usage_of()))
     old = event_of(CapChanged, cycle=CYCLE.previous(), before=1, after=2)
     seen = view_of(usage_of(), now=NOW, events=[sample, old, event])

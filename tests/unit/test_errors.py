@@ -120,7 +120,7 @@ def test_tree_is_the_designed_one() -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_bases_are_the_drawn_ones(cls: type[TwUsageError]) -> None:
-    """Every class stands where the docstring draws it."""
+    """Every class has the base that the docstring draws."""
     assert public_bases(cls) == drawn_tree()[cls.__name__]
 
 
@@ -133,7 +133,7 @@ def test_all_lists_every_error() -> None:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_only_what_may_mend_itself_is_retryable(cls: type[TwUsageError]) -> None:
-    """A connection, a timeout, a spent window and a server in trouble may pass; nothing else does by itself."""
+    """A connection, a timeout, a used-up window and a server error are retryable; nothing else is."""
     assert cls("x").retryable is (cls in {ConnectError, RequestTimeoutError, RateLimitedError, ServerError})
     assert cls("x").retry_once is False
     assert cls("x").retry_at is None
@@ -188,20 +188,20 @@ def test_flags_of_one_error_are_its_own() -> None:
 
 
 def test_tls_error_is_a_connect_error_that_is_not_retried() -> None:
-    """A certificate does not mend itself, but nothing was sent either: the place in the window is given back."""
+    """A certificate error is not transient, but nothing was sent: the place in the window is refunded."""
     assert issubclass(TlsError, ConnectError)
     assert TlsError("x").retryable is False
 
 
 def test_invalid_request_is_a_value_error() -> None:
-    """Whoever catches ValueError for a wrong argument catches this."""
+    """Code that catches ValueError for a wrong argument catches this."""
     with pytest.raises(ValueError, match="days"):
         raise errors.InvalidRequestError("days must be between 1 and 90, got 91")
 
 
 @pytest.mark.parametrize("cls", [ApiError, RateLimitedError, SpendCapReachedError])
 def test_defaults_of_an_answer(cls: type[ApiError | RateLimitedError]) -> None:
-    """An error that no answer made has empty data of its own, not shared with the next one."""
+    """An error without a response has empty data of its own, not shared with the next one."""
     error = cls("x")
     assert (error.status, error.body, error.rate_limit, error.request_id, error.retry_after) == (
         None,

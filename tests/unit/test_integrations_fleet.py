@@ -70,7 +70,7 @@ def store() -> Store:
 
 
 def test_one_probe_goes_and_the_others_ask_again(store: Store) -> None:
-    """Whoever comes first, 20 times a second at most; by what it brings back the others go."""
+    """Any process, 20 times a second at most; the others go by its response."""
     (place,) = store.take("a")
     reply = store.exchange("b", 3)
     assert (reply.places, reply.wait, reply.pause, reply.rate_limit) == ((), None, 0.05, None)
@@ -129,7 +129,7 @@ def test_turns_are_first_come_first_served(store: Store) -> None:
     for turn in fleet.turns.values():
         turn.due_at = 910.0
     store.state = json.dumps(fleet.to_state())
-    (place,) = store.take("c")  # the probe is anybody's
+    (place,) = store.take("c")  # any process may probe
     assert store.exchange("d", 2).ahead == 3
     store.exchange("c", 0, store.report(place, seen(4, reset=1800)), received=place)
     assert [len(store.take(name, wanted)) for name, wanted in (("d", 2), ("b", 1), ("a", 5))] == [1, 1, 2]
@@ -193,7 +193,7 @@ def test_a_turn_is_given_up(store: Store) -> None:
 
 
 def test_a_lease_that_ends_is_a_call_of_unknown_outcome(store: Store) -> None:
-    """It counts; a probe has a successor; and what comes of it later is no second end."""
+    """It counts; another probe replaces it; and its late outcome is not a second end."""
     (dead,) = store.take("a")
     store.now = LEASE - 0.1
     assert not store.take("b")
@@ -258,7 +258,7 @@ def test_a_late_429_of_the_last_window_does_not_close_this_one(store: Store) -> 
 
 @pytest.mark.parametrize(("retry_after", "wait"), [(None, 901.225), (30.0, 30.0), (1e9, 86400.0)])
 def test_a_429_closes_the_window_for_all(store: Store, retry_after: float | None, wait: float) -> None:
-    """For what the server asks, a day at most; else until the reset. Also from a call that started without a place."""
+    """For the server's duration, a day at most; else until the reset. Also from a call that started without a place."""
     store.probed(5)
     store.exchange("a", 0, store.report(None, confirmed=True, closed=True, retry_after=retry_after))
     assert store.exchange("b", 1).wait == pytest.approx(wait)
@@ -271,7 +271,7 @@ def test_what_a_process_learnt_alone_counts(store: Store) -> None:
 
 
 def test_a_place_of_a_flushed_state_is_none_of_this_one(store: Store) -> None:
-    """Tickets begin anew; a report of the old one releases nothing, and still tells what it saw."""
+    """Tickets begin again; a report of the old one releases nothing, but its headers count."""
     (old,) = store.take("a")
     store.state, store.now = None, 10.0
     (new,) = store.take("b")
@@ -283,7 +283,7 @@ def test_a_place_of_a_flushed_state_is_none_of_this_one(store: Store) -> None:
 
 
 def test_a_probes_failure_is_counted(store: Store) -> None:
-    """Whoever waited for it sees that it failed, and why. Another call's failure is no matter of theirs."""
+    """Its waiters get its failure and the reason. Another call's failure does not concern them."""
     (probe,) = store.take("a")
     before = store.exchange("b", 1)
     store.exchange("a", 0, store.report(probe, confirmed=True, failure=ConnectError("no way")))
@@ -323,7 +323,7 @@ def test_processes_are_counted_while_they_are_seen(store: Store) -> None:
 
 
 def test_a_state_has_a_lifetime(store: Store) -> None:
-    """Until it says nothing: a window after the next opening, and the last lease."""
+    """Until it is obsolete: a window after the next opening, and the last lease."""
     fleet = FleetWindow(LEASE, period=60.0)
     assert fleet.lifetime(0.0) == 120.0 + LEASE
     fleet.window.close(0.0, 1, 500.0)
@@ -338,7 +338,7 @@ def test_a_state_of_another_version_is_refused() -> None:
 
 
 def test_arguments_are_the_processs_own(store: Store) -> None:
-    """They are no part of the state."""
+    """They are not part of the state."""
     store.probed(9)
     store.arguments["reserve"] = 5
     assert len(store.take("a", 9)) == 4

@@ -35,7 +35,7 @@ def test_stacks() -> None:
 
 
 def test_given_axes() -> None:
-    """The chart is drawn where the caller says."""
+    """The chart is drawn on the caller's axes."""
     axes = Figure().subplots()
     assert plot_usage(usage_of(), axes) is axes
 

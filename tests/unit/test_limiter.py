@@ -28,7 +28,7 @@ APP = "app"
 
 
 def careful(wait: float) -> Any:
-    """A wait as the window measures it: 1/4000 longer than it was told, because clocks drift."""
+    """A wait as the window measures it: 1/4000 longer than reported, because clocks drift."""
     return pytest.approx(wait * 1.00025, abs=1e-6)
 
 
@@ -44,14 +44,14 @@ async def limiter(clock: VirtualClock) -> AsyncIterator[LocalRateLimiter]:
     assert asyncio.all_tasks() == {asyncio.current_task()}, "the limiter left a task behind"
 
 
-def told(clock: VirtualClock, remaining: int, *, reset_in: float = 899.0) -> RateLimit:
+def headers(clock: VirtualClock, remaining: int, *, reset_in: float = 899.0) -> RateLimit:
     """Headers that this clock's server would send: with these, the window opens 900 s from now."""
     return RateLimit(50, remaining, clock.now() + dt.timedelta(seconds=reset_in))
 
 
 async def probe(limiter: LocalRateLimiter, clock: VirtualClock, remaining: int) -> None:
     async with limiter.slot("app") as slot:
-        slot.observe(told(clock, remaining), clock.time())
+        slot.observe(headers(clock, remaining), clock.time())
 
 
 async def go(limiter: LocalRateLimiter, log: list[object], name: object, *, max_wait: float = math.inf) -> None:
@@ -73,16 +73,16 @@ async def call(limiter: LocalRateLimiter, answer: Callable[[Slot], None], **keyw
 
 
 def silent(_: Slot) -> None:
-    """An answer that says nothing."""
+    """A response without headers."""
 
 
 def left(clock: VirtualClock, remaining: int, *, limit: int = 50) -> Callable[[Slot], None]:
-    """An answer whose headers say that so many calls are left, and the window ends in 900 s."""
+    """A response with this remainder, whose window ends in 900 s."""
     return lambda slot: slot.observe(RateLimit(limit, remaining, clock.now() + timedelta(seconds=900)), clock.time())
 
 
 def closed(seconds: float) -> Callable[[Slot], None]:
-    """A 429 that asks for so many seconds."""
+    """A 429 with this Retry-After."""
     return lambda slot: slot.close_window(seconds)
 
 
@@ -120,7 +120,7 @@ async def test_nobody_overtakes_those_who_wait(limiter: LocalRateLimiter, clock:
 
 
 async def test_the_time_waited_is_told(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Whoever waited knows how long."""
+    """The slot of a call that waited has the seconds."""
     await probe(limiter, clock, 0)
     async with limiter.slot("app") as slot:
         assert slot.waited == careful(900.0)
@@ -135,7 +135,7 @@ async def test_apps_do_not_wait_for_each_other(limiter: LocalRateLimiter, clock:
 
 
 async def test_a_wait_that_is_too_long_is_refused_at_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """It raises now, with when to come back, and never sleeps first."""
+    """It raises now, with the time to retry at, and never sleeps first."""
     await probe(limiter, clock, 0)
     with pytest.raises(
         RateLimitedError, match="until 2026-01-15 12:15:00 UTC: 900 s, and max_wait leaves 899 s"
@@ -145,12 +145,12 @@ async def test_a_wait_that_is_too_long_is_refused_at_once(limiter: LocalRateLimi
     assert clock.monotonic() == 0.0
     assert caught.value.retry_at == clock.now() + dt.timedelta(seconds=900)
     assert caught.value.retry_after == 900.0
-    assert caught.value.rate_limit == told(clock, 0)
+    assert caught.value.rate_limit == headers(clock, 0)
     assert caught.value.status is None
 
 
 async def test_the_place_in_the_queue_counts(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """The fifty-first in the queue has two windows to wait, and is told so before it waits for the first."""
+    """The fifty-first in the queue has two windows to wait, and is rejected before it waits for the first."""
     await probe(limiter, clock, 0)
     log: list[object] = []
     waiting = [asyncio.create_task(go(limiter, log, name)) for name in range(50)]
@@ -164,13 +164,13 @@ async def test_the_place_in_the_queue_counts(limiter: LocalRateLimiter, clock: V
 async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """The probe's answer tells the impatient at once that their wait would be too long; the patient stay."""
+    """The probe's response rejects waiters with a small max_wait immediately; the others stay."""
     log: list[object] = []
     async with limiter.slot("app") as slot:
         patient = asyncio.create_task(go(limiter, log, "patient"))
         impatient = asyncio.create_task(go(limiter, log, "impatient", max_wait=10.0))
         await asyncio.sleep(0)
-        slot.observe(told(clock, 0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
     with pytest.raises(RateLimitedError, match="900 s"):
         await impatient
     assert clock.monotonic() == 0.0
@@ -181,21 +181,21 @@ async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
 async def test_those_behind_the_last_places_hear_when_these_are_spent(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """While the last places are under way a wait is not certain; once they are spent, the impatient are told."""
+    """While the last places are under way a wait is not certain; once they are used up, waiters are rejected."""
     await probe(limiter, clock, 1)
     log: list[object] = []
     async with limiter.slot("app") as slot:
         impatient = asyncio.create_task(go(limiter, log, "impatient", max_wait=10.0))
         await asyncio.sleep(0)
         assert not impatient.done()
-        slot.observe(told(clock, 0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
     with pytest.raises(RateLimitedError, match="900 s"):
         await impatient
     assert clock.monotonic() == 0.0
 
 
 async def test_a_refund_lets_the_next_one_go(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A call that was never sent frees its place for who waits, at once."""
+    """A call that was never sent frees its place for a waiter immediately."""
     await probe(limiter, clock, 1)
     log: list[object] = []
     async with limiter.slot("app") as slot:
@@ -219,7 +219,7 @@ async def test_a_cancelled_waiter_leaves_the_queue_as_it_was(limiter: LocalRateL
 
 
 async def test_the_last_cancelled_waiter_takes_the_timer_along(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """When nobody waits any more, nothing runs on; and the next one still gets its place."""
+    """Without waiters, nothing runs on; and the next call still gets its place."""
     await probe(limiter, clock, 0)
     log: list[object] = []
     task = asyncio.create_task(go(limiter, log, "a"))
@@ -277,7 +277,7 @@ async def test_a_cancelled_waiter_is_not_told_that_it_waits_too_long(
         behind = asyncio.create_task(go(limiter, [], "behind", max_wait=1.0))
         await asyncio.sleep(0)
         behind.cancel()
-        slot.observe(told(clock, 0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
     results = await asyncio.gather(impatient, behind, patient, return_exceptions=True)
     assert isinstance(results[0], RateLimitedError)
     assert isinstance(results[1], asyncio.CancelledError)
@@ -291,7 +291,7 @@ async def test_who_is_cancelled_as_its_wait_turns_out_too_long_is_cancelled(
     async with limiter.slot("app") as slot:
         impatient = asyncio.create_task(go(limiter, [], "impatient", max_wait=1.0))
         await asyncio.sleep(0)
-        slot.observe(told(clock, 0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
     impatient.cancel()
     await asyncio.gather(impatient, return_exceptions=True)
     assert impatient.cancelled()
@@ -331,8 +331,8 @@ async def test_a_timer_follows_a_window_that_closes_later(limiter: LocalRateLimi
     async with limiter.slot("app") as slot:
         waiting = asyncio.create_task(go(limiter, log, "a"))
         await asyncio.sleep(0)
-        slot.observe(told(clock, 0), clock.time())
-        slot.observe(told(clock, 0, reset_in=1799.0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
+        slot.observe(headers(clock, 0, reset_in=1799.0), clock.time())
     await waiting
     assert clock.monotonic() == careful(1800.0)
 
@@ -342,7 +342,7 @@ async def test_an_answer_without_a_date_is_reckoned_by_the_wall_clock(
 ) -> None:
     """Without the server's time, ours has to do."""
     async with limiter.slot("app") as slot:
-        slot.observe(told(clock, 0), None)
+        slot.observe(headers(clock, 0), None)
     async with limiter.slot("app") as slot:
         assert slot.waited == careful(900.0)
         slot.refund()
@@ -352,7 +352,7 @@ async def test_an_answer_without_a_date_is_reckoned_by_the_wall_clock(
 async def test_a_date_corrects_what_a_wrong_wall_clock_made_of_the_window(
     limiter: LocalRateLimiter, clock: VirtualClock, ahead: float
 ) -> None:
-    """The first answer had none, and ours had to do. From the first Date on the server's clock counts."""
+    """The first response had no Date, so the local clock counted. From the first Date on the server's clock counts."""
     reset = clock.now() + dt.timedelta(seconds=ahead + 899.0)
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(50, 1, reset), None)
@@ -390,7 +390,7 @@ async def test_a_refusal_before_any_header_has_none(limiter: LocalRateLimiter) -
 
 
 async def test_a_slot_knows_how_long_it_was_waited_for(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """From when it was asked for, whatever the clock said then."""
+    """From the request of the place on, whatever the clock showed then."""
     await clock.sleep(100.0)
     await call(limiter, closed(50.0))
     await clock.sleep(10.0)
@@ -398,7 +398,7 @@ async def test_a_slot_knows_how_long_it_was_waited_for(limiter: LocalRateLimiter
 
 
 async def test_a_probe_that_is_cancelled_as_it_is_let_go_leaves_its_turn(limiter: LocalRateLimiter) -> None:
-    """In an unknown window one call goes. Cancelled in the very tick, it is the next one's turn at once."""
+    """In an unknown window one call goes. If it is cancelled in the very tick, the next one goes immediately."""
     first = limiter.slot(APP)
     await first.__aenter__()
     second, third = (asyncio.create_task(call(limiter, silent)) for _ in range(2))
@@ -448,7 +448,7 @@ async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
 
 
 async def test_while_nobody_knows_how_long_no_timer_runs() -> None:
-    """Whoever waits for another's answer is woken by that. A clock is never asked for a sleep without an end."""
+    """Waiters of another's response are woken by that. A clock never gets a sleep without an end."""
     slept: list[float] = []
 
     class Listening(VirtualClock):
@@ -572,8 +572,9 @@ async def test_only_a_probes_failure_ends_the_wait_of_others(limiter: LocalRateL
 
 
 async def test_an_outage_costs_a_call_its_attempts_and_no_more(clock: VirtualClock) -> None:
-    """Fifty calls at once, four attempts each, 30 s timeout, an unreachable host: 120 s and the backoffs. Each waiting
-    call as the next probe took 1,800 s.
+    """Fifty concurrent calls, four attempts each, 30 s timeout, an unreachable host: 120 s and the backoffs.
+
+    Each waiting call as the next probe took 1,800 s.
     """
     limiter, sent = LocalRateLimiter(clock=clock), []
 
@@ -599,7 +600,7 @@ async def test_an_outage_costs_a_call_its_attempts_and_no_more(clock: VirtualClo
 # -- Telling of a wait ------------------------------------------------------------------------------------------------
 
 
-class Told:
+class WaitLog:
     """An ``on_wait`` that remembers, with the time at which it was called."""
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -613,17 +614,17 @@ class Told:
         return [(now, wait.seconds) for now, wait in self.waits]
 
 
-async def waits(limiter: LocalRateLimiter, told: Callable[[Wait], None], **keywords: Any) -> None:
-    async with limiter.slot("app", on_wait=told, **keywords) as slot:
+async def waits(limiter: LocalRateLimiter, reported: Callable[[Wait], None], **keywords: Any) -> None:
+    async with limiter.slot("app", on_wait=reported, **keywords) as slot:
         slot.refund()
 
 
 async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """How long, until when by the server's clock, and why; and not again while nothing changes."""
     await probe(limiter, clock, 0)
-    told = Told(clock)
-    await asyncio.gather(waits(limiter, told), go(limiter, [], "other"))
-    ((now, wait),) = told.waits
+    reported = WaitLog(clock)
+    await asyncio.gather(waits(limiter, reported), go(limiter, [], "other"))
+    ((now, wait),) = reported.waits
     assert now == 0.0
     assert wait.seconds == pytest.approx(900.0)
     assert wait.until == dt.datetime(2026, 1, 15, 12, 15, tzinfo=dt.UTC)
@@ -635,53 +636,53 @@ async def test_the_server_clock_is_told(limiter: LocalRateLimiter, clock: Virtua
     ahead = dt.timedelta(minutes=10)
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(50, 0, clock.now() + ahead + dt.timedelta(seconds=899)), clock.time() + 600.0)
-    wait = Told(clock)
+    wait = WaitLog(clock)
     await waits(limiter, wait)
     assert wait.waits[0][1].until == dt.datetime(2026, 1, 15, 12, 25, tzinfo=dt.UTC)
 
 
 async def test_a_call_that_goes_at_once_tells_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Nor does one that waits for another's answer: nobody knows for how long."""
-    told = Told(clock)
+    """Nor does one that waits for another's response, whose duration is unknown."""
+    reported = WaitLog(clock)
     async with limiter.slot("app") as slot:
-        waiting = asyncio.create_task(waits(limiter, told))
+        waiting = asyncio.create_task(waits(limiter, reported))
         await asyncio.sleep(0)
         slot.refund()
     await waiting
-    assert told.waits == []
+    assert reported.waits == []
 
 
 async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """When the probe that all waited for is refused, for instance; a change of a second at most is none."""
     await probe(limiter, clock, 0)
-    told = Told(clock)
-    waiting = [asyncio.create_task(waits(limiter, told)) for _ in range(2)]
+    reported = WaitLog(clock)
+    waiting = [asyncio.create_task(waits(limiter, reported)) for _ in range(2)]
     await clock.advance(100.0)
     limiter._queues["app"].window.close(100.0, 1, 1200.0)
     limiter._queues["app"]._grant_places()
     limiter._queues["app"].window.close(100.0, 1, 1200.9)
     limiter._queues["app"]._grant_places()
     await asyncio.gather(*waiting)
-    assert [now for now, _ in told.seconds()] == [0.0, 0.0, 100.0, 100.0]
-    assert [seconds for _, seconds in told.seconds()] == pytest.approx([900.0, 900.0, 1200.0, 1200.0])
+    assert [now for now, _ in reported.seconds()] == [0.0, 0.0, 100.0, 100.0]
+    assert [seconds for _, seconds in reported.seconds()] == pytest.approx([900.0, 900.0, 1200.0, 1200.0])
 
 
 async def test_who_comes_while_the_last_place_is_under_way_is_told_later(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Another was told of the same instant before; this one was not."""
+    """Another waiter was notified of the same instant before; this one was not."""
     await probe(limiter, clock, 1)
-    first, second = Told(clock), Told(clock)
+    first, second = WaitLog(clock), WaitLog(clock)
     holder = limiter.slot("app")
     await holder.__aenter__()
-    holder.observe(told(clock, 0), clock.time())
+    holder.observe(headers(clock, 0), clock.time())
     tasks = [asyncio.create_task(waits(limiter, first))]
     await asyncio.sleep(0)
     limiter._queues["app"].window.remaining = 1  # as if another place had been given back
     tasks.append(asyncio.create_task(waits(limiter, second)))
     await asyncio.sleep(0)
     assert (len(first.waits), len(second.waits)) == (1, 0)
-    holder.observe(told(clock, 0), clock.time())
+    holder.observe(headers(clock, 0), clock.time())
     await holder.__aexit__(None, None, None)
     assert (len(first.waits), len(second.waits)) == (1, 1)
     await asyncio.gather(*tasks)
@@ -698,7 +699,7 @@ async def test_a_hook_that_fails_fails_its_own_call_only(limiter: LocalRateLimit
         failing = asyncio.create_task(waits(limiter, broken))
         other = asyncio.create_task(go(limiter, log, "other"))
         await asyncio.sleep(0)
-        slot.observe(told(clock, 0), clock.time())
+        slot.observe(headers(clock, 0), clock.time())
     with pytest.raises(LookupError, match="no calls left"):
         await failing
     with pytest.raises(LookupError, match="no calls left"):
@@ -709,10 +710,10 @@ async def test_a_hook_that_fails_fails_its_own_call_only(limiter: LocalRateLimit
 
 @pytest.mark.parametrize(("reserve", "second"), [(0, 50), (10, 40), (49, 1)])
 async def test_a_position_beyond_one_window_waits_for_another(clock: VirtualClock, reserve: int, second: int) -> None:
-    """So many as one window has, less those that are reserved, go in the first; whoever stands behind, in the next."""
+    """The calls of one window, less the reserve, go in the first; the rest of the queue in the next."""
     limiter = LocalRateLimiter(clock=clock, reserve=reserve)
     await probe(limiter, clock, 0)
-    heard = Told(clock)
+    heard = WaitLog(clock)
     tasks = [asyncio.create_task(waits(limiter, heard)) for _ in range(second + 1)]
     await asyncio.sleep(0)
     assert [round(seconds) for _, seconds in heard.seconds()] == [900] * second + [1800]
@@ -727,7 +728,7 @@ async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter
         slot.observe(RateLimit(2, 1, clock.now() + dt.timedelta(seconds=3)), clock.time())
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(2, 0, clock.now() + dt.timedelta(seconds=3)), clock.time())
-    heard = Told(clock)
+    heard = WaitLog(clock)
     tasks = [asyncio.create_task(waits(limiter, heard, max_wait=12.1)) for _ in range(7)]
     await asyncio.sleep(0)
     assert [seconds for _, seconds in heard.seconds()] == pytest.approx([4.0, 4.0, 8.0, 8.0, 12.0, 12.0], abs=0.01)
@@ -741,10 +742,10 @@ async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter
 async def test_a_window_that_was_not_seen_from_its_first_call_shows_no_length(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Others were there before, nobody knows since when: this one ends in 300 s, the next one lasts the document's."""
+    """Other calls were before, since an unknown time: this window ends in 300 s, the next one is the document's."""
     async with limiter.slot("app") as slot:
-        slot.observe(told(clock, 0, reset_in=299.0), clock.time())
-    heard = Told(clock)
+        slot.observe(headers(clock, 0, reset_in=299.0), clock.time())
+    heard = WaitLog(clock)
     tasks = [asyncio.create_task(waits(limiter, heard)) for _ in range(51)]
     await asyncio.sleep(0)
     assert [seconds for _, seconds in heard.seconds()] == pytest.approx([300.0] * 50 + [1200.0], abs=0.1)
@@ -758,31 +759,31 @@ async def test_a_server_at_the_end_of_time_is_still_told_of(limiter: LocalRateLi
     end = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(50, 0, end), end.timestamp())
-    heard = Told(clock)
+    heard = WaitLog(clock)
     await waits(limiter, heard)
     assert heard.waits[0][1].until == end
 
 
 async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """By more than a second. Less is nobody's matter, not even of those who have no more patience."""
-    told: dict[str, list[float]] = {"early": [], "late": []}
+    """By more than a second. A smaller change is ignored, also for waiters at their max_wait."""
+    reported: dict[str, list[float]] = {"early": [], "late": []}
     await call(limiter, left(clock, 10))
     first, second = limiter.slot(APP), limiter.slot(APP)
     await first.__aenter__()
     await second.__aenter__()
     await call(limiter, closed(1000.0))
     impatient = asyncio.create_task(call(limiter, silent, max_wait=1000.5))
-    early = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["early"].append(wait.seconds)))
+    early = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: reported["early"].append(wait.seconds)))
     await settle()
     first.close_window(1001.0)
     await first.__aexit__(None, None, None)
-    late = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: told["late"].append(wait.seconds)))
+    late = asyncio.create_task(call(limiter, silent, on_wait=lambda wait: reported["late"].append(wait.seconds)))
     await settle()
-    assert told == {"early": [1000.0], "late": [1001.0]}
+    assert reported == {"early": [1000.0], "late": [1001.0]}
     assert not impatient.done()
     second.close_window(1002.0)
     await second.__aexit__(None, None, None)
-    assert told == {"early": [1000.0, 1002.0], "late": [1001.0]}
+    assert reported == {"early": [1000.0, 1002.0], "late": [1001.0]}
     with pytest.raises(RateLimitedError):
         await impatient
     assert [await early, await late] == [1002.0, 1002.0]
@@ -792,37 +793,37 @@ async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """Before the queue has noticed: there is a queue, but nothing to wait for but another's answer."""
-    told: list[Wait] = []
+    reported: list[Wait] = []
 
     async def just_in_time() -> None:
         await clock.sleep(50.0)
-        await call(limiter, silent, on_wait=told.append)
+        await call(limiter, silent, on_wait=reported.append)
 
     late = asyncio.create_task(just_in_time())
     await settle()
     await call(limiter, closed(50.0))
     early = asyncio.create_task(call(limiter, left(clock, 10)))
     await asyncio.gather(early, late)
-    assert told == []
+    assert reported == []
     assert clock.monotonic() == 50.0
 
 
 async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """With one call a window, the third in the queue waits for three; whoever has just left stands in nobody's way."""
-    told: dict[str, float] = {}
+    """With one call a window, the third in the queue waits for three; a waiter that has left does not count."""
+    reported: dict[str, float] = {}
 
     def hook(name: str, wait: Wait) -> None:
-        told[name] = wait.seconds
+        reported[name] = wait.seconds
 
     probe = limiter.slot(APP)
     await probe.__aenter__()
     tasks = [asyncio.create_task(call(limiter, silent, on_wait=partial(hook, name))) for name in "abcd"]
     await settle()
-    assert told == {}
+    assert reported == {}
     left(clock, 0, limit=1)(probe)
     tasks[1].cancel()
     await probe.__aexit__(None, None, None)
-    assert {name: round(wait) for name, wait in told.items()} == {"a": 901, "c": 1802, "d": 2703}
+    assert {name: round(wait) for name, wait in reported.items()} == {"a": 901, "c": 1802, "d": 2703}
     for task in tasks:
         task.cancel()
     await settle()
@@ -832,45 +833,45 @@ async def test_waiters_behind_one_that_leaves_are_notified_in_the_next_window(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """Their wait is one window shorter. Notifying them immediately would cost O(waiters) for each that leaves."""
-    told: list[tuple[str, float]] = []
+    reported: list[tuple[str, float]] = []
 
     async def ask(name: str) -> None:
-        async with limiter.slot(APP, on_wait=lambda wait: told.append((name, round(wait.seconds)))) as slot:
+        async with limiter.slot(APP, on_wait=lambda wait: reported.append((name, round(wait.seconds)))) as slot:
             left(clock, 0, limit=1)(slot)
 
     await call(limiter, left(clock, 0, limit=1))
     tasks = [asyncio.create_task(ask(name)) for name in "abcd"]
     await settle()
-    assert told == [("a", 901), ("b", 1802), ("c", 2703), ("d", 3605)]
-    told.clear()
+    assert reported == [("a", 901), ("b", 1802), ("c", 2703), ("d", 3605)]
+    reported.clear()
     tasks[1].cancel()
     await settle()
-    assert told == []
+    assert reported == []
     await tasks[0]
-    assert told == [("c", 901), ("d", 1802)]
+    assert reported == [("c", 901), ("d", 1802)]
     for task in tasks:
         task.cancel()
     await settle()
 
 
 async def test_what_is_told_after_a_refusal_is_what_is_waited(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """It says how long, and nothing is taken off that, nor by an answer that comes beside it and tells the same."""
-    told: list[Wait] = []
+    """Its duration counts, and a concurrent response with the same headers does not shorten it."""
+    reported: list[Wait] = []
     await call(limiter, left(clock, 2))
     async with limiter.slot(APP) as refused, limiter.slot(APP) as good:
         refused.close_window(None)
         left(clock, 1)(good)
-    waited = await call(limiter, silent, on_wait=told.append)
-    assert [wait.seconds for wait in told] == [waited]
+    waited = await call(limiter, silent, on_wait=reported.append)
+    assert [wait.seconds for wait in reported] == [waited]
 
 
 async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualClock) -> None:
-    """Where no answer says anything: 900 s after the second call, and nothing is taken off or added; each time anew."""
-    limiter, told = LocalRateLimiter(clock=clock, limit=2), list[float]()
+    """Without any headers: 900 s after the second call, neither shortened nor extended; and again each time."""
+    limiter, reported = LocalRateLimiter(clock=clock, limit=2), list[float]()
     for _ in range(3):
-        await call(limiter, silent, on_wait=lambda wait: told.append(wait.seconds))
+        await call(limiter, silent, on_wait=lambda wait: reported.append(wait.seconds))
         await call(limiter, silent)
-    assert told == [900.0, 900.0]
+    assert reported == [900.0, 900.0]
 
 
 # -- A machine that sleeps --------------------------------------------------------------------------------------------
@@ -885,7 +886,7 @@ async def test_after_a_suspend_one_probe_goes(limiter: LocalRateLimiter, clock: 
         other = asyncio.create_task(go(limiter, log, "other"))
         await asyncio.sleep(0)
         assert log == []
-        slot.observe(told(clock, 40), clock.time())
+        slot.observe(headers(clock, 40), clock.time())
     await other
     assert clock.monotonic() == 0.0
 
@@ -894,9 +895,9 @@ async def test_after_a_suspend_one_probe_goes(limiter: LocalRateLimiter, clock: 
 async def test_a_spent_window_stays_spent_whatever_the_wall_clock_says(
     limiter: LocalRateLimiter, clock: VirtualClock, seconds: float
 ) -> None:
-    """Somebody may just have set it. Waits are monotonic: they neither end early nor grow; then a probe goes."""
+    """The clock may just have been set. Waits are monotonic: they neither end early nor grow; then a probe goes."""
     await probe(limiter, clock, 0)
-    heard = Told(clock)
+    heard = WaitLog(clock)
     tasks = [asyncio.create_task(waits(limiter, heard)) for _ in range(2)]
     await clock.advance(100.0)
     clock.jump(seconds)
@@ -923,7 +924,7 @@ async def test_a_clock_that_is_corrected_by_little_is_no_suspend(
 
 
 async def test_without_a_date_the_last_one_counts(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A server whose clock is known to be ten minutes ahead does not lose that by an answer without a Date."""
+    """The known offset of a server clock that is ten minutes ahead survives a response without a Date."""
     ahead = dt.timedelta(minutes=10)
     reset = clock.now() + ahead + dt.timedelta(seconds=899)
     async with limiter.slot("app") as slot:
@@ -967,7 +968,7 @@ async def test_ten_thousand_are_cancelled_in_no_time(limiter: LocalRateLimiter, 
 async def test_who_cancels_all_tasks_does_not_put_the_others_to_sleep(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Some programs cancel whatever task they find. The queue's own is replaced while anybody waits."""
+    """Some programs cancel all tasks that they find. The queue's own is replaced while calls wait."""
     await probe(limiter, clock, 0)
     log: list[object] = []
     task = asyncio.create_task(go(limiter, log, "a"))
@@ -984,7 +985,7 @@ async def test_who_cancels_all_tasks_does_not_put_the_others_to_sleep(
 async def test_a_call_that_hangs_over_the_windows_end_keeps_nobody(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """It holds the last place. Nobody knows how long they wait for it, but when the window is over they go."""
+    """It holds the last place. The wait for it is unknown, but when the window is over the waiters go."""
     await probe(limiter, clock, 1)
     log: list[object] = []
     async with limiter.slot("app"):
@@ -993,14 +994,14 @@ async def test_a_call_that_hangs_over_the_windows_end_keeps_nobody(
 
 
 async def test_a_storm_of_refusals_is_no_busy_loop(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A server that refuses everything and always says *now* gets fewer and fewer calls: nine in the first minute."""
+    """A server that rejects everything and always sends *now* gets fewer and fewer calls: nine in the first minute."""
     calls = []
 
     async def refused() -> None:
         while clock.monotonic() < 60.0:
             async with limiter.slot("app") as slot:
                 calls.append(clock.monotonic())
-                slot.observe(told(clock, 0, reset_in=-5.0), clock.time())
+                slot.observe(headers(clock, 0, reset_in=-5.0), clock.time())
                 slot.close_window(0.0)
 
     await asyncio.gather(*(refused() for _ in range(20)))
@@ -1009,7 +1010,7 @@ async def test_a_storm_of_refusals_is_no_busy_loop(limiter: LocalRateLimiter, cl
 
 
 async def test_a_hook_that_ends_the_program_loses_no_place(clock: VirtualClock) -> None:
-    """Even what is no Exception leaves the queue as it was."""
+    """Even a BaseException that is not an Exception leaves the queue intact."""
 
     class EndError(BaseException):
         pass
@@ -1057,7 +1058,7 @@ def test_every_loop_has_its_own_default_limiter() -> None:
 
 
 async def test_answers_without_headers_count(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Fifty calls to a server that tells nothing, and the next one waits for the document's window to end."""
+    """Fifty calls to a server without headers, and the next one waits for the document's window to end."""
 
     async def call() -> None:
         async with limiter.slot("app") as slot:
@@ -1089,7 +1090,7 @@ async def test_the_cancelled_do_not_count_in_the_queue(limiter: LocalRateLimiter
 
 
 async def test_a_late_refusal_of_the_last_window_closes_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A 429 that was on its way while the window turned speaks of the one that is over. It was no call of this one."""
+    """A 429 that was on its way at the reset belongs to the window that is over. It was not a call of this one."""
     await probe(limiter, clock, 5)
     async with limiter.slot("app") as late:
         await clock.advance(1000.0)
@@ -1148,8 +1149,8 @@ async def test_the_smallest_limiter_there_is(clock: VirtualClock) -> None:
 @pytest.mark.parametrize("taken", [1, 3])
 @pytest.mark.parametrize("slow", [1, 2, 3])
 async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int, taken: int) -> None:
-    """A long queue is not told of each window that opens as it was foreseen. But when somebody else takes its places,
-    be it one, those who now would wait too long hear that at once, however many windows went well before.
+    """A long queue is not notified of each window that opens as predicted. But when another program takes its places,
+    be it one, waiters that would wait too long are rejected immediately, after any number of good windows.
     """
     api = FakeApi(clock=clock, rate_limit=4)
     token = api.apps[0].token
@@ -1184,7 +1185,7 @@ async def test_waiters_are_notified_once_a_window_at_most(
     each window is a few tenths longer than estimated, so a waiter is notified in every fifth window.
     """
     api = FakeApi(clock=clock, rate_limit=limit)
-    told: list[tuple[float, Wait]] = []
+    reported: list[tuple[float, Wait]] = []
     passes: list[float] = []
     notify = _AppQueue._notify_or_reject
 
@@ -1200,16 +1201,16 @@ async def test_waiters_are_notified_once_a_window_at_most(
         clock=clock,
         limiter=LocalRateLimiter(clock=clock, reserve=reserve),
         retry=RetryPolicy(max_wait=math.inf),
-        on_wait=lambda wait: told.append((clock.monotonic(), wait)),
+        on_wait=lambda wait: reported.append((clock.monotonic(), wait)),
     )
     each = limit - reserve
     await asyncio.gather(*(client.get_usage() for _ in range(each * 60)))
     assert len(passes) <= 61
-    assert len(told) <= each * 59 * 30 / 4
-    assert clock.monotonic() == pytest.approx(max(now + wait.seconds for now, wait in told), rel=0.001)
+    assert len(reported) <= each * 59 * 30 / 4
+    assert clock.monotonic() == pytest.approx(max(now + wait.seconds for now, wait in reported), rel=0.001)
 
 
-# -- What is foretold --------------------------------------------------------------------------------------------------
+# -- Predictions -------------------------------------------------------------------------------------------------------
 
 
 class Server:
@@ -1231,22 +1232,22 @@ class Server:
         slot.observe(RateLimit(self.limit, self.left, datetime.fromtimestamp(self.reset, UTC)), math.floor(now))
 
 
-async def foretold(
+async def predictions(
     clock: VirtualClock, calls: int, *windows: tuple[int, float], max_wait: float = math.inf
 ) -> list[tuple[float, float | None]]:
-    """So many calls at once: when each went, or was refused, and for when it was told last."""
+    """Concurrent calls: when each went or was rejected, and the last time that it was notified of."""
     limiter, server = LocalRateLimiter(clock=clock), Server(clock, *windows)
 
     async def ask() -> tuple[float, float | None]:
-        told: list[float] = []
+        reported: list[float] = []
         try:
             async with limiter.slot(
-                APP, max_wait=max_wait, on_wait=lambda wait: told.append(clock.monotonic() + wait.seconds)
+                APP, max_wait=max_wait, on_wait=lambda wait: reported.append(clock.monotonic() + wait.seconds)
             ) as slot:
                 went = clock.monotonic()
                 await clock.sleep(0.2)
                 server.answer(slot)
-                return went, told[-1] if told else None
+                return went, reported[-1] if reported else None
         except RateLimitedError:
             return -clock.monotonic(), None
 
@@ -1260,8 +1261,8 @@ async def foretold(
 )
 async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
     """However the windows turn out: to a thousandth, and to a second or two."""
-    for went, told in await foretold(clock, 40, *windows):
-        assert told is None or told == pytest.approx(went, abs=2.0, rel=0.001)
+    for went, reported in await predictions(clock, 40, *windows):
+        assert reported is None or reported == pytest.approx(went, abs=2.0, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -1269,6 +1270,6 @@ async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list
 )
 async def test_nobody_waits_longer_than_they_would(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
     """When a window turns out longer, or smaller, than the last one, those whom that makes wait too long hear it."""
-    ends = [when for when, _ in await foretold(clock, 15, *windows, max_wait=1900.0)]
+    ends = [when for when, _ in await predictions(clock, 15, *windows, max_wait=1900.0)]
     assert max(ends) < 1900.0
-    assert min(ends) == pytest.approx(-902.0, abs=2.0)  # by the second window's first answer
+    assert min(ends) == pytest.approx(-902.0, abs=2.0)  # by the second window's first response

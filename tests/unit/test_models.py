@@ -85,7 +85,7 @@ class TestDailySeries:
         assert SERIES[9:] == DailySeries()
 
     def test_slice_backwards(self) -> None:
-        """A slice that runs backwards is no series, for its days would descend."""
+        """A slice that runs backwards is refused, for its days would descend."""
         with pytest.raises(ValueError, match="must ascend"):
             SERIES[::-1]
 

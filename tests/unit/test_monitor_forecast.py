@@ -108,13 +108,13 @@ def test_missing_days_are_zeros() -> None:
 
 
 def test_yesterday_may_not_be_counted_yet() -> None:
-    """Without its count, yesterday is left out: it is no day without reads."""
+    """Without its count, yesterday is omitted: it does not count as a day without reads."""
     found = forecast(project(dict.fromkeys(range(2, 30), 100)))
     assert (found.basis_days, found.per_day) == (28, ABOUT_100)
 
 
 def test_days_without_a_count_are_unknown() -> None:
-    """A day that is named with ``None`` is left out; one at the beginning is not the first known day."""
+    """A day that is named with ``None`` is omitted; one at the beginning is not the first known day."""
     found = forecast(project({50: None, 5: 100, 4: None, 3: 100, 2: 100, 1: None}))
     assert (found.basis_days, found.per_day) == (3, ABOUT_100)
 

@@ -78,7 +78,7 @@ async def test_reads_pass_up_to_the_cap(client: UsageClient) -> None:
 
 
 async def test_refusal_until_the_reset(client: UsageClient) -> None:
-    """If the API's own count is in the way, the error says when the cycle resets."""
+    """If the API's own count is in the way, the error has the time at which the cycle resets."""
     error = await refused(UsageGuard(client), 601)
     assert (error.requested, error.remaining, error.retryable, error.retry_at) == (601, 600, False, RESET)
     assert str(error) == "601 reads refused: 600 left in this billing cycle, which resets at 2026-02-10 00:00+00:00"
@@ -102,7 +102,7 @@ async def test_a_cap_of_zero_denies(api: FakeApi, client: UsageClient) -> None:
 
 
 async def test_concurrent_callers_share_the_cap_and_one_request(api: FakeApi, client: UsageClient) -> None:
-    """Of 100 callers at once as many pass as the cap allows, on one request."""
+    """Of 100 concurrent callers as many pass as the cap allows, on one request."""
     guard = UsageGuard(client)
     ends = await asyncio.gather(*(guard.spend(50) for _ in range(100)), return_exceptions=True)
     assert Counter(type(end) for end in ends) == {type(None): 12, BudgetExceededError: 88}
@@ -151,7 +151,7 @@ async def test_a_block_that_fails_counts_in_full(client: UsageClient) -> None:
 
 @pytest.mark.parametrize("reads", [-1, 1.0, True, "1", None])
 async def test_wrong_reads(client: UsageClient, reads: Any) -> None:
-    """They are refused before anything is asked or counted."""
+    """They are refused before anything is requested or counted."""
     guard = UsageGuard(client)
     with pytest.raises(InvalidRequestError, match="reads must be an int of at least 0"):
         await guard.spend(reads)
@@ -260,7 +260,7 @@ async def test_cancelled_in_the_block_counts_in_full_and_ages_out(client: UsageC
 async def test_cancelled_at_every_step(api: FakeApi, client: UsageClient, clock: VirtualClock) -> None:
     """Wherever a caller is cancelled, either nothing or its whole reservation counts."""
     for steps in range(1, 40):
-        clock.jump(301)  # so that each asks
+        clock.jump(301)  # so that each calls the API
         guard = UsageGuard(client)
 
         async def bot(guard: UsageGuard = guard) -> None:
@@ -282,7 +282,7 @@ async def test_cancelled_at_every_step(api: FakeApi, client: UsageClient, clock:
 async def test_an_old_response_serves_while_the_api_fails(
     api: FakeApi, client: UsageClient, clock: VirtualClock
 ) -> None:
-    """Up to ``stale_after``; the API is asked every 60 s. Then the cause is attached to the refusal."""
+    """Up to ``stale_after``; the API is called every 60 s. Then the cause is attached to the error."""
     guard = UsageGuard(client, stale_after=1000)
     await guard.spend(100)
     api.fail(Fault.status(503), times=math.inf)
@@ -345,7 +345,7 @@ async def test_allow_when_unknown(api: FakeApi, client: UsageClient, clock: Virt
 async def test_quota_errors_pass_through(
     api: FakeApi, client: UsageClient, clock: VirtualClock, when_unknown: Any
 ) -> None:
-    """An account without reads is not unknown. Each caller gets its own copy, and the API is asked once a minute."""
+    """An account without reads is not unknown. Each caller gets its own copy, and the API is called once a minute."""
     guard = UsageGuard(client, when_unknown=when_unknown)
     await guard.spend(1)
     await clock.sleep(301)
@@ -362,7 +362,7 @@ async def test_quota_errors_pass_through(
 
 
 async def test_a_closed_client_is_not_unknown(client: UsageClient) -> None:
-    """A mistake of the program passes through, whatever ``when_unknown`` says."""
+    """A bug of the program is raised, whatever ``when_unknown`` is."""
     guard = UsageGuard(client, when_unknown="allow")
     await client.aclose()
     with pytest.raises(ClientClosedError):
@@ -410,7 +410,7 @@ async def test_without_a_reset_day(api: FakeApi, clock: VirtualClock) -> None:
 async def test_a_response_of_an_ended_cycle_never_counts(
     api: FakeApi, client: UsageClient, clock: VirtualClock
 ) -> None:
-    """At 00:00 UTC of the reset day the API is asked again, however young the response is."""
+    """At 00:00 UTC of the reset day the API is called again, however young the response is."""
     guard = UsageGuard(client)
     await clock.sleep(until(clock, RESET) - 60)
     assert await guard.remaining() == 600
@@ -420,7 +420,7 @@ async def test_a_response_of_an_ended_cycle_never_counts(
 
 
 async def test_a_reset_while_the_api_fails(api: FakeApi, client: UsageClient, clock: VirtualClock) -> None:
-    """The old response says nothing about the new cycle."""
+    """The old response does not describe the new cycle."""
     guard = UsageGuard(client)
     await clock.sleep(until(clock, RESET) - 60)
     await guard.spend(1)

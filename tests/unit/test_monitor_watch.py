@@ -192,7 +192,7 @@ def test_forecast_that_may_fit_is_no_event() -> None:
 
 
 def test_forecast_at_the_cap_is_no_event() -> None:
-    """What has happened is no forecast."""
+    """A cap that is used up is not a forecast."""
     events = judge(sample(1000, days=30, per_day=100), None, THRESHOLDS)
     assert names(events) == ["UsageSampled", *["ThresholdCrossed"] * 3]
 
@@ -222,7 +222,7 @@ def test_reset_and_changed_cap() -> None:
 
 @pytest.mark.parametrize("last", [Seen(CYCLE.start, 5, None), Seen(CYCLE.next().start, 5, 1000)])
 def test_nothing_follows_from_what_is_unknown_or_later(last: Seen) -> None:
-    """A cap that becomes known has not changed, and an earlier cycle is no reset."""
+    """A cap that becomes known has not changed, and an earlier cycle is not a reset."""
     assert names(judge(sample(5), last, THRESHOLDS)) == ["UsageSampled"]
 
 
@@ -357,7 +357,7 @@ async def test_events_come_once_a_cycle(api: FakeApi, client: UsageClient, clock
 
 
 async def test_a_cap_that_flips_back_reports_nothing_twice(api: FakeApi, client: UsageClient) -> None:
-    """Thresholds arm anew for another cap, once for each."""
+    """Thresholds are armed again for another cap, once for each."""
     events = watch(client, thresholds=(0.8,))
     api.read_posts(api.apps[0], 850)
     assert names(await take(events, 1)) == ["ThresholdCrossed"]
@@ -370,7 +370,7 @@ async def test_a_cap_that_flips_back_reports_nothing_twice(api: FakeApi, client:
 
 
 async def test_another_reset_day_is_another_cycle(api: FakeApi, client: UsageClient) -> None:
-    """A later start is a reset, and an earlier one is not; thresholds arm anew."""
+    """A later start is a reset, and an earlier one is not; thresholds are armed again."""
     events = watch(client, thresholds=(0.8,))
     api.read_posts(api.apps[0], 850)
     assert names(await take(events, 1)) == ["ThresholdCrossed"]
@@ -504,7 +504,7 @@ async def test_a_reset_that_another_program_recorded(
 
 
 async def test_two_watches_on_one_history(api: FakeApi, client: UsageClient, history: Any) -> None:
-    """What one has delivered, the other one leaves out."""
+    """An event that one watch has delivered is omitted by the other."""
     one, other = (watch(client, history=history) for _ in range(2))
     await take(one, 1)
     await take(other, 1)

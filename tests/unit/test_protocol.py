@@ -1,4 +1,4 @@
-"""Requests as documented, and what every answer means. Pure: no transport, no clock."""
+"""Requests as documented, and the meaning of every response. Pure: no transport, no clock."""
 
 import base64
 import datetime as dt
@@ -98,7 +98,7 @@ class TestUsageRequest:
 
     @pytest.mark.parametrize("days", [1, 7, 90])
     def test_days_alone_ask_for_both_daily_fields(self, days: int) -> None:
-        """Days alone would change nothing in the answer, so both daily fields are asked for."""
+        """Days alone would change nothing in the response, so both daily fields are requested."""
         assert usage_request(days=days).url == f"{BASE}?days={days}&{BOTH_DAILY}"
 
     @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ class TestUsageRequest:
         ],
     )
     def test_query(self, days: int | None, fields: Any, query: str) -> None:
-        """Fields are asked for once each and in one order, so that equal questions are equal requests."""
+        """Fields are sent once each and in one order, so that equal calls are equal requests."""
         assert usage_request(days=days, fields=fields).url == BASE + query
 
     def test_equal_questions_are_equal_requests(self) -> None:
@@ -145,7 +145,7 @@ class TestUsageRequest:
         ids=repr,
     )
     def test_bad_days(self, days: Any, quoted: str) -> None:
-        """Days that the API would refuse, or that are no int, are refused before any I/O, with the value quoted."""
+        """Days that the API would refuse, or that are not an int, are refused before any I/O, with the value quoted."""
         with pytest.raises(InvalidRequestError) as caught:
             usage_request(days=days)
         assert isinstance(caught.value, ValueError)
@@ -286,7 +286,7 @@ class TestMessages:
         assert Response(204) == Response(204, {}, b"")
 
     def test_survives_pickling(self) -> None:
-        """An answer goes to another process whole; what it holds is told by its attributes alone."""
+        """A response can be pickled to another process; its repr shows only its attributes."""
         response = Response(200, {"X-Echo": "canary"}, b"{}")
         assert pickle.loads(pickle.dumps(response)) == response
 
@@ -404,13 +404,13 @@ class TestBaseUrl:
         assert "canary" not in "".join(traceback.format_exception(caught.value))
 
     def test_user_information_is_explained(self) -> None:
-        """The message says where the token belongs instead."""
+        """The message names the right place of the token."""
         with pytest.raises(ConfigurationError, match="must not contain a user name or a password"):
             check_base_url("https://@api.twitter.com")
 
     @pytest.mark.parametrize("url", [None, b"https://api.twitter.com", 7, Path("https://api.twitter.com")], ids=repr)
     def test_not_text(self, url: Any) -> None:
-        """What is no str is refused."""
+        """A value that is not a str is refused."""
         with pytest.raises(ConfigurationError, match="base_url must be a str, got"):
             check_base_url(url)
 
@@ -448,13 +448,13 @@ class TestRateLimitHeaders:
 
     @pytest.mark.parametrize("name", list(WINDOW))
     def test_one_missing(self, name: str) -> None:
-        """Two of the three are no window."""
+        """Two of the three headers do not make a window."""
         assert read_rate_limit(Response(200, {key: text for key, text in WINDOW.items() if key != name})) is None
 
     @pytest.mark.parametrize("name", list(WINDOW))
     @pytest.mark.parametrize("text", NO_DIGITS, ids=lambda text: ascii(text)[:20])
     def test_not_digits(self, name: str, text: str) -> None:
-        """What is not plainly a number of at most twelve digits is no header."""
+        """A header that is not a number of at most twelve digits is ignored."""
         assert read_rate_limit(Response(200, WINDOW | {name: text})) is None
 
     def test_the_last_second(self) -> None:
@@ -465,7 +465,7 @@ class TestRateLimitHeaders:
         assert read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "999999999999"})) is None
 
     def test_of_a_capped_month(self) -> None:
-        """A capped 429 tells of another endpoint's window, and so of none; every other 429 tells of ours."""
+        """A 429 of the cap has another endpoint's window, which is dropped; every other 429 has ours."""
         headers = WINDOW | {"x-rate-limit-remaining": "39999"}
         assert read_rate_limit(Response(429, headers, fixture("error_429_usage_capped"))) is None
         for body in (b"", b"<html>", fixture("error_429_too_many_requests"), fixture("error_429_code_88")):
@@ -509,15 +509,15 @@ class TestDate:
         ],
     )
     def test_no_date(self, text: str) -> None:
-        """What is no HTTP date is none."""
+        """A malformed HTTP date is ignored."""
         assert read_date(Response(200, {"date": text})) is None
 
     def test_absent(self) -> None:
-        """An answer may have no date."""
+        """A response may have no date."""
         assert read_date(Response(200)) is None
 
 
-# -- Good answers ------------------------------------------------------------------------------------------------------
+# -- Good responses ----------------------------------------------------------------------------------------------------
 
 
 class TestGoodAnswers:
@@ -560,7 +560,7 @@ class TestGoodAnswers:
 
     @pytest.mark.parametrize("body", [b"{}", b'{"data":null}', b'{"errors":[]}', b'{"title":"UsageCapExceeded"}'])
     def test_neither_data_nor_problems(self, body: bytes) -> None:
-        """A 200 without data and without errors is no answer of this API."""
+        """A 200 without data and without errors is not a response of this API."""
         error = refusal(Response(200, {}, body))
         assert (type(error), error.path, error.retryable) == (DecodeError, "$.data", False)
 
@@ -577,7 +577,7 @@ class TestGoodAnswers:
 
     @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308, 399])
     def test_redirects(self, status: int) -> None:
-        """No redirect is followed or tried again; where it leads is not shown."""
+        """A redirect is neither followed nor retried; its target is not shown."""
         error = refusal(Response(status, {"location": "https://canary.example"}, b"<html>"))
         assert (type(error), error.retryable) == (ProtocolError, False)
         assert f"unexpected redirect (status {status})" in str(error)
@@ -621,7 +621,7 @@ def test_every_error_fixture_is_tested() -> None:
 @pytest.mark.parametrize("host", ["api.twitter.com", "api.x.com"])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_known_error(name: str, host: str) -> None:
-    """Each body that was seen raises its class with all that it says, whichever host its type names."""
+    """Each recorded body raises its class with all its data, whichever host its type names."""
     status = int(name.split("_")[1])
     body = fixture(name).replace(b"https://api.twitter.com/2/", f"https://{host}/2/".encode())
     headers = {} if status == 401 else dict(WINDOW)
@@ -634,12 +634,12 @@ def test_every_known_error(name: str, host: str) -> None:
     assert error.request_id == "f00d"
     assert error.rate_limit == (None if status == 401 else RateLimit(50, 0, RESET_AT))
     written = json.loads(body)
-    said = written if "title" in written else written["errors"][0]
-    assert error.problem.title == said.get("title")
-    assert error.problem.type == said.get("type")
-    assert error.problem.detail == said.get("detail", said.get("message"))
-    assert error.problem.status == said.get("status")
-    assert error.problem.extra == {k: v for k, v in said.items() if k not in {"title", "type", "detail", "status"}}
+    content = written if "title" in written else written["errors"][0]
+    assert error.problem.title == content.get("title")
+    assert error.problem.type == content.get("type")
+    assert error.problem.detail == content.get("detail", content.get("message"))
+    assert error.problem.status == content.get("status")
+    assert error.problem.extra == {k: v for k, v in content.items() if k not in {"title", "type", "detail", "status"}}
     assert error.retryable is (KINDS[name] in {RateLimitedError, ServerError})
     assert isinstance(error, QuotaError) is issubclass(KINDS[name], QuotaError)
     assert str(error).startswith(f"{status} ")
@@ -647,7 +647,7 @@ def test_every_known_error(name: str, host: str) -> None:
 
 
 def test_messages_say_what_to_do() -> None:
-    """What a person reads is what the API said, and what to do about it."""
+    """The message is the API's text, and the advice."""
     error = refusal(Response(403, {}, fixture("error_403_client_forbidden")))
     assert str(error) == (
         "403 Client Forbidden: When authenticating requests to the Twitter API v2 endpoints, you must use keys and "
@@ -659,9 +659,9 @@ def test_messages_say_what_to_do() -> None:
     assert str(refusal(Response(401, {}, fixture("error_401_unauthorized")))).startswith(
         "401 Unauthorized. Use the app's"
     )
-    spent = str(refusal(Response(429, WINDOW | {"date": HTTP_NOW}, b"")))
-    assert spent.startswith("429 Too Many Requests. No calls are left in the app's 15-minute window")
-    assert spent.endswith(" (not before 2026-03-01 12:10:01 UTC).")
+    message = str(refusal(Response(429, WINDOW | {"date": HTTP_NOW}, b"")))
+    assert message.startswith("429 Too Many Requests. No calls are left in the app's 15-minute window")
+    assert message.endswith(" (not before 2026-03-01 12:10:01 UTC).")
 
 
 class TestKinds:
@@ -737,7 +737,7 @@ class TestKinds:
         ids=lambda body: ascii(body)[:30],
     )
     def test_status_alone(self, status: int, body: bytes, kind: type[ApiError | RateLimitedError]) -> None:
-        """Where the API did not speak, the status alone counts, and a body is never taken for success."""
+        """If the response is not the API's, only the status counts, and a body is never a success."""
         error = refusal(Response(status, {}, body))
         assert type(error) is kind
         assert (error.status, error.body) == (status, body)
@@ -749,7 +749,7 @@ class TestKinds:
         [(404, "404 Not Found."), (503, "503 Service Unavailable."), (520, "520 Unknown Status.")],
     )
     def test_without_a_title(self, status: int, phrase: str) -> None:
-        """Where the API said nothing, the message says what the status says."""
+        """If the body is empty, the message is the status' phrase."""
         assert str(refusal(Response(status, {}, b""))).startswith(phrase)
 
     def test_an_app_that_is_not_enrolled(self) -> None:
@@ -782,7 +782,7 @@ class TestKinds:
 
 class TestSpendCap:
     def test_reset_date(self) -> None:
-        """A spend cap tells when the next cycle begins: that day's midnight, UTC."""
+        """A spend cap has the start of the next cycle: that day's midnight, UTC."""
         error = refusal(Response(403, {}, fixture("error_403_spend_cap_reached")))
         assert error.reset_date == dt.date(2026, 4, 14)
         assert error.retry_at == dt.datetime(2026, 4, 14, tzinfo=dt.UTC)
@@ -790,7 +790,7 @@ class TestSpendCap:
 
     @pytest.mark.parametrize("value", ["soon", "", None, 20260414, "2026-02-30", "2026-W16-2", [], True])
     def test_no_reset_date(self, value: object) -> None:
-        """What is no date is no reset date, and still a spend cap."""
+        """A malformed date is ignored, and the error is still a spend cap."""
         error = refusal(Response(403, {}, json.dumps({"title": "SpendCapReached", "reset_date": value}).encode()))
         assert (type(error), error.reset_date, error.retry_at) == (SpendCapReachedError, None, None)
 
@@ -800,7 +800,7 @@ PLAIN = b'{"title":"Too Many Requests","type":"about:blank","status":429}'
 
 class TestTooManyRequests:
     @pytest.mark.parametrize(
-        ("body", "headers", "spent"),
+        ("body", "headers", "exhausted"),
         [
             (PLAIN, WINDOW, True),
             (PLAIN, {}, True),
@@ -819,10 +819,10 @@ class TestTooManyRequests:
             (fixture("error_429_rate_limit_exceeded"), WINDOW | {"x-rate-limit-remaining": "7"}, True),
         ],
     )
-    def test_whose_limit_it_is(self, body: bytes, headers: dict[str, str], spent: bool) -> None:
+    def test_whose_limit_it_is(self, body: bytes, headers: dict[str, str], exhausted: bool) -> None:
         """A 429 that leaves calls in the window is not about the window, unless it names it."""
         error = refusal(Response(429, headers, body))
-        assert (type(error), error.window_exhausted, error.retryable) == (RateLimitedError, spent, True)
+        assert (type(error), error.window_exhausted, error.retryable) == (RateLimitedError, exhausted, True)
 
     @pytest.mark.parametrize("owner", ["app", "user"])
     @pytest.mark.parametrize("window", [{}, WINDOW])
@@ -851,7 +851,7 @@ class TestTooManyRequests:
     @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
     @pytest.mark.parametrize("body", [b"<html>blocked</html>", b"error code: 1015", b" \xef\xbb\xbf<!doctype html>"])
     def test_a_page_of_the_edge(self, status: int, body: bytes) -> None:
-        """A page or plain text comes from a firewall, proxy or CDN: the message says so, and blames no token."""
+        """A page or plain text comes from a firewall, proxy or CDN: the message names these, and blames no token."""
         error = refusal(Response(status, {}, body))
         assert error.from_edge
         assert "A firewall, proxy or CDN sent this response" in str(error)
@@ -877,12 +877,12 @@ class TestTooManyRequests:
         assert error.retry_after == 601
 
     def test_the_servers_clock_counts(self) -> None:
-        """A wait is reckoned from the answer's own date, not from a client's clock that may be wrong."""
+        """A wait is computed from the response's own date, not from a client's clock that may be wrong."""
         error = refusal(Response(429, WINDOW | {"date": HTTP_NOW}, PLAIN), now=NOW + dt.timedelta(hours=5))
         assert error.retry_after == 601
 
     def test_the_clients_clock_where_there_is_no_date(self) -> None:
-        """Without a date, the time of the answer's coming counts."""
+        """Without a date, the time of the response's arrival counts."""
         error = refusal(Response(429, WINDOW, PLAIN), now=NOW + dt.timedelta(seconds=100))
         assert error.retry_after == 501
         assert error.retry_at == RESET_AT + dt.timedelta(seconds=1)
@@ -932,14 +932,14 @@ class TestTooManyRequests:
 
     @pytest.mark.parametrize("reset", [0, 1, EPOCH_NOW - 86400, EPOCH_NOW - 1])
     def test_a_reset_in_the_past(self, reset: int) -> None:
-        """A reset in the past is no wait, and never a negative one."""
+        """A reset in the past means no wait, and never a negative one."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": str(reset), "date": HTTP_NOW}, PLAIN))
         assert error.retry_after == 0
         assert error.retry_at == dt.datetime.fromtimestamp(reset + 1, dt.UTC)
 
     @pytest.mark.parametrize("reset", [EPOCH_NOW + 86400, EPOCH_NOW + 10**6, 10**11, 253402300798, 253402300799])
     def test_a_reset_absurdly_far(self, reset: int) -> None:
-        """A reset more than a day ahead is somebody's mistake: after one window we shall know. Nothing overflows."""
+        """A reset more than a day ahead is implausible: check again after one window. Nothing overflows."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": str(reset), "date": HTTP_NOW}, PLAIN))
         assert error.retry_after == 900
         assert error.retry_at == NOW + dt.timedelta(minutes=15)
@@ -953,7 +953,7 @@ class TestTooManyRequests:
 
     @pytest.mark.parametrize("reset", [*NO_DIGITS, "253402300800", "999999999999"], ids=lambda text: ascii(text)[:20])
     def test_no_reset(self, reset: str) -> None:
-        """What is no reset leaves the wait unknown, and the window spent."""
+        """A malformed reset leaves the wait unknown, and the window used up."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": reset, "date": HTTP_NOW}, PLAIN))
         assert (error.retry_at, error.retry_after, error.rate_limit) == (None, None, None)
         assert error.window_exhausted
@@ -969,14 +969,14 @@ class TestTooManyRequests:
 
 class TestServerTrouble:
     def test_retry_after(self) -> None:
-        """A server in trouble may say when to come back; the window has nothing to do with it."""
+        """A server error may have a time to retry at; it does not concern the window."""
         error = refusal(Response(503, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
         assert (error.retry_at, error.retry_after) == (NOW + dt.timedelta(minutes=2), 120)
         error = refusal(Response(503, WINDOW | {"date": HTTP_NOW}, b""))
         assert (error.retry_at, error.retry_after) == (None, None)
 
     def test_others_do_not_say(self) -> None:
-        """What will not mend itself has no time to come back."""
+        """A permanent error has no time to retry at."""
         for status in (400, 401, 402, 403, 404):
             error = refusal(Response(status, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
             assert (error.retry_at, error.retry_after, error.retryable) == (None, None, False)
@@ -1000,7 +1000,7 @@ class TestRequestId:
 
     @pytest.mark.parametrize("headers", [{}, {"x-transaction-id": ""}])
     def test_absent(self, headers: dict[str, str]) -> None:
-        """No id is none that anybody could give to the vendor's support."""
+        """A malformed request id is dropped: the vendor's support could not use it."""
         assert not refusal(Response(500, headers, b"")).request_id
 
 
@@ -1057,7 +1057,7 @@ class TestEchoes:
         ids=["page", "no text", "value", "beside", "path", "keys", "cut"],
     )
     def test_an_undecodable_answer_that_echoes_the_token(self, body: bytes) -> None:
-        """An excerpt and a path are free of the token, also where they are cut in its middle."""
+        """An excerpt and a path are free of the token, also if they are cut in its middle."""
         error = refusal(Response(200, {}, body), request=self.REQUEST)
         assert type(error) is DecodeError
         assert not [text for text in strings_of(error) if "canary" in text or "AAAA" in text]
@@ -1071,12 +1071,12 @@ class TestEchoes:
         assert "canary" not in json.dumps(usage.to_dict())
 
     def test_the_whole_header_is_known_by_its_scheme(self) -> None:
-        """Credentials of any scheme are taken out, and what they were is said."""
+        """Credentials of any scheme are redacted, and the scheme is named."""
         request = Request("POST", BASE, {"Authorization": "Basic c2VjcmV0OnNlY3JldA=="})
         assert redact_credentials(b"<c2VjcmV0OnNlY3JldA==>", request) == b"<[Basic credentials]>"
 
     def test_nothing_to_take_out(self) -> None:
-        """Without a request, or with a test's short token, an answer stays as it came."""
+        """Without a request, or with a test's short token, a response stays as it was."""
         assert redact_credentials(b"canary", None) == b"canary"
         assert redact_credentials(b"canary", usage_request()) == b"canary"
         assert redact_credentials(b"data", authorize(usage_request(), "data")) == b"data"
@@ -1111,7 +1111,7 @@ STATUSES = st.sampled_from([200, 204, 301, 304, 400, 401, 402, 403, 404, 408, 42
 def test_any_answer(
     status: int, headers: dict[str, str], body: bytes, now: dt.datetime | None, request: Request | None
 ) -> None:
-    """Whatever status, headers and body come, they are a Usage or a TwUsageError with a sane time to come back."""
+    """Any status, headers and body are a Usage or a TwUsageError with a sane time to retry at."""
     response = Response(status, headers, body)
     seen, date = read_rate_limit(response), read_date(response)
     assert seen is None or seen.reset_at.tzinfo is dt.UTC
@@ -1164,7 +1164,7 @@ class TestEchoesInDisguise:
         assert (caught.value.problem.title, caught.value.problem.detail) == ('a "word"', "[Bearer credentials]")
 
     def test_leaves_what_is_no_json_as_it_is(self) -> None:
-        """A backslash in a page from the edge is no escape."""
+        """A backslash in a page from the edge is not an escape."""
         request = authorize(usage_request(), self.TOKEN)
         assert redact_credentials(rb"<p>\u0041</p>", request) == rb"<p>\u0041</p>"
         assert redact_credentials(rb'{"a": "\u0041"}', request) == rb'{"a": "\u0041"}'
@@ -1177,7 +1177,7 @@ MINTED = "AAAAminted%2Fcanary%3D"
 
 
 def minting_refusal(response: Response, request: Request | None = None) -> Any:
-    """The error that the answer to a mint means."""
+    """The error of a response to a token request."""
     with pytest.raises(TwUsageError) as caught:
         read_token(response, request=request or token_request(KEY, API_SECRET), fetched_at=NOW)
     error = caught.value
@@ -1200,7 +1200,7 @@ class TestTokenRequest:
         assert request.headers["user-agent"] == f"twusage/{twusage.__version__}"
 
     def test_the_halves_are_encoded(self) -> None:
-        """A colon in a half is not the end of it, and a percent sign is no escape."""
+        """A colon in a half is not the end of it, and a percent sign is not an escape."""
         request = token_request("a:b%2F", "c:/+= ~d", base_url="https://api.x.com")
         pair = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
         assert pair == b"a%3Ab%252F:c%3A%2F%2B%3D%20~d"
@@ -1239,7 +1239,7 @@ class TestReadToken:
         ],
     )
     def test_no_token(self, body: bytes) -> None:
-        """What is no token is one kind of error, tried once more, and not quoted: it may well be a part of one."""
+        """A malformed token is one kind of error, retried once, and not quoted: it may be a part of one."""
         error = minting_refusal(Response(200, {}, body))
         assert type(error) is DecodeError
         assert (error.path, error.excerpt, error.retry_once) == ("$.access_token", "", True)
@@ -1259,7 +1259,7 @@ class TestReadToken:
         ],
     )
     def test_refusals(self, status: int, body: bytes, kind: type[TwUsageError], advice: str) -> None:
-        """Each says what to do about a key, not about a token; none speaks of the window of the calls."""
+        """Each has advice about a key, not about a token; none mentions the window of the calls."""
         error = minting_refusal(Response(status, WINDOW, body))
         assert type(error) is kind
         assert advice in str(error)
@@ -1285,7 +1285,7 @@ class TestReadToken:
 
     @pytest.mark.parametrize("sent", ["not base64!", "/w==", "eA=="], ids=["no base64", "no text", "no pair"])
     def test_basic_credentials_of_another_make(self, sent: str) -> None:
-        """Whoever builds a request by hand may write what is no pair: the whole of it is taken out all the same."""
+        """In a request built by hand the credentials may be malformed: all of them are redacted all the same."""
         request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
         assert sent.encode() not in redact_credentials(f"<{sent * 3}>".encode(), request)
 
@@ -1296,7 +1296,7 @@ TOKEN_LIKE = "AAAAAAAAAAAAAAAAAAAAACANARY%2Fsinging%3Din0the1mine2that3nobody4ma
 @pytest.mark.parametrize("prefix", ["https://", "http://", "https://api."])
 @pytest.mark.parametrize("name", ["base_url", "TWUSAGE_BASE_URL"])
 def test_a_token_in_the_place_of_a_host(prefix: str, name: str) -> None:
-    """It is refused before anybody looks for that host, and not quoted."""
+    """It is refused before a look-up of that host, and not quoted."""
     with pytest.raises(ConfigurationError, match="a token") as caught:
         check_base_url(prefix + TOKEN_LIKE, name=name)
     assert "AAAA" not in str(caught.value)
@@ -1304,14 +1304,14 @@ def test_a_token_in_the_place_of_a_host(prefix: str, name: str) -> None:
 
 @pytest.mark.parametrize("value", [TOKEN_LIKE, "ftp://AAAAx", "http://AAAAx", "https://AAAAx?"])
 def test_a_variable_is_not_quoted(value: str) -> None:
-    """Whoever mixes up two variables of the environment has a token in the wrong one."""
+    """If two variables are mixed up, a token is in the wrong one."""
     with pytest.raises(ConfigurationError, match="TWUSAGE_BASE_URL must") as caught:
         check_base_url(value, name="TWUSAGE_BASE_URL")
     assert "AAAA" not in str(caught.value)
 
 
 def test_a_large_refusal_is_told_by_its_status() -> None:
-    """A body beyond 64 KiB is no problem document, and looking through it would keep everybody else waiting."""
+    """A body beyond 64 KiB is not a problem document, and parsing it would block other tasks."""
     body = b'{"title": "UsageCapExceeded", "detail": "' + b"x" * 2**16 + b'"}'
     with pytest.raises(RateLimitedError) as caught:
         read_usage(Response(429, {}, body))
@@ -1321,7 +1321,7 @@ def test_a_large_refusal_is_told_by_its_status() -> None:
 
 @pytest.mark.parametrize("token", ["", '\\"AAAA\\"', "'AAAA", "AAAA`", "AA AA", "AA\u00e9"])
 def test_a_minted_token_that_is_none(token: str) -> None:
-    """What no header can carry, or what is quoted, is no bearer token: and it is not shown."""
+    """A string that no header can carry, or a quoted one, is not a bearer token: and it is not shown."""
     body = f'{{"token_type": "bearer", "access_token": "{token}"}}'.encode()
     with pytest.raises(DecodeError, match="contains no bearer token") as caught:
         read_token(Response(200, {}, body))
@@ -1329,7 +1329,7 @@ def test_a_minted_token_that_is_none(token: str) -> None:
 
 
 def test_an_echo_whose_first_letters_belong_to_an_escape() -> None:
-    r"""What is no JSON may read ``\u000A`` where the token begins with an A: the rest of it is an echo all the same."""
+    r"""Text that is not JSON may have ``\u000A`` before a token that begins with A: the rest is redacted, too."""
     request = authorize(usage_request(), TOKEN_LIKE)
     body = rb'{"data": "\u000' + TOKEN_LIKE.replace("CANARY", r"\u0043ANARY").encode() + b' {"'
     with pytest.raises(DecodeError) as caught:

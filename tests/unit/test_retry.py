@@ -64,7 +64,7 @@ async def run(
     *,
     on_wait: Callable[[Wait], None] | None = None,
 ) -> str:
-    """Make a call as the client does: the first attempt by itself, then the policy's retries."""
+    """Make a call as the client does: the first attempt alone, then the policy's retries."""
     budget, began = CallBudget(policy.max_wait), clock.monotonic()
     try:
         result = await attempt(budget)
@@ -189,7 +189,7 @@ async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTok
 
 
 async def test_an_exception_of_somebody_elses_passes(clock: VirtualClock) -> None:
-    """What a user's transport raises that is no TwUsageError is not ours to retry, first or later."""
+    """An exception of a user's transport that is not a TwUsageError is not retried, first or later."""
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
@@ -225,7 +225,7 @@ async def test_a_cancellation_inside_an_attempt_passes(clock: VirtualClock) -> N
 
 
 async def test_a_window_that_is_spent_is_left_to_the_limiter(clock: VirtualClock) -> None:
-    """The next attempt begins at once: it is its place in the window that it waits for."""
+    """The next attempt begins immediately: it waits for its place in the window."""
     attempt, _ = attempts(RateLimitedError("429", status=429, retry_after=900.0), "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 0.0
@@ -241,11 +241,11 @@ async def test_a_window_that_opens_too_late_is_not_waited_for(clock: VirtualCloc
     assert clock.monotonic() == 0.0
 
 
-@pytest.mark.parametrize("asked", [100.0, None])
-async def test_the_limiter_is_asked_before_anybody_sleeps(asked: float | None, clock: VirtualClock) -> None:
-    """Whether the 429 said how long or not: the limiter knows, and refuses at once where it is too long."""
+@pytest.mark.parametrize("retry_after", [100.0, None])
+async def test_the_limiter_decides_before_a_sleep(retry_after: float | None, clock: VirtualClock) -> None:
+    """With or without a duration in the 429: the limiter has it, and rejects immediately if it is too long."""
     refusal = RateLimitedError("our own limiter refuses")
-    attempt, log = attempts(RateLimitedError("429", status=429, retry_after=asked), refusal, "never")
+    attempt, log = attempts(RateLimitedError("429", status=429, retry_after=retry_after), refusal, "never")
     with pytest.raises(RateLimitedError) as caught:
         await run(RetryPolicy(), attempt, clock)
     assert caught.value is refusal
@@ -263,7 +263,7 @@ async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None
 
 
 async def test_a_429_that_is_not_the_windows_is_sat_out(clock: VirtualClock) -> None:
-    """With calls left in the window, another limit was met: 15 to 30 s, or what the server asks for."""
+    """With calls left in the window, another limit was exceeded: 15 to 30 s, or the server's duration."""
     attempt, _ = attempts(FOREIGN, "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 30.0
@@ -283,7 +283,7 @@ async def test_a_429_that_is_not_the_windows_is_met_ever_more_slowly(clock: Virt
 async def test_a_429_that_is_not_the_windows_waits_fifteen_seconds_at_least(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the dice say, a foreign limit is not met again at once."""
+    """By no roll of the dice is a foreign limit called again immediately."""
     monkeypatch.setattr(random, "uniform", lambda low, _: low)
     monkeypatch.setattr(random, "random", lambda: 0.0)
     attempt, _ = attempts(FOREIGN, "done")
@@ -312,7 +312,7 @@ async def test_what_may_just_be_waited_is_waited(clock: VirtualClock) -> None:
         attempt, _ = attempts(error, "done")
         assert await run(RetryPolicy(max_wait=45 if error is not CONNECT else 0.5), attempt, clock) == "done"
     attempt, _ = attempts(RateLimitedError("429", status=429), "done")
-    assert await run(RetryPolicy(max_wait=0), attempt, clock) == "done", "the limiter knows, and it had nothing against"
+    assert await run(RetryPolicy(max_wait=0), attempt, clock) == "done", "the limiter decides, and it had no objection"
 
 
 async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
@@ -326,17 +326,17 @@ async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
 
 async def test_an_attempt_is_told_how_long_it_may_wait(clock: VirtualClock) -> None:
     """What was waited before is gone from the budget of the next attempt, and what an attempt waits as well."""
-    told = []
+    budgets = []
 
     async def attempt(budget: CallBudget) -> str:
-        told.append(budget.wait_left)
+        budgets.append(budget.wait_left)
         budget.charge_wait(10.0)
-        if len(told) == 1:
+        if len(budgets) == 1:
             raise CONNECT
         return "done"
 
     await run(RetryPolicy(max_wait=60.0), attempt, clock)
-    assert told == [60.0, 49.5]
+    assert budgets == [60.0, 49.5]
 
 
 async def test_none_makes_one_attempt(clock: VirtualClock) -> None:
@@ -350,7 +350,7 @@ async def test_none_makes_one_attempt(clock: VirtualClock) -> None:
 
 
 async def test_no_waiting_is_no_retry(clock: VirtualClock) -> None:
-    """max_wait=0 raises at once, however many attempts are left."""
+    """max_wait=0 raises immediately, however many attempts are left."""
     attempt, log = attempts(CONNECT, "never")
     with pytest.raises(ConnectError):
         await run(RetryPolicy(max_wait=0), attempt, clock)
@@ -392,7 +392,7 @@ def test_ten_successes_earn_a_retry() -> None:
 
 
 async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
-    """The app's calls share the budget: when it is spent, each makes one attempt, and fails as itself."""
+    """The app's calls share the budget: when it is used up, each makes one attempt, and fails as itself."""
     budget = RetryTokenBucket()
     made = []
     for _ in range(6):
@@ -421,7 +421,7 @@ async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
 
 
 async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
-    """To wait for the app's own window is no retry of an outage; to meet another limit again is."""
+    """A wait for the app's own window is not a retry of an outage; a retry after another limit is."""
     budget = RetryTokenBucket(tokens_x10=0)
     for past in (WINDOW, RateLimitedError("429", status=429, retry_after=0.0)):
         attempt, _ = attempts(past, "done", bucket=budget)
@@ -459,23 +459,23 @@ def test_a_budget_is_the_apps_on_its_loop() -> None:
     assert a is not a_elsewhere
 
 
-# -- Who is told of a wait ---------------------------------------------------------------------------------------------
+# -- Reports of waits --------------------------------------------------------------------------------------------------
 
 
 async def test_a_wait_between_two_attempts_is_told(clock: VirtualClock) -> None:
     """How long, until when, and why: before it begins. The window's waits are the limiter's to tell."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), WINDOW, CONNECT, "done")
-    told: list[tuple[float, Wait]] = []
-    await run(RetryPolicy(), attempt, clock, on_wait=lambda wait: told.append((clock.monotonic(), wait)))
+    waits: list[tuple[float, Wait]] = []
+    await run(RetryPolicy(), attempt, clock, on_wait=lambda wait: waits.append((clock.monotonic(), wait)))
     noon = VirtualClock().now()
-    assert told == [
+    assert waits == [
         (0.0, Wait(45.0, noon + timedelta(seconds=45), "the last attempt failed (ServerError)")),
         (45.0, Wait(2.0, noon + timedelta(seconds=47), "the last attempt failed (ConnectError)")),
     ]
 
 
 async def test_a_hook_that_raises_ends_its_call(clock: VirtualClock) -> None:
-    """Its exception is the caller's, whatever it is; it is no failure of an attempt."""
+    """Its exception is the caller's, whatever it is; it does not count as a failed attempt."""
 
     def hook(_: Wait) -> None:
         raise CONNECT
@@ -615,7 +615,7 @@ async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: Vi
 async def test_some_things_are_final_whatever_a_piece_says(
     before: tuple[Exception, ...], final: BaseException, clock: VirtualClock
 ) -> None:
-    """Quota errors, our own refusals, cancellations, what is not ours: no retry= of the user's is asked of them."""
+    """Quota errors, our own rejections, cancellations, foreign exceptions: the user's retry= is not called."""
     attempt, log = attempts(*before, final, "never")
     with pytest.raises(type(final)) as caught:
         await run(RetryPolicy(retry=tenacity.retry_if_exception(lambda _: True)), attempt, clock)
@@ -624,7 +624,7 @@ async def test_some_things_are_final_whatever_a_piece_says(
 
 
 async def test_a_result_is_a_result_whatever_a_piece_says(clock: VirtualClock) -> None:
-    """retry= is asked of errors: a good answer is never thrown away."""
+    """retry= is called with errors: a good response is never thrown away."""
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, "done", "never")
         assert await run(RetryPolicy(retry=tenacity.retry_always), attempt, clock) == "done"
@@ -677,7 +677,7 @@ async def test_a_call_that_succeeds_does_not_load_tenacity(
     ids=str,
 )
 def test_a_policy_without_sense_is_refused(keywords: dict[str, Any]) -> None:
-    """It is told when it is made, with the value."""
+    """It raises on creation, with the value."""
     ((name, value),) = keywords.items()
     with pytest.raises(ConfigurationError, match=f"{name} must be .* got {value!r}"):
         RetryPolicy(**keywords)

@@ -54,7 +54,7 @@ def test_the_summary_is_the_live_ones(api: FakeApi) -> None:
 
 
 def test_the_daily_fields_are_the_documents(api: FakeApi) -> None:
-    """Asked for both daily fields, it answers in the shape of the document's own example."""
+    """Requested with both daily fields, it responds in the shape of the document's own example."""
     data = body(ask(api, "days=30&usage.fields=daily_client_app_usage,daily_project_usage"))["data"]
     rows = [{"date": "str", "usage": "str"}]
     assert shapes(data) == {
@@ -69,7 +69,7 @@ def test_the_daily_fields_are_the_documents(api: FakeApi) -> None:
 
 
 def test_days_alone_change_nothing(api: FakeApi) -> None:
-    """As live: whoever forgets the daily fields gets the summary."""
+    """As live: without the daily fields there is only the summary."""
     assert body(ask(api, "days=30")) == body(ask(api))
 
 
@@ -115,9 +115,9 @@ def test_reads_count(api: FakeApi) -> None:
 
 
 def test_reads_of_an_unknown_app_are_a_mistake_of_the_test(api: FakeApi) -> None:
-    """A wrong id is told, not counted nowhere."""
+    """A wrong id raises, and does not count in vain."""
     with pytest.raises(LookupError, match=r"pass one of api\.apps"):
-        api.read_posts("nobody", 1)
+        api.read_posts("unknown", 1)
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, None, True])
@@ -142,7 +142,7 @@ def test_its_history_is_there_before_anybody_asks(api: FakeApi) -> None:
     ids=str,
 )
 def test_a_project_that_cannot_be_is_refused(knobs: dict[str, Any]) -> None:
-    """When it is made, not when it is asked."""
+    """On creation, not on a request."""
     with pytest.raises(ValueError, match="reset_day 1 to 31"):
         FakeApi(**knobs)
 
@@ -169,7 +169,7 @@ def test_a_program_that_reads_for_ever_is_stopped(clock: VirtualClock) -> None:
 
 
 def test_a_fault_that_is_none_is_told_at_once(api: FakeApi) -> None:
-    """A forgotten call, or no times at all, is a mistake of the test's, told where it is made."""
+    """A forgotten call, or no times at all, is a mistake of the test, raised on creation."""
     with pytest.raises(TypeError, match="takes a Fault"):
         api.fail(Fault.rate_limited)  # type: ignore[arg-type]
     for times in (0, -1, math.nan):
@@ -188,7 +188,7 @@ def test_a_project_at_its_cap_is_refused_its_reads(clock: VirtualClock) -> None:
 
 
 def test_an_app_outside_a_project_reads_without_a_cap(clock: VirtualClock) -> None:
-    """Nobody counts what it reads against anything."""
+    """Its reads are counted against nothing."""
     api = FakeApi(cap=0, history_days=0, clock=clock)
     api.read_posts(api.add_app(attached=False), 10)
     assert body(ask(api))["data"]["project_usage"] == "0"
@@ -223,7 +223,7 @@ def test_the_cycle_turns_on_its_day(reset_day: int, today: str, start: str) -> N
 
 
 async def test_usage_returns_to_zero_when_the_cycle_turns() -> None:
-    """At 00:00 UTC of the reset day the count begins anew; the days stay."""
+    """At 00:00 UTC of the reset day the count begins again; the days stay."""
     clock = VirtualClock(dt.datetime(2026, 1, 9, 23, 59, 59, tzinfo=dt.UTC))
     api = FakeApi(reset_day=10, clock=clock)
     assert int(body(ask(api))["data"]["project_usage"]) > 0
@@ -280,9 +280,9 @@ def test_the_scheme_in_any_case(api: FakeApi, scheme: str) -> None:
     assert api.handle(request).status == 200
 
 
-@pytest.mark.parametrize("authorization", ["Bearer nobody", "Basic abc", "", "Bearer"])
+@pytest.mark.parametrize("authorization", ["Bearer unknown", "Basic abc", "", "Bearer"])
 def test_an_unknown_token_is_a_401_without_rate_headers(api: FakeApi, authorization: str) -> None:
-    """As live: no window is told to whom is not known."""
+    """As live: a rejected credential gets no window."""
     response = api.handle(Request("GET", URL, {"authorization": authorization} if authorization else {}))
     assert response.status == 401
     assert body(response) == {"title": "Unauthorized", "detail": "Unauthorized", "type": "about:blank", "status": 401}
@@ -298,7 +298,7 @@ def test_a_user_token_is_refused(api: FakeApi) -> None:
 
 
 def test_an_app_outside_a_project_is_refused(api: FakeApi) -> None:
-    """With the body that says so, and its own window counted."""
+    """With the body of the document, and its own window counted."""
     response = ask(api, token=api.add_app(attached=False).token)
     assert response.status == 403
     assert body(response)["reason"] == "client-not-enrolled"
@@ -391,7 +391,7 @@ def test_a_fault_can_choose_its_requests(api: FakeApi) -> None:
 
 
 def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
-    """A test that does not go where it meant to is no test."""
+    """A test that does not reach its target is not a test."""
     api.fail(Fault.status(503), times=2)
     ask(api)
     with pytest.raises(AssertionError, match=r"Fault\.status\(503\) \(used 1 of 2 times\)"):
@@ -423,7 +423,7 @@ def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
 
 
 def test_a_spent_window_stays_spent(api: FakeApi) -> None:
-    """Fault.rate_limited() is no lie: until the reset every call is refused."""
+    """Fault.rate_limited() is consistent: until the reset every call is rejected."""
     api.fail(Fault.rate_limited())
     first = ask(api, now=100.0)
     assert (first.status, first.headers["x-rate-limit-remaining"]) == (429, "0")
@@ -432,9 +432,9 @@ def test_a_spent_window_stays_spent(api: FakeApi) -> None:
 
 
 def test_an_unknown_token_spends_no_window(api: FakeApi) -> None:
-    """A 429 for whom is not known is just an answer."""
+    """A 429 for an unknown token is only a response."""
     api.fail(Fault.rate_limited())
-    assert ask(api, token="nobody").status == 429
+    assert ask(api, token="unknown").status == 429
     assert ask(api).status == 200
 
 
@@ -470,7 +470,7 @@ def test_any_status_with_any_body(api: FakeApi) -> None:
 
 
 def test_a_server_can_lie_in_its_headers(api: FakeApi) -> None:
-    """Any header can be changed or left out, on a refusal and on a good answer."""
+    """Any header can be changed or removed, on an error and on a good response."""
     api.fail(Fault.rate_limited(headers={"x-rate-limit-reset": "abc", "x-rate-limit-limit": None}))
     refused = ask(api)
     assert refused.headers["x-rate-limit-reset"] == "abc"
@@ -483,7 +483,7 @@ def test_a_server_can_lie_in_its_headers(api: FakeApi) -> None:
 
 
 def test_an_answer_can_come_again(api: FakeApi) -> None:
-    """A cache on the way repeats the app's last answer, old headers and all."""
+    """A cache on the way repeats the app's last response, old headers included."""
     first = ask(api)
     api.fail(Fault.repeated(), times=2)
     assert ask(api) == first

@@ -44,7 +44,7 @@ async def test_it_stands_still_while_anybody_works() -> None:
 
 
 async def test_a_sleep_of_nothing_lets_others_run() -> None:
-    """Zero and less end at once, after one round of the loop."""
+    """Zero and less end immediately, after one round of the loop."""
     clock = VirtualClock()
     ran = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(ran.set_result, None)
@@ -55,7 +55,7 @@ async def test_a_sleep_of_nothing_lets_others_run() -> None:
 
 
 async def test_advance_moves_it_by_hand() -> None:
-    """advance(900) wakes who sleeps for less, at their own times, and nobody who sleeps longer."""
+    """advance(900) wakes all shorter sleepers, at their own times, and no longer one."""
     clock = VirtualClock(auto=False)
     log: list[float] = []
 
@@ -75,7 +75,7 @@ async def test_advance_moves_it_by_hand() -> None:
 
 
 async def test_advance_works_on_a_clock_that_moves_itself() -> None:
-    """By hand up to a point, then by itself again."""
+    """By hand up to a point, then automatically again."""
     clock = VirtualClock()
     sleeper = asyncio.create_task(clock.sleep(100))
     await clock.advance(40)
@@ -113,7 +113,7 @@ async def test_a_real_timeout_that_fires_cancels_the_sleep() -> None:
 
 
 async def test_wall_time_moves_with_it() -> None:
-    """It begins on 2026-01-15 at noon, unless told otherwise, and keeps pace."""
+    """It begins on 2026-01-15 at noon by default, and keeps pace."""
     clock = VirtualClock()
     assert clock.now() == dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
     await clock.sleep(3600)
@@ -133,7 +133,7 @@ async def test_wall_and_monotonic_time_can_be_pulled_apart() -> None:
 
 
 async def test_a_test_that_nobody_moves_on_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With auto=False and no advance, the sleep raises and says what to do, instead of hanging."""
+    """With auto=False and no advance, the sleep raises with advice, instead of hanging."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
     clock = VirtualClock(auto=False)
     with pytest.raises(RuntimeError, match=r"sleeps for 900 s of virtual time.*clock\.advance"):
@@ -148,7 +148,7 @@ async def test_a_sleep_without_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_sleep_whose_time_still_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow test is no stalled test: as long as somebody advances, a sleep waits."""
+    """A slow test has not stalled: as long as it advances the clock, a sleep waits."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
     clock = VirtualClock(auto=False)
     sleeper = asyncio.create_task(clock.sleep(10))
@@ -161,7 +161,7 @@ async def test_a_sleep_whose_time_still_moves_is_not_given_up(monkeypatch: pytes
 
 
 async def test_a_woken_sleep_is_not_called_stalled() -> None:
-    """The alarm of a sleep that has ended says nothing."""
+    """The alarm of a sleep that has ended does nothing."""
     clock = VirtualClock()
     await clock.sleep(1)
     sleeper = clock_module._Sleeper(1.0, 0, asyncio.get_running_loop().create_future())
@@ -183,7 +183,7 @@ async def test_two_clocks_on_one_loop_do_not_wait_for_each_other() -> None:
 
 
 async def test_one_clock_is_advanced_by_one_at_a_time() -> None:
-    """Two would wait for each other: the second is told."""
+    """Two would wait for each other: the second raises."""
     clock = VirtualClock(auto=False)
     results = await asyncio.gather(clock.advance(5), clock.advance(5), return_exceptions=True)
     assert [type(result) for result in results] == [type(None), RuntimeError]
@@ -192,13 +192,13 @@ async def test_one_clock_is_advanced_by_one_at_a_time() -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf])
 async def test_it_moves_forward_only(seconds: float) -> None:
-    """Nobody can advance it by less than nothing, or to no end."""
+    """It cannot be advanced by less than nothing, or without an end."""
     with pytest.raises(ValueError, match="0 or more"):
         await VirtualClock().advance(seconds)
 
 
 def test_it_serves_one_loop_after_another() -> None:
-    """Plain asyncio.run, twice, the first one left with somebody asleep."""
+    """Plain asyncio.run, twice, the first one left with a sleeper."""
     clock = VirtualClock()
 
     async def first() -> None:

@@ -104,7 +104,7 @@ async def test_a_minted_token_is_found_wherever_it_stands(api: FakeApi, path: Pa
 
 
 async def test_a_header_that_is_no_text_is_recorded(api: FakeApi, path: Path) -> None:
-    """Aiohttp hands bytes that are no UTF-8 through as half characters: a paid answer is not lost for them."""
+    """Aiohttp passes bytes that are not UTF-8 as half characters: a paid response is not lost for them."""
     api.fail(Fault.with_headers(x_transaction_id="caf\udce9"))
     request = Request("GET", "https://api.x.com/2/usage/tweets", {"authorization": f"Bearer {api.apps[0].token}"})
     recorded = await RecordingTransport(FakeTransport(api), path).send(request, timeout=1)
@@ -113,7 +113,7 @@ async def test_a_header_that_is_no_text_is_recorded(api: FakeApi, path: Path) ->
 
 
 async def test_a_person_can_read_it(api: FakeApi, path: Path) -> None:
-    """Indented JSON: the request as a line, the answer's document as a document."""
+    """Indented JSON: the request as a line, the response's document as a document."""
     async with recorded_by(api, path) as client:
         await client.get_usage(days=1)
     recording = json.loads(path.read_text())
@@ -136,7 +136,7 @@ async def test_bytes_that_are_no_json_are_kept(api: FakeApi, path: Path) -> None
 
 
 async def test_a_request_that_was_not_recorded_is_told(api: FakeApi, path: Path, clock: VirtualClock) -> None:
-    """It names what was asked, and what the file holds."""
+    """It names the request, and what the file has."""
     async with recorded_by(api, path) as client:
         await client.get_usage()
     async with replayed_by(path, clock) as client:
@@ -145,7 +145,7 @@ async def test_a_request_that_was_not_recorded_is_told(api: FakeApi, path: Path,
 
 
 async def test_each_exchange_is_played_once(api: FakeApi, path: Path, clock: VirtualClock) -> None:
-    """Recorded once and asked twice is not what was recorded."""
+    """A request that was recorded once and is made twice is not in the recording."""
     async with recorded_by(api, path) as client:
         await client.get_usage()
     async with replayed_by(path, clock) as client:
@@ -155,7 +155,7 @@ async def test_each_exchange_is_played_once(api: FakeApi, path: Path, clock: Vir
 
 
 async def test_what_was_never_asked_for_is_told(api: FakeApi, path: Path) -> None:
-    """assert_all_used tells a test that it asked for less than was recorded."""
+    """assert_all_used fails if a test made fewer requests than were recorded."""
     async with recorded_by(api, path) as client:
         await client.get_usage()
     replay = ReplayTransport(path)
@@ -177,7 +177,7 @@ async def test_an_unknown_error_is_a_transport_error(path: Path) -> None:
 
 
 async def test_a_recording_of_nothing_says_so(path: Path) -> None:
-    """An empty recording has no answers."""
+    """An empty recording has no responses."""
     path.write_text('{"twusage_recording": 1, "exchanges": []}')
     with pytest.raises(AssertionError, match="It contains: nothing"):
         await ReplayTransport(path).send(Request("GET", "https://api.x.com/"), timeout=1)
@@ -209,7 +209,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_another_file_is_no_recording(path: Path, text: str) -> None:
-    """Whatever is wrong with it is told when it is opened."""
+    """A malformed recording raises when it is opened."""
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="is not a recording"):
         ReplayTransport(path)

@@ -65,7 +65,7 @@ class FakeBesideModel(RuleBasedStateMachine):
 
     @rule(app=st.integers(0, 2), token=st.integers(0, 1), calls=st.integers(1, 60))
     def call(self, app: int, token: int, calls: int) -> None:
-        """Calls with either token are answered, or refused, as the model says."""
+        """Calls with either token succeed or fail as in the model."""
         caller = self.api.apps[app]
         for _ in range(calls):
             goes, left = self.model.call(caller.id, self.clock.time())
@@ -77,7 +77,7 @@ class FakeBesideModel(RuleBasedStateMachine):
 
     @rule(seconds=st.one_of(st.floats(0.0, 2_000.0), st.sampled_from([1.0, 899.9, 900.0, 86_400.0])))
     def pass_time(self, seconds: float) -> None:
-        """Time passes; nobody sleeps on the clock here, so it can be set."""
+        """Time passes; there is no sleeper on the clock here, so it can be set."""
         self.clock._monotonic += seconds
 
     @rule(app=st.integers(0, 2), count=st.integers(1, 400))
@@ -109,7 +109,7 @@ class FakeBesideModel(RuleBasedStateMachine):
             assert {row["date"]: int(row["usage"]) for row in app.get("usage", ())} == days
 
     def _outsider(self) -> FakeApp:
-        """An app of the same project whose window nobody else spends."""
+        """An app of the same project whose window no other program uses."""
         return FakeApp("1", ["1"], self.api.project, "", "")
 
 

@@ -21,12 +21,12 @@ def seen(remaining: int, reset: float = 900, limit: int = 50) -> RateLimit:
 
 
 def careful(wait: float) -> Any:
-    """A wait as the window measures it: 1/4000 longer than it was told, because clocks drift."""
+    """A wait as the window measures it: 1/4000 longer than reported, because clocks drift."""
     return pytest.approx(wait * 1.00025, abs=1e-6)
 
 
 def probed(remaining: int, *, now: float = 0.0, reset: float = 900) -> RateWindow:
-    """A window whose probe came back with so many calls left, on a server whose clock is ours."""
+    """A window whose probe returned this remainder, on a server whose clock is ours."""
     window = RateWindow()
     assert window.acquire(now)
     window.observe(now, 1, seen(remaining, reset), now)
@@ -35,7 +35,7 @@ def probed(remaining: int, *, now: float = 0.0, reset: float = 900) -> RateWindo
 
 
 def test_one_probe_goes_into_an_unknown_window() -> None:
-    """Of two calls into an unknown window, the second waits for the answer of the first."""
+    """Of two calls into an unknown window, the second waits for the response of the first."""
     window = RateWindow()
     assert window.acquire(0.0)
     assert window.seconds_until_free(0.0) == math.inf
@@ -43,7 +43,7 @@ def test_one_probe_goes_into_an_unknown_window() -> None:
 
 
 def test_as_many_go_as_the_headers_leave() -> None:
-    """After the probe, so many calls go at once as its answer left, and no more."""
+    """After the probe, the calls of its remainder go at the same time, and no more."""
     window = probed(3)
     assert [bool(window.acquire(1.0)) for _ in range(4)] == [True, True, True, False]
 
@@ -86,7 +86,7 @@ def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
 
 
 def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
-    """It had been thought to last longer. From where it may be over, calls only ask."""
+    """It had been thought to last longer. From when it may be over, calls only probe."""
     window = RateWindow()
     window.observe(0.0, 1, seen(9), 0.0, estimated=True)
     window.observe(10.0, 1, seen(9), 110.0)
@@ -104,7 +104,7 @@ def test_the_first_date_alone_does_that() -> None:
 
 
 def test_an_answer_without_a_date_takes_no_date_back() -> None:
-    """A window that was learnt from one stays learnt: what comes without one after it is no reason to begin anew."""
+    """A window that was learnt from one stays known: later responses without headers do not reset it."""
     window = RateWindow()
     window.observe(0.0, 1, seen(9), 0.0)
     window.observe(10.0, 1, seen(8), 10.0, estimated=True)
@@ -113,7 +113,7 @@ def test_an_answer_without_a_date_takes_no_date_back() -> None:
 
 
 def test_a_clock_that_is_fast_does_not_wake_early() -> None:
-    """Whenever an answer came: by a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
+    """For any arrival: by a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
     for now in (0.0, 450.0, 899.0):
         window = probed(0)
         window.observe(now, 1, seen(0), server_now=now / 1.0002)
@@ -128,14 +128,14 @@ def test_the_smaller_remainder_counts() -> None:
 
 
 def test_an_older_reset_is_ignored() -> None:
-    """An answer out of a window that is over says nothing about this one."""
+    """A response of a window that is over does not describe this one."""
     window = probed(5, reset=1800)
     window.observe(1.0, 1, seen(0, reset=900), 1.0)
     assert window.acquire(1.0)
 
 
 def test_a_newer_reset_opens_a_new_window() -> None:
-    """A newer reset brings its own remainder, and the offset is learnt anew."""
+    """A newer reset has its own remainder, and the offset is estimated again."""
     window = probed(0)
     window.observe(5.0, 1, seen(9, reset=1800), 2.0)
     ticket = window.acquire(5.0)
@@ -175,7 +175,7 @@ def test_a_refunded_place_is_free_again() -> None:
 
 
 def test_an_unknown_outcome_counts_as_a_call() -> None:
-    """A call without an answer may have reached the server."""
+    """A call without a response may have reached the server."""
     window = probed(1)
     window.release(1.0, window.acquire(1.0), confirmed=False)
     assert not window.acquire(1.0)
@@ -190,7 +190,7 @@ def silent(window: RateWindow, sent: float, answered: float) -> None:
 
 
 def test_without_headers_the_document_counts() -> None:
-    """An API that tells nothing is counted against 50 calls in 900 s from the first on."""
+    """An API without headers is counted against 50 calls in 900 s from the first on."""
     window = RateWindow()
     for _ in range(50):
         silent(window, 10.0, 10.0)
@@ -199,7 +199,7 @@ def test_without_headers_the_document_counts() -> None:
 
 
 def test_a_lost_probe_has_one_successor() -> None:
-    """One probe without an answer may be bad luck, and the next one goes; after two the others wait no longer."""
+    """One probe without a response may be bad luck, and the next one goes; after two the others wait no longer."""
     window = RateWindow()
     silent(window, 0.0, 30.0)
     second = window.acquire(30.0)
@@ -220,7 +220,7 @@ def test_between_two_windows_that_nobody_told_of_nobody_goes() -> None:
 
 
 def test_headers_after_silence_are_believed() -> None:
-    """What an answer says replaces what was assumed."""
+    """A response replaces what was assumed."""
     window = RateWindow()
     silent(window, 0.0, 0.0)
     silent(window, 0.0, 0.0)
@@ -282,7 +282,7 @@ def test_a_window_ends_with_its_second() -> None:
 
 
 def test_around_its_reset_a_window_is_probed() -> None:
-    """The reset comes in whole seconds: until the window surely opens, one call at a time asks whether it has."""
+    """The reset is in whole seconds: until the window surely opens, one call at a time probes."""
     window = probed(5)
     assert window.acquire(899.9)
     probe = window.acquire(900.0)
@@ -317,7 +317,7 @@ def test_a_slow_answer_leaves_much_unknown() -> None:
 
 
 def test_a_window_that_nobody_told_of_is_not_probed_around_its_end() -> None:
-    """There the answers tell nothing."""
+    """There the responses have no headers."""
     window = RateWindow()
     silent(window, 0.0, 1.0)
     silent(window, 1.0, 2.0)
@@ -325,7 +325,7 @@ def test_a_window_that_nobody_told_of_is_not_probed_around_its_end() -> None:
 
 
 def test_a_call_of_the_last_window_stops_no_probe() -> None:
-    """One that hangs over the window's turn keeps nobody from the next one, and is counted in it as under way."""
+    """One that hangs over the reset does not block the next window, and is counted in it as under way."""
     window = probed(5)
     old = window.acquire(890.0)
     assert old
@@ -348,7 +348,7 @@ def test_no_probe_goes_beside_a_whole_window_of_old_calls() -> None:
 
 
 def test_a_late_answer_out_of_the_last_window_says_nothing_of_this_one() -> None:
-    """Neither while this one is unknown, whatever its own Date makes of it, nor when it is known. It is no riddle."""
+    """Neither while this one is unknown, whatever its own Date, nor when it is known. It is not ambiguous."""
     window = probed(5)
     old = window.acquire(890.0)
     ticket = window.acquire(902.0)
@@ -360,7 +360,7 @@ def test_a_late_answer_out_of_the_last_window_says_nothing_of_this_one() -> None
 
 
 def test_a_late_call_that_is_lost_does_not_make_the_window_known() -> None:
-    """Only a probe's own end can: others wait for its answer. But it counts."""
+    """Only a probe's own end can: others wait for its response. But it counts."""
     window = probed(5)
     old = [window.acquire(890.0) for _ in range(3)]
     probe = window.acquire(902.0)
@@ -372,7 +372,7 @@ def test_a_late_call_that_is_lost_does_not_make_the_window_known() -> None:
 
 
 def test_a_lost_call_counts_until_a_later_one_tells_of_it() -> None:
-    """An answer to a call that went before it was lost may not know of it, however late it comes."""
+    """A response to a call that went before the loss may not include it, however late it arrives."""
     window = probed(5)
     early, lost = window.acquire(1.0), window.acquire(1.0)
     window.release(2.0, lost, confirmed=False)
@@ -386,7 +386,7 @@ def test_a_lost_call_counts_until_a_later_one_tells_of_it() -> None:
 
 
 def test_a_lost_call_of_an_unknown_window_counts_as_well() -> None:
-    """The answer that makes the window known belongs to a call that went before it was lost."""
+    """The response that makes the window known belongs to a call that went before the loss."""
     window = probed(5)
     old = window.acquire(890.0)
     probe = window.acquire(902.0)
@@ -421,10 +421,10 @@ def test_a_place_of_the_last_window_may_be_given_back_in_this_one() -> None:
 @pytest.mark.parametrize(
     ("retry_after", "wait"),
     [(30.0, 30.0), (0.0, 1.0), (-5.0, 1.0), (None, 801.22525)],
-    ids=["as told", "now", "in the past", "not told"],
+    ids=["as sent", "now", "in the past", "not sent"],
 )
 def test_a_429_closes_the_window(retry_after: float | None, wait: float) -> None:
-    """The server's word closes the window, for a second at least; where it says nothing, until the known reset."""
+    """The server's duration closes the window, for a second at least; without one, until the known reset."""
     window = probed(5)
     window.close(100.0, 1, retry_after)
     assert window.seconds_until_free(100.0) == pytest.approx(wait)
@@ -457,7 +457,7 @@ def test_fifty_refusals_at_once_are_one() -> None:
 
 
 def test_headerless_calls_that_go_end_the_spacing_out() -> None:
-    """Where no window is ever told of, the document's does for a new one."""
+    """If no header ever describes a window, the document's is used for a new one."""
     window = RateWindow()
     window.close(0.0, 1, 0.0)
     silent(window, 1.0, 1.0)
@@ -467,7 +467,7 @@ def test_headerless_calls_that_go_end_the_spacing_out() -> None:
 
 
 def test_the_longest_closing_counts() -> None:
-    """What one refusal asks for, another that asks for less does not take back; nor does an answer that is late."""
+    """A longer closing is not shortened by another one; nor by a response that is late."""
     window = probed(5)
     window.close(1.0, 1, 2000.0)
     window.close(1.0, 1, 3.0)
@@ -499,7 +499,7 @@ def test_reserved_calls_are_left() -> None:
 
 
 def test_a_limit_below_the_reserve_leaves_one_call_a_window() -> None:
-    """Nobody waits for ever: in each window the probe goes."""
+    """No call waits for ever: in each window the probe goes."""
     window = RateWindow(reserve=3)
     for now in (0.0, 1000.0, 2000.0):
         ticket = window.acquire(now)
@@ -510,7 +510,7 @@ def test_a_limit_below_the_reserve_leaves_one_call_a_window() -> None:
 
 
 def test_after_a_suspend_the_window_is_unknown() -> None:
-    """It may have turned, or been spent by others; the same window is believed again."""
+    """It may have reset, or been used up by others; the same window is believed again."""
     window = probed(5)
     window.on_suspend()
     ticket = window.acquire(10.0)
@@ -547,7 +547,7 @@ def test_a_429_out_of_the_blue_closes_for_one_window() -> None:
 
 
 def test_a_suspend_does_not_open_a_window_whose_last_call_was_lost() -> None:
-    """A call of unknown end may have been the last: the window is spent, and stays so while clocks are set."""
+    """A call of unknown end may have been the last: the window is used up, and stays so while clocks are set."""
     window = probed(1)
     ticket = window.acquire(1.0)
     window.release(1.0, ticket, confirmed=False)
@@ -582,7 +582,7 @@ def test_a_refusal_does_not_make_windows_longer() -> None:
 
 
 def test_a_window_that_opens_now_says_nothing() -> None:
-    """An answer that was written in the very second in which its window opens, at whatever time by our clock: a float
+    """A response that was written in the very second in which its window opens, at whatever time by our clock: a float
     may be rounded up as well as down.
     """
     over = RateLimit(50, 49, datetime.fromtimestamp(1_700_000_000, UTC))
@@ -595,7 +595,7 @@ def test_a_window_that_opens_now_says_nothing() -> None:
 
 @pytest.mark.parametrize(("remaining", "server_now"), [(5, 901.0), (0, -90_000.0)], ids=["at its end", "days before"])
 def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: float) -> None:
-    """The first date may be a proxy's own: where the answer is not believed, what was reckoned before still holds."""
+    """The first date may be a proxy's own: if the response is not believed, the previous estimate still holds."""
     window = RateWindow()
 
     def seen(left: int) -> RateLimit:
@@ -612,7 +612,7 @@ def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: f
 
 
 def test_how_far_apart_windows_are() -> None:
-    """From the sending of a window's first call to the next window's, the way of that first answer included."""
+    """From the sending of a window's first call to the next window's, the latency of that first response included."""
     window = RateWindow()
     window.acquire(100.0)
     window.observe(100.4, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
@@ -656,14 +656,14 @@ def test_a_429_of_the_call_that_shows_the_new_window_closes_it() -> None:
 
 def states() -> dict[str, RateWindow]:
     """Windows in all their states."""
-    spent, document = probed(0), RateWindow()
-    spent.close(1.0, 1, 1000.5)
+    exhausted, document = probed(0), RateWindow()
+    exhausted.close(1.0, 1, 1000.5)
     silent(document, 0.1, 30.2)
     silent(document, 40.3, 60.7)
     held = probed(5)
     held.acquire(1.1)
     held.acquire(2.2)
-    return {"unknown": RateWindow(), "probed": probed(3), "closed": spent, "document": document, "in flight": held}
+    return {"unknown": RateWindow(), "probed": probed(3), "closed": exhausted, "document": document, "in flight": held}
 
 
 @pytest.mark.parametrize("name", states())
@@ -682,7 +682,7 @@ def test_a_state_survives_json(name: str) -> None:
 
 
 def test_a_loaded_window_has_its_callers_arguments() -> None:
-    """They are no part of the state: another program may leave more calls to others."""
+    """They are not part of the state: another program may reserve more calls for others."""
     loaded = RateWindow.from_state(probed(5).to_state(), 40, 60.0, 3)
     assert (loaded.default_limit, loaded.period, loaded.reserve, loaded.limit) == (40, 60.0, 3, 50)
     assert [bool(loaded.acquire(1.0)) for _ in range(3)] == [True, True, False]

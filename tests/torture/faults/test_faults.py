@@ -1,6 +1,6 @@
 """The fault catalogue, run: each row of the table over a socket and in memory, and what takes more than one call.
 
-`nox -s faults` runs and counts all that is marked. ``fault_harness`` says what holds after every row.
+`nox -s faults` runs and counts all that is marked. ``fault_harness`` has the invariants of every row.
 """
 
 import random
@@ -41,14 +41,14 @@ def over_a_socket(case: Case) -> bool:
 class TestOverASocket:
     @rows(over_a_socket)
     async def test_one_try(self, case: Case) -> None:
-        """Exactly one error of ours, or an answer, and nothing left behind."""
+        """Exactly one error of ours, or a response, and nothing left behind."""
         check(case, await over_the_wire(case, RetryPolicy.none()), tries=1)
 
     @rows(lambda case: over_a_socket(case) and not is_of_the_window(case))
     async def test_tries_as_often_as_it_may_help(self, case: Case) -> None:
         """While the fault lasts, the call makes as many attempts as the case's ``retry`` allows: 4, 2 or 1."""
         if case.act and not case.place and case.error is not None:
-            # What lasts for one request only is mended by the second, wherever a second is sent.
+            # A fault of one request only does not affect the second, if a second is sent.
             outcome = await over_the_wire(case, EAGER, times=1)
             assert isinstance(outcome.result, Usage) is (case.retry != "never")
             assert outcome.charges == outcome.wire == (1 if case.retry == "never" else 2)

@@ -98,9 +98,9 @@ class Board:
     """Memory that the processes share. Each writes its own cells only."""
 
     served: Any  # [answers, refusals] of the server
-    done: Any  # calls that came back, of each process
+    done: Any  # finished calls of each process
     failed: Any  # calls that raised, of each process
-    ended: Any  # when its last call came back, of each process
+    ended: Any  # the end of the last call of each process
     outages: Any
     port: Any
     ready: Any
@@ -277,11 +277,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=64)
     parser.add_argument("--windows", type=int, default=10)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     print(HEADER, flush=True)
     missed = []
     for name, kind in (("fleet", {}), ("killed", {"kill": True}), ("naive", {"naive": True})):
-        figures = run(name, asked.processes, asked.windows, **kind)
+        figures = run(name, options.processes, options.windows, **kind)
         print(figures.row(), flush=True)
         if name == "naive":
             if not figures.refused:

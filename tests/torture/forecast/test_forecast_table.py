@@ -1,4 +1,4 @@
-"""A short, seeded run of the table: the range keeps its promise, and the forecast is no worse than simple methods."""
+"""A short, seeded run of the table: the range covers what it promises, and no simple method beats it."""
 
 import pytest
 from forecast_table import CHECKED, FAMILIES, alarms, measure, overall, table

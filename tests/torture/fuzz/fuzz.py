@@ -1,4 +1,4 @@
-"""Answers that nobody foresaw, a million of them, and what must be true of every one: `nox -s fuzz`.
+"""A million random responses, and the invariants of every one: `nox -s fuzz`.
 
 ``-- --cases 5000000`` is the long form; ``--seed`` makes another million. What is fed in is made by ``fuzz_cases``; it
 depends on the seed alone, not on how many processors share the work.
@@ -11,7 +11,7 @@ escape      ``read_usage`` gives a ``Usage``, a ``DecodeError``, an ``ApiError``
 slow        at most 50 ms of processor time; for more than 50 kB in proportion to the size
 lie         what decodes is what stands there, by a second, plain reading of the same bytes
 shape       days ascend, counts are ints from 0 on or ``None``, ``to_dict()`` is JSON and decodes to the same values
-leak        the token of the request is in nothing that an error or a ``Usage`` shows, whatever the answer repeats
+leak        the token of the request is in nothing that an error or a ``Usage`` shows, whatever the response echoes
 error       it pickles and copies; its text can be printed; its excerpt and its path have 200 characters at most
 differ      all ``DECODERS`` give the same result, or refuse at the same path
 ==========  ===========================================================================================================
@@ -98,7 +98,7 @@ DECODERS: dict[str, Callable[[bytes], Usage]] = {
 """Every way to decode a body. The first is the reference; the others must agree with it in each case."""
 
 
-class Complaint(Exception):  # noqa: N818 - it is what an oracle says
+class Complaint(Exception):  # noqa: N818 - an oracle raises it
     """What is wrong with a case: the oracle's name, and the finding."""
 
 
@@ -115,11 +115,11 @@ class Failure:
 
 def judge(case: Case) -> str:
     """Run one case: the name of what came out. Raises ``Complaint``."""
-    answer, spent = _timed(lambda: _answer(case))
+    answer, duration = _timed(lambda: _answer(case))
     allowed = max(LIMIT, len(case.response.body) * PER_BYTE)
-    # Once more, and again: the first time may have paid for somebody else's garbage, or for a stolen processor.
-    if spent > allowed and (spent := min(_timed(lambda: _answer(case))[1] for _ in range(2))) > allowed:
-        raise Complaint(f"slow: {spent * 1000:.0f} ms, allowed are {allowed * 1000:.0f}")
+    # Repeat it: the first time may include another case's garbage collection, or a stolen processor.
+    if duration > allowed and (duration := min(_timed(lambda: _answer(case))[1] for _ in range(2))) > allowed:
+        raise Complaint(f"slow: {duration * 1000:.0f} ms, allowed are {allowed * 1000:.0f}")
     outcomes = [_outcome(decode, case.response.body) for decode in DECODERS.values()]
     for name, outcome in zip(list(DECODERS)[1:], outcomes[1:], strict=True):
         _same(name, outcomes[0], outcome)
@@ -127,7 +127,7 @@ def judge(case: Case) -> str:
         _check_usage(outcomes[0], case.response.body)
     if isinstance(answer, Usage):
         if answer.fetched_at != FETCHED_AT or answer.rate_limit != read_rate_limit(case.response):
-            raise Complaint("lie: read_usage gave another time or rate limit than it was told")
+            raise Complaint("lie: read_usage gave another time or rate limit than its arguments")
         if not case.echo and outcomes[0] != evolve(answer, rate_limit=None, fetched_at=outcomes[0].fetched_at):
             raise Complaint("differ: read_usage and decode_usage")
     else:
@@ -151,13 +151,13 @@ def _answer(case: Case) -> Usage | TwUsageError:
         read_date(case.response)
         read_rate_limit(case.response)
     except Exception as error:
-        raise Complaint(f"escape: reading the headers raised {_told(error)}") from error
+        raise Complaint(f"escape: reading the headers raised {_describe(error)}") from error
     try:
         return read_usage(case.response, request=case.request, fetched_at=FETCHED_AT)
     except (DecodeError, ApiError, RateLimitedError, ProtocolError) as error:
         return error.with_traceback(None)
     except Exception as error:
-        raise Complaint(f"escape: read_usage raised {_told(error)}") from error
+        raise Complaint(f"escape: read_usage raised {_describe(error)}") from error
 
 
 def _outcome(decode: Callable[[bytes], Usage], body: bytes) -> Any:
@@ -166,10 +166,10 @@ def _outcome(decode: Callable[[bytes], Usage], body: bytes) -> Any:
     except DecodeError as error:
         return type(error), error.path, error.retry_once
     except Exception as error:
-        raise Complaint(f"escape: decoding raised {_told(error)}") from error
+        raise Complaint(f"escape: decoding raised {_describe(error)}") from error
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {ascii(error)[:200]}"
 
 
@@ -220,12 +220,12 @@ def _values(usage: Usage) -> tuple[object, ...]:
 
 def _check_count(count: object) -> None:
     if count is not None and (type(count) is not int or count < 0):
-        raise Complaint(f"shape: {count!r} is no count")
+        raise Complaint(f"shape: {count!r} is not a count")
 
 
 def _check_series(series: DailySeries) -> None:
     if any(type(day) is not dt.date for day in series.dates):
-        raise Complaint("shape: a day is no date")
+        raise Complaint("shape: a day is not a date")
     if any(one >= other for one, other in itertools.pairwise(series.dates)) or len(series.dates) != len(series.counts):
         raise Complaint("shape: days do not ascend, each with its count")
     for count in series.counts:
@@ -240,19 +240,21 @@ def _check_wire(usage: Usage, document: Any, series: list[DailySeries]) -> None:
             continue  # No day of any month: kept as it came.
         if _plain(data.get(name)) != getattr(usage, name):
             raise Complaint(f"lie: {name} is {getattr(usage, name)!r}, but {data.get(name)!r:.100} stands there")
-    told: set[int] = set()
+    expected: set[int] = set()
     for row in _wire_rows(data):
         date = row["date"]
         if type(date) is not str or not _WIRE_DATE.fullmatch(date):
             raise Complaint(f"lie: {date!r:.100} became a date")
-        told.add(dt.date.fromisoformat(date[:10]).toordinal())
+        expected.add(dt.date.fromisoformat(date[:10]).toordinal())
         counts = row.get("usage")
         for count in [item.get("tweets_consumed") for item in counts] if type(counts) is list else [counts]:
             _plain(count)
     got = {day.toordinal() for one in series for day in one.dates}
     # A zone may move a day by one.
-    for missing in got ^ told:
-        if told.isdisjoint({missing - 1, missing, missing + 1}) or got.isdisjoint({missing - 1, missing, missing + 1}):
+    for missing in got ^ expected:
+        if expected.isdisjoint({missing - 1, missing, missing + 1}) or got.isdisjoint(
+            {missing - 1, missing, missing + 1}
+        ):
             raise Complaint(f"lie: {dt.date.fromordinal(missing)} was made up, or lost")
 
 
@@ -274,22 +276,22 @@ def _wire_rows(data: Any) -> Iterator[Any]:
         yield from (owner and owner.get("usage")) or ()
 
 
-# -- What is refused must be told well ---------------------------------------------------------------------------------
+# -- Errors must be printable ------------------------------------------------------------------------------------------
 
 
 def _check_error(error: TwUsageError) -> None:
-    said = str(error)
-    if not (said and said.isprintable()):
-        raise Complaint(f"error: its text cannot be printed: {ascii(said)[:200]}")
-    said.encode()
+    message = str(error)
+    if not (message and message.isprintable()):
+        raise Complaint(f"error: its text cannot be printed: {ascii(message)[:200]}")
+    message.encode()
     if isinstance(error, DecodeError) and max(len(error.excerpt), len(error.path)) > SHOWN:
         raise Complaint(f"error: {len(error.excerpt)} characters of excerpt, {len(error.path)} of path")
     try:
         twins = copy.copy(error), pickle.loads(pickle.dumps(error))
     except Exception as trouble:
-        raise Complaint(f"error: it does not copy and pickle: {_told(trouble)}") from trouble
+        raise Complaint(f"error: it does not copy and pickle: {_describe(trouble)}") from trouble
     for twin in twins:
-        if type(twin) is not type(error) or str(twin) != said or vars(twin).keys() != vars(error).keys():
+        if type(twin) is not type(error) or str(twin) != message or vars(twin).keys() != vars(error).keys():
             raise Complaint("error: its copy is another")
 
 
@@ -305,7 +307,7 @@ def _check_secret(answer: Usage | TwUsageError) -> None:
         fields = {name: value for name, value in vars(answer).items() if name not in {"headers", "body"}}
         shown += [ascii(answer.args), ascii(fields)]
     for text in shown:
-        # Whoever reads escapes reads what they stand for.
+        # Unescape first: a reader of the escapes sees the characters.
         plain = _ESCAPE.sub(lambda match: chr(int(match[1], 16)) if match[1] else "/", text)
         if any(part in text or part in plain for part in _PARTS):
             raise Complaint(f"leak: {ascii(text)[:300]}")
@@ -331,7 +333,7 @@ def judge_all(several: Iterable[Case]) -> tuple[Counter[str], list[Failure]]:
             except Complaint as complaint:
                 failures.append(Failure(case, str(complaint)))
             except Exception as error:  # noqa: BLE001 - an oracle that stumbles has found something, too
-                failures.append(Failure(case, f"escape: an oracle met {_told(error)}"))
+                failures.append(Failure(case, f"escape: an oracle met {_describe(error)}"))
     return came, failures
 
 
@@ -352,7 +354,7 @@ def _watched(act: Callable[..., tuple[Counter[str], list[Failure]]], *arguments:
 
 
 def _prepare() -> None:
-    # A case that asks for gigabytes is a failure, and no reason to take the machine down.
+    # A case that allocates gigabytes must fail, not exhaust the machine.
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     gc.freeze()
 
@@ -374,9 +376,9 @@ def command(case: Case) -> str:
 
 def unpacked(packed: str) -> Case:
     """The case of such a command."""
-    told = json.loads(zlib.decompress(base64.b64decode(packed)))
-    response = Response(told["status"], told["headers"], base64.b64decode(told["body"]))
-    return Case(response, REQUEST if told["request"] else None, echo=told["echo"])
+    record = json.loads(zlib.decompress(base64.b64decode(packed)))
+    response = Response(record["status"], record["headers"], base64.b64decode(record["body"]))
+    return Case(response, REQUEST if record["request"] else None, echo=record["echo"])
 
 
 def _again(case: Case) -> int:
@@ -394,18 +396,20 @@ def main() -> int:
     parser.add_argument("--seed", default="twusage")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--case", metavar="PACKED", help="run one case that failed, as it was printed")
-    asked = parser.parse_args()
-    if asked.case:
-        return _again(unpacked(asked.case))
-    print(f"{asked.cases} cases and all slow and huge ones, seed {asked.seed!r}, {asked.jobs} processes", flush=True)
+    options = parser.parse_args()
+    if options.case:
+        return _again(unpacked(options.case))
+    print(
+        f"{options.cases} cases and all slow and huge ones, seed {options.seed!r}, {options.jobs} processes", flush=True
+    )
     began = time.monotonic()
     came: Counter[str] = Counter()
     failures: list[Failure] = []
-    counts = [min(BLOCK, asked.cases - start) for start in range(0, asked.cases, BLOCK)]
-    with ProcessPoolExecutor(asked.jobs, initializer=_prepare) as pool:
+    counts = [min(BLOCK, options.cases - start) for start in range(0, options.cases, BLOCK)]
+    with ProcessPoolExecutor(options.jobs, initializer=_prepare) as pool:
         jobs = [pool.submit(_watched, _huge, number) for number in range(len(HUGE))]
         jobs.append(pool.submit(_watched, _slow))
-        jobs += [pool.submit(_watched, block, asked.seed, number, count) for number, count in enumerate(counts)]
+        jobs += [pool.submit(_watched, block, options.seed, number, count) for number, count in enumerate(counts)]
         for job in jobs:
             some, failed = job.result()
             came += some
@@ -419,7 +423,7 @@ def main() -> int:
         smallest = min(several, key=lambda failure: len(failure.case.response.body))
         print(f"\n{len(several)} times: {smallest.why}\n{command(smallest.case)}")
     seconds = time.monotonic() - began
-    print(f"\n{came.total() + len(failures)} cases in {seconds:.0f} s, {len(failures)} failed (seed {asked.seed!r})")
+    print(f"\n{came.total() + len(failures)} cases in {seconds:.0f} s, {len(failures)} failed (seed {options.seed!r})")
     return bool(failures)
 
 

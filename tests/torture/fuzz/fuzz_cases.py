@@ -22,19 +22,19 @@ from twusage.protocol import Request, Response, authorize, usage_request
 from twusage.testing import FakeApi
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-# Of the real ones' letters, and nowhere else: whoever sees any of it has seen an echo.
+# Of a real token's letters, and used nowhere else: any part of it in an output is an echo.
 TOKEN = "AAAAAAAAAAAAAAAAAAAAAFUZZ%2Fwho0reads1this2has%3Dseen3what4nobody5may6see"
 PLAIN = TOKEN.replace("%2F", "/").replace("%3D", "=")
 SPELLINGS = (TOKEN, TOKEN, PLAIN, PLAIN, quote(TOKEN), TOKEN.replace("%2F", "%2f").replace("%3D", "%3d"))
 REQUEST = authorize(usage_request(days=7), TOKEN)
 FETCHED_AT = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
-# Of an answer: ninety days of six apps.
+# Of a response: ninety days of six apps.
 SLOW_SIZE = 50_000
 
 
 @frozen
 class Case:
-    """One answer, and the request that it is said to answer."""
+    """One response, and the request that it belongs to."""
 
     response: Response
     request: Request | None = None
@@ -55,7 +55,7 @@ def _faked() -> Iterator[tuple[int, bytes]]:
         Request("GET", "https://api.twitter.com/2/usage/tweets?days=91"),
         Request("GET", "https://api.twitter.com/2/no"),
     ):
-        response = api.handle(authorize(request, token if request.url.endswith("1") else "nobody's"))
+        response = api.handle(authorize(request, token if request.url.endswith("1") else "unknown"))
         yield response.status, response.body
 
 
@@ -84,7 +84,7 @@ _ODD = (
     (429, b""),
     (302, b"<a href='https://elsewhere.test/'>Found</a>"),
 )
-# The answers of ninety days are long: most of what can be wrong with them is wrong with short ones.
+# Responses of ninety days are long: short ones have most of the same faults.
 _ALL = [*_recorded(), *_faked(), *_ODD]
 CORPUS = [entry for entry in _ALL if len(entry[1]) < 5_000]
 LONG = [entry for entry in _ALL if len(entry[1]) >= 5_000]
@@ -270,7 +270,7 @@ def _splice(dice: random.Random, body: bytearray, at: int) -> None:
 
 
 def _digit(dice: random.Random, body: bytearray, at: int) -> None:
-    """Numbers are what lies: change one where it stands."""
+    """Change one number in place: wrong numbers do the most harm."""
     for place in range(at, min(at + 60, len(body))):
         if 48 <= body[place] <= 57:
             body[place : place + 1] = dice.choice((b"_", b" ", b"-", b".", b"e", b"0", b"9", b"", "٣".encode(), b"1_0"))
@@ -354,21 +354,21 @@ def _echoing(dice: random.Random, response: Response) -> Case:
     if dice.random() < 0.1:
         value = dice.choice(("", "id ", "é")) + token
         return Case(evolve(response, headers={**response.headers, "x-transaction-id": value}), REQUEST, echo=True)
-    said = _spelled(dice, token)
+    echo = _spelled(dice, token)
     body = response.body
     kind = dice.random()
     if kind < 0.4:
-        member = f'"{said}":1' if kind < 0.1 else f'"{dice.choice(_KEYS[:22])}":"{said}"'
+        member = f'"{echo}":1' if kind < 0.1 else f'"{dice.choice(_KEYS[:22])}":"{echo}"'
         body = b"{" + member.encode() + b"," + body[1:] if len(body) > 2 else f"{{{member}}}".encode()
     elif kind < 0.7:
         at = dice.randrange(len(body) + 1)
         if b"\\" in body[max(0, at - 6) : at]:  # In the middle of an escape it would be something else.
             at = len(body)
-        body = body[:at] + said.encode() + body[at:]
+        body = body[:at] + echo.encode() + body[at:]
     elif kind < 0.85:
-        body = f'{{"title":"Unauthorized","detail":"Bearer {said} is not valid"}}'.encode()
-    else:  # the answer breaks off within the echo
-        body = body[: dice.randrange(100)] + said.encode()[: dice.randrange(len(said))]
+        body = f'{{"title":"Unauthorized","detail":"Bearer {echo} is not valid"}}'.encode()
+    else:  # the response breaks off within the echo
+        body = body[: dice.randrange(100)] + echo.encode()[: dice.randrange(len(echo))]
     return Case(evolve(response, body=body), REQUEST, echo=True)
 
 
@@ -384,7 +384,7 @@ def _letter(dice: random.Random, letter: str) -> str:
     return f"\\u{ord(letter):04{dice.choice('xX')}}"
 
 
-# -- Shapes that are slow to read for whoever reads them carelessly ----------------------------------------------------
+# -- Shapes that are slow to read with a careless algorithm ------------------------------------------------------------
 
 
 def _filled(size: int, head: str, unit: str, tail: str, comma: str = ",") -> bytes:

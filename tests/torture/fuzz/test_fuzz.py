@@ -23,7 +23,7 @@ def failures(block: int = 0) -> list[str]:
 
 
 def test_a_slice() -> None:
-    """Two thousand answers that nobody foresaw: every oracle is content, and all kinds of outcome come up."""
+    """Two thousand random responses: every oracle passes, and all kinds of outcome come up."""
     came, failed = fuzz.block("slice", 0, SLICE)
     assert [(failure.why, fuzz.command(failure.case)) for failure in failed] == []
     assert came.total() == SLICE
@@ -45,7 +45,7 @@ def test_the_seed_says_it_all() -> None:
 
 
 def test_a_failure_can_be_run_again() -> None:
-    """The command that a failure prints holds the whole case, headers that are no ASCII among them."""
+    """The command that a failure prints has the whole case, non-ASCII headers included."""
     for case in itertools.islice(cases(random.Random("again")), 500):
         assert fuzz.unpacked(fuzz.command(case).split()[-1]) == case
 
@@ -54,7 +54,7 @@ def test_a_failure_can_be_run_again() -> None:
 
 
 def lax_count(value: Any, _: object = None) -> int | None:
-    """Count as cattrs does by itself: it takes 1_000."""
+    """Count as cattrs does by default: it takes 1_000."""
     try:
         return None if value is None else abs(int(value))
     except (TypeError, OverflowError) as error:
@@ -111,7 +111,7 @@ def test_a_seeded_bug_is_found(
 
 
 def test_a_slow_decoder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quadratic time is told by the shapes that invite it."""
+    """Quadratic time is found by the shapes that cause it."""
     monkeypatch.setattr(json_reader, "_printable", quadratic)
     long_keys = next(
         case for case in slow_cases() if b"ud800" in case.response.body and b"k" * 20_000 in case.response.body

@@ -6,7 +6,7 @@ twusage met a 429 that its rules could have known of, lost a call, or took longe
 Calls go through the real ``UsageClient`` to the real ``FakeApi``; between them lie a clock that drifts, ways that take
 a random time there and back, and headers that are floored, ceiled or gone.
 
-The **optimum** is an oracle's: it knows to the microsecond when each of the server's windows ends, and sends its calls
+The **optimum** is an oracle's: it has the end of each of the server's windows to the microsecond, and sends its calls
 then. Its windows are those that the server keeps: so many calls, in so many seconds from the window's first call on. So
 it is the time until the last window opens, plus what its last calls took (in the run that is measured).
 """
@@ -50,15 +50,15 @@ class World:
     ceiled: bool = False
     """Whether the reset is rounded up, and not down."""
     way: tuple[float, float] = (0.02, 0.4)
-    """Seconds that a request may take to the server, and an answer back: they overtake each other."""
+    """Seconds that a request may take to the server, and a response back: they overtake each other."""
     limits: tuple[int, ...] = (LIMIT,)
     """What the windows allow, one after the other; the last stays."""
     foreign: float = 0.0
     """Calls a second that another program makes on the same credentials."""
     undated: float = 0.0
-    """The part of the answers that bring no ``Date``."""
+    """The part of the responses without ``Date``."""
     silent: bool = False
-    """Whether the answers bring no ``x-rate-limit`` headers."""
+    """Whether the responses have no ``x-rate-limit`` headers."""
 
 
 WORLDS = (
@@ -110,8 +110,8 @@ class Window:
     limit: int
     number: int
     foreign: int = 0
-    told: int | None = None
-    """The least that an answer which has arrived here said to be left."""
+    reported: int | None = None
+    """The smallest remainder of the responses that have arrived here."""
 
 
 class Server(FakeApi):
@@ -139,7 +139,7 @@ class Line:
     """A transport: the fake behind a way that takes its time, and headers as the world will have them.
 
     It keeps count of the 429s, and of those that could have been known of: in a window that no foreign client has
-    called in; or when the call was sent, the answers that had arrived out of that window left nothing for it, beside
+    called in; or when the call was sent, the responses that had arrived from that window left nothing for it, beside
     the calls under way; or none had arrived, and another call was already under way to ask.
     """
 
@@ -158,21 +158,21 @@ class Line:
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
         """There, and back again."""
         windows, beside = self.server.windows, self.under_way
-        told = (windows[-1], windows[-1].told) if windows else None
+        reported = (windows[-1], windows[-1].reported) if windows else None
         self.under_way += 1
         await self._way()
         response = await self.inner.send(request, timeout=timeout)
         window = windows[-1]
         if response.status == 429:
-            left = told[1] if told is not None and told[0] is window else None
+            left = reported[1] if reported is not None and reported[0] is window else None
             self.refused += 1
             self.known += not window.foreign or (beside > 0 if left is None else left <= beside)
         response = self._as_the_world_has_it(response, window)
         await self._way()
         self.under_way -= 1
-        seen = read_rate_limit(response)
-        if seen is not None:
-            window.told = min(seen.remaining, LIMIT if window.told is None else window.told)
+        headers = read_rate_limit(response)
+        if headers is not None:
+            window.reported = min(headers.remaining, LIMIT if window.reported is None else window.reported)
         return response
 
     async def aclose(self) -> None:
@@ -228,7 +228,7 @@ async def run(policy: Policy, world: World, workers: int, seed: int) -> Result:
     dice = random.Random(f"{world.name}/{workers}/{seed}")
     true = VirtualClock()
     if world.way[1]:
-        await true.advance(dice.random())  # a window's start is no whole second
+        await true.advance(dice.random())  # a window's start is not on a whole second
     start = true.monotonic()
     server = Server(world, true)
     line = Line(world, server, true, dice)
@@ -257,7 +257,7 @@ def _optimum(server: Server, start: float, end: float, true: VirtualClock) -> fl
     epoch = true.time() - true.monotonic()
     first = server.windows[0].opened - epoch - start
     left, windows = CALLS, 0
-    for window in server.windows:  # what a foreign client takes, nobody else can have
+    for window in server.windows:  # what a foreign client takes is missing to the others
         left -= max(0, window.limit - window.foreign)
         windows += 1
         if left <= 0:
@@ -266,7 +266,7 @@ def _optimum(server: Server, start: float, end: float, true: VirtualClock) -> fl
     return first + (windows - 1) * PERIOD + last
 
 
-# -- Policies: twusage's own, and those of which RATE_LIMIT.md tells ---------------------------------------------------
+# -- Policies: twusage's own, and those of RATE_LIMIT.md ---------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -297,7 +297,7 @@ def _request(line: Line) -> Request:
 
 @asynccontextmanager
 async def backoff(line: Line, clock: LocalClock, dice: random.Random) -> Any:
-    """Exponential backoff with jitter, from one second to one minute: what a retry library does by itself."""
+    """Exponential backoff with jitter, from one second to one minute: the default of a retry library."""
 
     async def call() -> None:
         for attempt in itertools.count():
@@ -310,12 +310,12 @@ async def backoff(line: Line, clock: LocalClock, dice: random.Random) -> Any:
 
 @asynccontextmanager
 async def alone(line: Line, clock: LocalClock, _: random.Random) -> Any:
-    """Sleep to the reset, each worker by itself: what the common client does."""
+    """Sleep to the reset, each worker on its own: the common client's policy."""
 
     async def call() -> None:
         while (response := await line.send(_request(line), timeout=60.0)).status != 200:
-            told = read_rate_limit(response)
-            await clock.sleep(max(1.0, told.reset_at.timestamp() + 1 - clock.time()) if told else PERIOD)
+            headers = read_rate_limit(response)
+            await clock.sleep(max(1.0, headers.reset_at.timestamp() + 1 - clock.time()) if headers else PERIOD)
 
     yield lambda: call
 
@@ -332,11 +332,11 @@ async def newest(line: Line, clock: LocalClock, _: random.Random) -> Any:
                 await clock.sleep(until - clock.monotonic())
                 continue
             response = await line.send(_request(line), timeout=60.0)
-            told, date = read_rate_limit(response), read_date(response)
-            if told is not None:
+            headers, date = read_rate_limit(response), read_date(response)
+            if headers is not None:
                 server = date.timestamp() if date else clock.time()
-                until = clock.monotonic() + max(1.0, told.reset_at.timestamp() - server)
-                remaining = told.remaining
+                until = clock.monotonic() + max(1.0, headers.reset_at.timestamp() - server)
+                remaining = headers.remaining
             if response.status == 200:
                 return
 
@@ -375,7 +375,7 @@ def misses(world: World, workers: int, result: Result) -> list[str]:
         found.append(f"{where}: {result.known} 429s that could have been known of")
     if result.lost:
         found.append(f"{where}: {result.lost} calls lost")
-    # Where a foreign client takes places while we wait, no rule knows beforehand how many it will leave.
+    # If a foreign client takes places while we wait, no rule can predict how many it will leave.
     if result.ratio > ALLOWED and not world.foreign:
         found.append(f"{where}: {result.ratio:.4f} of the optimum")
     return found

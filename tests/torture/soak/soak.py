@@ -2,7 +2,7 @@
 
 **Over a socket**: 200,000 requests of one client, fifty at a time, to a server in another process that spoils one
 answer in fifty in every way that the wire allows. Some calls are cancelled, some share a result. Between the rounds
-nobody calls, so that all is at rest when it is counted:
+no call runs, so that all is at rest when it is counted:
 
 ==========  ===========================================================================================================
 memory      at most 4 MiB more than after the first rounds
@@ -16,8 +16,8 @@ Memory is what the kernel counts as resident after a collection of garbage and a
 by what the allocator happens to keep, so medians are compared: of the readings in the second tenth of the run, after
 the caches have filled, and in the last.
 
-**A year**: on a virtual clock, a program that asks every hour, and every third day 75 times at once, one and a half
-windows: so windows are met at their beginning and end, spent and idle. In 30 profiles of skew, drift and latency the
+**A year**: on a virtual clock, a program that calls every hour, and every third day 75 times together, one and a half
+windows: so windows are met at their beginning and end, used up and idle. In 30 profiles of skew, drift and latency the
 server must never refuse, nothing may fail, and the limiter holds no more at the end than after a week.
 """
 
@@ -111,7 +111,7 @@ class Counted:
 
 @frozen
 class Reading:
-    """What is held while nobody calls."""
+    """What is held while no call runs."""
 
     memory: int
     files: int
@@ -182,7 +182,7 @@ def _read(limiter: LocalRateLimiter) -> Reading:
 async def soak(
     requests: int, *, rounds: int = ROUNDS, wrap: Callable[[Transport], Transport] = lambda inner: inner
 ) -> Soak:
-    """Make about that many calls. ``wrap`` is where a test seeds its bugs."""
+    """Make about that many calls. A test seeds its bugs by ``wrap``."""
     result = Soak()
     limiter = LocalRateLimiter()
     dice = random.Random("soak")
@@ -255,7 +255,7 @@ def profiles() -> list[World]:
             drift=dice.choice((0.0, 1.0, -1.0)) * dice.uniform(0.0, 2e-4),
             way=ways[number % len(ways)],
             ceiled=dice.random() < 0.3,
-            # Not all: who is never told the server's time, and whose clock is wrong, cannot know when its window ends.
+            # Not all: a client without the server's time, whose clock is wrong, cannot predict the end of its window.
             undated=dice.choice((0.0, 0.0, 0.33)),
         )
         for number in range(PROFILES)
@@ -294,7 +294,7 @@ async def year(world: World, days: int = YEAR) -> Year:
     began = time.monotonic()
     dice = random.Random(world.name)
     true = VirtualClock()
-    await true.advance(dice.random())  # a window's start is no whole second
+    await true.advance(dice.random())  # a window's start is not on a whole second
     api = Server(world, true)
     api.max_requests = sys.maxsize
     line = Line(world, api, true, dice)
@@ -317,16 +317,16 @@ async def year(world: World, days: int = YEAR) -> Year:
 
 
 def _held(limiter: LocalRateLimiter) -> int:
-    """How many objects hang on the limiter, besides its clock and what everybody shares."""
+    """The number of objects that the limiter holds, besides its clock and shared ones."""
     strangers = (type, ModuleType, FunctionType, LocalClock, VirtualClock, asyncio.AbstractEventLoop)
-    seen: dict[int, object] = {}
+    visited: dict[int, object] = {}
     todo: list[Any] = [limiter]
     while todo:
         one = todo.pop()
-        if id(one) not in seen and not isinstance(one, strangers):
-            seen[id(one)] = one
+        if id(one) not in visited and not isinstance(one, strangers):
+            visited[id(one)] = one
             todo.extend(gc.get_referents(one))
-    return len(seen)
+    return len(visited)
 
 
 def _year(world: World) -> Year:
@@ -337,7 +337,7 @@ def _year(world: World) -> Year:
 
 
 def _over_a_socket(requests: int) -> list[str]:
-    print(f"{requests} calls over a socket, {CALLERS} at a time, {FAULTY:.0%} of the answers spoilt\n", flush=True)
+    print(f"{requests} calls over a socket, {CALLERS} at a time, {FAULTY:.0%} of the responses spoilt\n", flush=True)
     result = asyncio.run(soak(requests))
     print(f"{'calls':>8} {'resident':>12} {'files':>6} {'tasks':>6} {'places':>7}")
     for number, reading in enumerate(result.readings, 1):
@@ -369,11 +369,11 @@ def main() -> int:
     """Print the tables, and exit with 1 if anything was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200_000)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many years run at once")
-    asked = parser.parse_args()
-    missed = _over_a_socket(asked.requests)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many years run in parallel")
+    options = parser.parse_args()
+    missed = _over_a_socket(options.requests)
     began = time.monotonic()
-    missed += _years(asked.jobs)
+    missed += _years(options.jobs)
     print(f"\n{time.monotonic() - began:.0f} s")
     print("\n".join(missed) or "as demanded: nothing grows, nothing is left, nothing is sent twice, no 429 in any year")
     return bool(missed)

@@ -1,11 +1,11 @@
-"""The other end of the soak: a raw HTTP server that answers as the API does, and spoils some of its answers.
+"""The other end of the soak: a raw HTTP server that responds as the API does, and spoils some of its responses.
 
 It is run as a process of its own, and needs nothing but Python: ``soak_server.py FAULTY MARKS``. It prints its port,
 and adds one to the byte of MARKS, a file, that the ``x-call`` header of each request names: so it is known of every
 request how often it came.
 """
 
-# ruff: noqa: T201 - its port, for whoever started it
+# ruff: noqa: T201 - its port, for the parent process
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Peer(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody connects."""
+        """A client connects."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
@@ -76,7 +76,7 @@ class Peer(asyncio.Protocol):
 def send(
     transport: asyncio.Transport, status: int = 200, body: bytes = BODY, headers: str = "", length: int | None = None
 ) -> None:
-    """An answer with all its headers."""
+    """A response with all its headers."""
     now = int(time.time())
     head = (
         f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ndate: {formatdate(now, usegmt=True)}\r\n"
@@ -118,7 +118,7 @@ def garbage(transport: asyncio.Transport) -> None:
 
 
 def too_slow(transport: asyncio.Transport) -> None:
-    """An answer that nobody waits for."""
+    """A response that no caller waits for."""
     asyncio.get_running_loop().call_later(3.0, transport.abort)
 
 
@@ -148,7 +148,7 @@ FAULTS: tuple[Callable[[asyncio.Transport], object], ...] = (
 
 
 async def main(faulty: float, marks: Path) -> None:
-    """Serve until the input ends: that is when whoever started this is gone."""
+    """Serve until the input ends, which means that the parent process is gone."""
     dice = random.Random("soak")
     with marks.open("r+b") as file, mmap.mmap(file.fileno(), 0) as counts:
         loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ class Leaky:
 
 
 async def keeps_answers(send: Send, kept: list[Any]) -> Response:
-    """Every answer stays, with as much again as a long one would take."""
+    """Every response stays, with as much again as a long one would take."""
     response = await send()
     kept.append(response.body + bytes(range(256)) * 200)
     return response
@@ -64,13 +64,13 @@ async def keeps_tasks(send: Send, kept: list[Any]) -> Response:
 
 
 async def sends_twice(send: Send, _: list[Any]) -> Response:
-    """What came back well is sent again."""
+    """A successful response is sent again."""
     await send()
     return await send()
 
 
 async def sends_nothing(_: Send, __: list[Any]) -> Response:
-    """The answer is known already."""
+    """The response is known already."""
     await asyncio.sleep(0)
     return Response(200, {}, b'{"data": {}}')
 
@@ -91,7 +91,7 @@ def test_a_short_soak() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bug", "seen"),
+    ("bug", "symptom"),
     [
         (keeps_answers, "MiB more memory"),
         (keeps_tasks, "tasks at rest"),
@@ -100,9 +100,9 @@ def test_a_short_soak() -> None:
         (stumbles, "not ours: "),
     ],
 )
-def test_a_seeded_leak_is_seen(bug: Callable[[Send, list[Any]], Awaitable[Response]], seen: str) -> None:
-    """A soak that sees no leak where there is one would prove nothing."""
-    assert any(seen in miss for miss in short(lambda inner: Leaky(inner, bug)).misses())
+def test_a_seeded_leak_is_found(bug: Callable[[Send, list[Any]], Awaitable[Response]], symptom: str) -> None:
+    """A soak that misses a real leak would prove nothing."""
+    assert any(symptom in miss for miss in short(lambda inner: Leaky(inner, bug)).misses())
 
 
 def test_a_leak_of_files_is_seen() -> None:
