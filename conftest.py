@@ -1,4 +1,4 @@
-"""The code blocks of README.md and docs/*.md are tests: each page runs from top to bottom, against the fake.
+"""The code blocks of README.md and docs/*.md are tests. Each page runs from top to bottom, against the fake.
 
 A page's blocks share one namespace and one event loop, and may ``await`` at the top level, as in ``python -m asyncio``.
 Each page has its own fake API on loopback, and environment variables that point to it, so that
@@ -51,7 +51,7 @@ _KEYS = ("X_API_KEY", "X_API_SECRET", "TWITTER_API_KEY", "TWITTER_API_SECRET")
 
 
 class Stage:
-    """The environment of one page: a fake API on loopback, an event loop, and the last output."""
+    """The environment of a page: a fake API, an event loop, output."""
 
     def __init__(self) -> None:
         world = os.environ.get("TWUSAGE_DOCS_WORLD", "busy")
@@ -86,7 +86,7 @@ class Stage:
         self._environment.setattr("twusage.testing.api._data", silent)
 
     def new_window(self) -> None:
-        """Give the first app another token, which is new to the limiter, and an unused window."""
+        """Give the first app an unused window by a new token."""
         self._tokens += 1
         app = self.fake.apps[0]
         app.window_start = None
@@ -137,7 +137,7 @@ def _check_text(example: Example) -> str | None:
 
 
 def pytest_itemcollected(item: Any) -> None:
-    """Replace Sybil's traceback filter, which ends the run after an error outside a block, e.g. a client left open."""
+    """Replace Sybil's traceback filter. It ends the run after an error outside a block, e.g. a client left open."""
     if isinstance(item, SybilItem):
         item.__dict__["_traceback_filter"] = lambda failure: failure.traceback.cut(path=__file__)
 

@@ -59,7 +59,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def tests_plain(session: nox.Session) -> None:
-    """Run the tests without extras: those that need one are skipped, and no other fails."""
+    """Run the tests without extras. Those that need one are skipped, and no other fails."""
     session.install("-e", ".", *group("tests"))
     # If a test tool depended on an extra, this session would prove nothing. Exit code 1: pip finds none of them.
     names = sorted({Requirement(line).name for line in EXTRAS})
@@ -69,7 +69,7 @@ def tests_plain(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def lowest(session: nox.Session) -> None:
-    """Run all tests with the lowest versions of the dependencies that pyproject.toml allows."""
+    """Run all tests with the lowest allowed versions of the dependencies."""
     session.install("-e", WITH_EXTRAS, *group("tests"), *_lowest_versions(session))
     session.run("pytest", *session.posargs)
 
@@ -98,7 +98,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def types(session: nox.Session) -> None:
-    """Check the package, the tests, the code of the docs and this file with mypy --strict."""
+    """Check package, tests, docs' code and this file with mypy --strict."""
     session.install("-e", WITH_EXTRAS, *group("tests", "docs", "types"))
     session.run("mypy", *session.posargs)
 
@@ -120,7 +120,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def pictures(session: nox.Session) -> None:
-    """Draw the pictures of README and site from the real command and server. It needs Debian's Chromium."""
+    """Draw the pictures of README and site from the real command. It needs Debian's Chromium."""
     session.install("-e", WITH_EXTRAS, *group("tests"))
     session.run("python", "docs/pictures.py")
     session.run("python", "docs/dashboard_picture.py")
@@ -128,7 +128,7 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
-    """Measure the cost of a call relative to the alternatives, and write the table of docs/speed.md and its JSON.
+    """Measure the cost of a call relative to the alternatives. It writes the table of docs/speed.md and its JSON.
 
     Not a default session, because the figures depend on the machine. `-- --dry` writes nothing, `-- decode` measures
     only decoding.
@@ -139,7 +139,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def mutation(session: nox.Session) -> None:
-    """Break the rate limit's modules with mutmut in one small way at a time, and check that a test fails.
+    """Break the rate limit's modules with mutmut; a test must fail.
 
     Not a default session: it takes minutes, and the result changes only with these modules. `-- NAME` shows a mutant.
     """
@@ -172,14 +172,17 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def fleet(session: nox.Session) -> None:
-    """Run 64 processes with a real Redis; the server must count no 429. `-- --processes 8 --windows 3` is shorter."""
+    """Run 64 processes with a real Redis. The server must count no 429. `-- --processes 8 --windows 3` is shorter."""
     session.install("-e", ".[redis]")
     session.run("python", "tests/torture/fleet/fleet.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def torture(session: nox.Session) -> None:
-    """Run the fault catalogue, and the short forms of fuzz, soak, simulation, forecast and the stateful machine."""
+    """Run the fault catalogue, and short forms of the other torture tests.
+
+    They are fuzz, soak, simulation, forecast and the stateful machine.
+    """
     session.install("-e", WITH_EXTRAS, *group("tests"))
     session.run("pytest", "tests/torture", *session.posargs)
 
@@ -193,14 +196,14 @@ def faults(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def sim(session: nox.Session) -> None:
-    """Simulate the rate limit: the cost of 500 calls in every world, and by other rules. The tests run a part."""
+    """Simulate the cost of 500 calls in every world, by all rules. The tests run a part."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "tests/torture/sim/simulate.py", *session.posargs)
 
 
 @nox.session(python=OLDEST)
 def forecast(session: nox.Session) -> None:
-    """Measure the forecast's error and the coverage of its range on 1,100 projects. `-- --seed 1` repeats a run."""
+    """Measure the forecast's error and its range's coverage on 1,100 projects. `-- --seed 1` repeats a run."""
     session.install("-e", ".")
     session.run("python", "tests/torture/forecast/forecast_table.py", *session.posargs)
 
@@ -214,14 +217,14 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def soak(session: nox.Session) -> None:
-    """Send 200,000 requests over a socket; poll for a year in 30 worlds. `-- --requests 1000000` is the long form."""
+    """Send 200,000 requests over a socket. Poll for a year in 30 worlds. `-- --requests 1000000` is the long form."""
     session.install("-e", ".", *group("tests"))
     session.run("python", "tests/torture/soak/soak.py", *session.posargs)
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Build an sdist and from it a wheel, and install the wheel outside the checkout."""
+    """Build an sdist and from it a wheel. Install the wheel outside the checkout."""
     session.install(*group("build"))
     away = Path(session.create_tmp())
     for old in away.glob("twusage-*"):
@@ -247,7 +250,7 @@ assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
 def _inspect(session: nox.Session, wheel: Path) -> None:
-    """Check that the wheel contains the complete package and its metadata, and nothing else."""
+    """Check that the wheel is complete, and contains nothing else."""
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     package = {str(path) for path in Path("twusage").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     if packed != package:

@@ -84,7 +84,7 @@ _PAGES = {name: module.__name__ for module in (twusage.testing, twusage.monitor,
 
 
 def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:
-    """Resolve an annotation, which names the private module, to the public name in the reference."""
+    """Resolve an annotation, which names the private module, to the public name."""
     name = node.get("reftarget", "").rpartition(".")[2]
     target = f"{_PAGES.get(name)}.{name}"
     if node.get("refdomain") != "py" or name not in _PAGES or node["reftarget"] == target:
@@ -93,13 +93,13 @@ def _by_public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, cont
 
 
 def _public_bases(*arguments: Any) -> None:
-    """Replace a private base by its own base: its attributes are listed in the subclasses."""
+    """Replace a private base by its own base. Its attributes are listed in the subclasses."""
     bases: list[type] = arguments[-1]
     bases[:] = [base.__bases__[0] if base.__name__.startswith("_") else base for base in bases]
 
 
 def _google_style(app: Sphinx, what: Any, name: str, item: object, options: Any, lines: list[str]) -> None:
-    """Apply Napoleon, except to attributes: it would read the text before the first colon as a type."""
+    """Apply Napoleon, except to attributes. It would read the text before the first colon as a type."""
     if what not in {"attribute", "property", "data"}:
         config: Any = napoleon.Config()  # its defaults
         lines[:] = GoogleDocstring(lines, config, app, what, name, item, options).lines()
@@ -108,7 +108,7 @@ def _google_style(app: Sphinx, what: Any, name: str, item: object, options: Any,
 def _signature(
     app: Sphinx, what: str, name: str, item: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Omit the signature of the API's values and of protocols, because users do not call them."""
+    """Omit the signatures of values and protocols. Users do not call them."""
     del app, what, name, options
     if isinstance(item, type) and (item.__module__ == "twusage.models" or getattr(item, "_is_protocol", False)):
         return "", None
@@ -116,7 +116,7 @@ def _signature(
 
 
 def _accessible(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Fix what axe reports in the HTML of Sphinx and furo: scrollable regions, signatures, captions."""
+    """Fix what axe reports in the HTML of Sphinx and furo. These are scrollable regions, signatures and captions."""
     del app, page, template, doctree
     body = context.get("body", "").replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
     body = body.replace("<pre>", '<pre tabindex="0">')  # wide tables and code blocks scroll
@@ -129,12 +129,15 @@ _SIGNATURE = re.compile(r"<dl>\s*((?:<dd>.*?</dd>\s*)+)</dl>", re.DOTALL)
 
 
 def _as_spans(lines: str) -> str:
-    """Turn a signature of several lines, a ``<dl>`` without terms, into spans; site.css breaks the lines."""
+    """Turn signatures of several lines into spans.
+
+    Sphinx writes a ``<dl>`` without terms; site.css breaks the lines.
+    """
     return lines.replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
 
 
 def _plain(app: Sphinx, doctree: Any, page: str) -> None:
-    """Keep the text of nodes that the Markdown pages of sphinx-llm would drop."""
+    """Keep the text of nodes that sphinx-llm's Markdown pages would drop."""
     del page
     if app.builder.name != "html":
         dropped = {"abbreviation", "PassthroughTextElement"}

@@ -41,7 +41,7 @@ class _Text(HTMLParser):
 
 
 def serve() -> str:
-    """Start the real command in a thread, and return the address of its page."""
+    """Start the real command in a thread, and return its page's address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     threading.Thread(target=run, args=(f"serve --demo --port {port}",), daemon=True).start()

@@ -28,7 +28,7 @@ BARS = {*EIGHTHS[1:], *SHADES}
 
 
 class Style(NamedTuple):
-    """The style of one character: colours as ``#rrggbb``, or None for the terminal's own."""
+    """Return a character's style: colours as ``#rrggbb``, or None for the default."""
 
     color: str | None
     background: str | None
@@ -37,7 +37,7 @@ class Style(NamedTuple):
 
 
 def picture(mode: str) -> str:
-    """Return the SVG of the command's output in this mode, ``light`` or ``dark``."""
+    """Return the SVG of the command's output, ``light`` or ``dark``."""
     paper, ink = PAPER_AND_INK[mode]
     screen = run(COMMAND, color=True)
     lines = Text.from_ansi(f"$ twusage {COMMAND}\n{screen}".rstrip("\n")).split("\n")
@@ -71,7 +71,7 @@ def _line(line: Text, top: int, ink: str) -> str:
 
 
 def _bar(text: str, column: int, top: int, style: Style, ink: str) -> str:
-    """Rectangles: one for each run of equal characters, and one for the background of a partial cell."""
+    """Return rectangles: one per run, and one per partial cell's background."""
     drawn = ""
     for character, equal in groupby(text):
         count = len(list(equal))
@@ -90,7 +90,7 @@ def _rectangle(left: float, top: float, width: float, color: str, opacity: float
 
 
 def _words(text: str, column: int, top: int, style: Style, ink: str) -> str:
-    """Text elements: one for each column of words, because renderers collapse runs of spaces."""
+    """Return text elements, one per column of words. Renderers collapse runs of spaces."""
     looks = ' font-weight="bold"' * style.bold + ' fill-opacity=".7"' * style.dim
     looks += f' fill="{style.color}"' if style.color not in {None, ink} else ""
     drawn = ""

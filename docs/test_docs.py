@@ -1,4 +1,4 @@
-"""Tests of the pages as a whole. conftest.py at the root runs their code blocks."""
+"""Tests of the pages. conftest.py at the root runs their code blocks."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def test_the_reference_has_every_public_name() -> None:
 
 
 def test_the_page_of_errors_has_every_error() -> None:
-    """Each is in the tree and in the table of what to do."""
+    """Each is in the tree and the table of remedies."""
     text = page("errors")
     for name in twusage.errors.__all__:
         assert re.search(rf"── {name}\b|^{name}\b", text, re.MULTILINE), f"{name} is not in the tree"

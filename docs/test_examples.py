@@ -1,4 +1,4 @@
-"""Tests of the examples: in a new project, with unknown numbers, and by a type checker."""
+"""Tests of the examples: with a new project, unknown numbers, and mypy."""
 
 import os
 import re
@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^% invisible-code-block: python\n((?:%[^\n]*\n)*)|^```pytho
 
 @pytest.mark.parametrize("world", ["empty", "silent"])
 def test_in_another_world(world: str) -> None:
-    """No example fails in a project without reads, or if the API reports neither a cap nor days."""
+    """No example fails in a project without reads, cap or days."""
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PAGES],
         env=os.environ | {"TWUSAGE_DOCS_WORLD": world, "PYTHONPATH": str(ROOT)},
@@ -37,7 +37,7 @@ def test_in_another_world(world: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_types(page: str, tmp_path: Path) -> None:
-    """README's and the first page's examples pass ``mypy --strict``; the others may omit annotations."""
+    """The examples of README and the first page pass ``mypy --strict``. The others may omit annotations."""
     pytest.importorskip("mypy")
     code = "\n".join(
         re.sub("^% ?", "", hidden, flags=re.MULTILINE) or shown

@@ -48,7 +48,7 @@ PERIOD = 900.0
 DAY = 86400.0
 # Safety margin of each wait, as a fraction: quartz clocks drift by up to 200 ppm.
 DRIFT = 0.00025
-# Seconds of the wait after the first and after many 429s that do not say when the window opens.
+# Seconds of the wait after the first and after many 429s without the time at which the window opens.
 FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
 
 

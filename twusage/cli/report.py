@@ -19,7 +19,7 @@ __all__ = ["report"]
 
 
 def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
-    usage_request(days=days)  # raises what the call would raise, before anything looks for a token
+    usage_request(days=days)  # raises what the call would raise, before a token is needed
     return days
 
 

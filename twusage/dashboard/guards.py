@@ -69,7 +69,7 @@ class Guard:
 
     def refusal(self, request: web.BaseRequest, path: str) -> web.Response | None:
         """Return the response to a request that is not allowed, or ``None``."""
-        is_probe = path == "/healthz"  # Probes of Kubernetes and load balancers ask by address.
+        is_probe = path == "/healthz"  # Probes of Kubernetes and load balancers use the address.
         if not is_probe:
             refusal = self._wrong_host(request) or _wrong_site(request) or self._wrong_password(request)
             if refusal is not None:

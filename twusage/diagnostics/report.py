@@ -1,4 +1,4 @@
-"""CheckReport and Finding: the values that diagnostics return. The other modules here decide what they say.
+"""CheckReport and Finding: the values that diagnostics return. The other modules here decide their content.
 
 ===========  ===========================================================================================================
 subject      its findings are about

@@ -53,7 +53,7 @@ def percent(fraction: float) -> str:
     """A fraction of the cap with one decimal; words above 999 %."""
     if fraction > _MAX_PERCENT:
         return _MANY_TIMES
-    # Rounding must not say that all is used while some is left, nor that the cap holds when it does not.
+    # Rounding must not yield 100 % while posts are left, nor beyond the cap.
     if fraction < 1:
         return f"{min(fraction, 0.999):.1%}"
     return f"{fraction if fraction == 1 else max(fraction, 1.001):.1%}"

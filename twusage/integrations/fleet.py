@@ -92,7 +92,7 @@ class Reply:
 
     places: tuple[Place, ...]
     ahead: int
-    """Places that other processes want before this one."""
+    """Places that other processes get before this one."""
     wait: float | None
     """Seconds until the window opens, if this process has to wait for that."""
     pause: float
