@@ -37,7 +37,7 @@ if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).paramet
 
 @pytest.fixture(autouse=True)
 def unit_tests_stay_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hold the rule of the tier: a unit test opens no socket and starts no process."""
+    """Hold the rule of the tier. A unit test opens no socket and starts no process."""
     if Path(__file__).with_name("unit") not in request.path.parents:
         return
 

@@ -1,4 +1,4 @@
-"""The fault catalogue as a table: everything that a client of this endpoint can meet, and what must come of it.
+"""The fault catalogue as a table. Everything that a client of this endpoint can meet, and what must come of it.
 
 A row belongs here when one call meets it. What takes two calls, or a clock, is in ``test_faults``.
 
@@ -70,7 +70,7 @@ NEWEST_AIOHTTP = tuple(map(int, aiohttp.__version__.split(".")[:2])) >= (3, 14)
 
 
 def saying(*data: bytes, then: str = "hold") -> Act:
-    """Sends these bytes; then it waits for the next request, closes, resets, or stays silent."""
+    """Sends these bytes. Then it waits for the next request, closes, resets, or stays silent."""
 
     async def act(wire: Wire) -> None:
         for piece in data:
@@ -583,7 +583,7 @@ def reply(
     fault: Fault | None = None,
     **more: Any,
 ) -> Case:
-    """A row that is a complete response: over a socket, and from the fake."""
+    """A row that is a complete response. Over a socket, and from the fake."""
     headers = {} if headers is None else headers
     lines = [f"{name}: {value}".encode() for name, value in headers.items()]
     raw = answer(body, *lines, status=b"%d Status" % status)

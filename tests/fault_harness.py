@@ -36,7 +36,7 @@ Act = Callable[[Wire], Awaitable[None]]
 
 @frozen
 class Place:
-    """The target of a call: a transport, its address, and the listener there."""
+    """The target of a call. A transport, its address, and the listener there."""
 
     base_url: str
     transport: Transport
@@ -212,7 +212,7 @@ async def served(script: Script) -> AsyncIterator[Place]:
 
 
 def script_of(act: Act | None, times: float) -> Script:
-    """So many requests are met by the fault, over however many connections; the others are answered."""
+    """So many requests are met by the fault, over however many connections. The others are answered."""
     left = times
 
     async def script(wire: Wire) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the history share: responses, what is known of a project, and a database that refuses."""
+"""What the tests of the history share. Responses, what is known of a project, and a database that refuses."""
 
 from __future__ import annotations
 

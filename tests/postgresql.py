@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: started in a temporary directory, gone with it."""
+"""A PostgreSQL of the tests' own. Started in a temporary directory, gone with it."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Server:
 
 
 def says(*data: bytes, then: str = "hold") -> Script:
-    """Answers every request of a connection with these bytes; then it holds, closes or resets the connection."""
+    """Answers every request of a connection with these bytes. Then it holds, closes or resets the connection."""
 
     async def script(wire: Wire) -> None:
         while True:
@@ -173,7 +173,7 @@ def drips(head: bytes, drop: bytes, *, every: float = 0.02) -> Script:
 
 
 def bomb(megabytes: int) -> bytes:
-    """Gzip of so many MiB of zeros, made without inflating them: a block that ends on a byte may be repeated."""
+    """Gzip of so many MiB of zeros, made without inflating them. A block that ends on a byte may be repeated."""
     deflate = zlib.compressobj(9, wbits=31)
     head = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
     block = deflate.compress(bytes(2**20)) + deflate.flush(zlib.Z_FULL_FLUSH)
@@ -189,7 +189,7 @@ def retry_of(error: TwUsageError) -> Retry:
 
 
 def secrets_of(error: BaseException) -> str:
-    """All that a person can get to read of an error: its chain, its traceback with the locals of this package.
+    """All that a person can get to read of an error. Its chain, its traceback with the locals of this package.
 
     Not a response's body and headers: they hold what arrived, also an echo of the token.
     """

@@ -29,7 +29,7 @@ def usage_of(
     apps: int = 3,
     **fields: Any,
 ) -> Usage:
-    """A project whose apps read the same every day; the first app reads most. Today is half over."""
+    """A project whose apps read the same every day. The first app reads most. Today is half over."""
     shares = [2 ** (apps - n) for n in range(apps)]
     whole = sum(shares) or 1
     parts = [per_day * share // whole for share in shares]

@@ -26,7 +26,7 @@ PEERS = ("twusage", "aiohttp", "aioresponses", "cattrs", "httpx", "msgspec", "or
 
 
 def main() -> None:
-    """Measure, print and write; or, as a child of that, measure one thing."""
+    """Measure, print and write. Or, as a child of that, measure one thing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *MEASURES], help="measure these only")
     parser.add_argument("--dry", action="store_true", help="write nothing")

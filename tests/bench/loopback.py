@@ -63,7 +63,7 @@ async def _serve(body: bytes) -> None:
 
 @contextmanager
 def serving(body: bytes) -> Iterator[tuple[str, str]]:
-    """Return two URLs that serve this body: one with ten headers, one with thirty."""
+    """Return two URLs that serve this body. One with ten headers, one with thirty."""
     command = [sys.executable, str(Path(__file__)), body.hex()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

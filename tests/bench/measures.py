@@ -48,12 +48,12 @@ SMALL = Path(__file__).parents[1] / "fixtures" / "usage_optional_1.json"
 
 
 def settle() -> None:
-    """Have twusage choose who reads its JSON: a peer may need the one that it is not to have."""
+    """Have twusage choose who reads its JSON. A peer may need the one that it is not to have."""
     decode_usage(small())
 
 
 def compare(ours: Block, theirs: Block, *, rounds: int = 151) -> Figures:
-    """Microseconds for one of each, and the ratio: blocks in turns, in both orders."""
+    """Microseconds for one of each, and the ratio. Blocks in turns, in both orders."""
     # What was imported (xdk is large) is none of the garbage collector's business here.
     gc.collect()
     gc.freeze()
@@ -144,7 +144,7 @@ def small() -> bytes:
 
 
 def sparse() -> bytes:
-    """What the fake answers for ten apps: every third of them has days without reads."""
+    """What the fake answers for ten apps. Every third of them has days without reads."""
     api = FakeApi(apps=10, clock=VirtualClock())
     return api.handle(authorize(usage_request(days=90), api.apps[0].token)).body
 
@@ -261,7 +261,7 @@ def _decoding(decoder: Callable[[bytes], object], body: bytes) -> Block:
 
 
 def memory() -> Figures:
-    """Bytes that are still there when everything but the result is gone: the caches that it fills count."""
+    """Bytes that are still there when everything but the result is gone. The caches that it fills count."""
     apps, days = 100, 90
     decode_usage(answer(1, 1))
     body = answer(apps, days, until=date(2025, 6, 30))  # other days than before, or its dates would be there already
@@ -475,7 +475,7 @@ async def _poll_apps(count: int) -> None:
 
 
 async def _wait_for_one(count: int) -> None:
-    """The window is unknown: one call probes, all others wait for its response."""
+    """The window is unknown. One call probes, all others wait for its response."""
     client = UsageClient(TOKEN, limiter=LocalRateLimiter(), transport=_Slow())
     await asyncio.gather(*(client.get_usage() for _ in range(count)))
 

@@ -1,4 +1,4 @@
-"""What people would use instead, as they would write it: each read from its own documentation."""
+"""What people would use instead, as they would write it. Each read from its own documentation."""
 
 # mypy: ignore-errors
 # Where types are checked, most of these are not installed.
@@ -63,7 +63,7 @@ async def tweepy_call(url: str, token: str, opened: AsyncExitStack) -> Call:
 
 
 class _Elsewhere:
-    """A session that leads to the loopback: tweepy has its host in the code."""
+    """A session that leads to the loopback. Tweepy has its host in the code."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._request = session.request

@@ -1,4 +1,4 @@
-"""The rows of docs/speed.md: what is measured against what, the goal of each, and how figures become a table. Pure.
+"""The rows of docs/speed.md. What is measured against what, the goal of each, and how figures become a table. Pure.
 
 What is measured is in ``measures.py``. A figure stands nowhere but in docs/bench.json.
 """

@@ -26,7 +26,7 @@ def test_every_row_was_measured_and_nothing_else(figures: dict[str, Any]) -> Non
 
 
 def test_every_goal_of_the_project_has_its_row() -> None:
-    """The goals as they were set; other rows are there to be looked at."""
+    """The goals as they were set. Other rows are there to be looked at."""
     assert {row.key: row.goal for row in speed_table.ROWS if row.goal is not None} == {
         "call/aiohttp": 1.05,
         "call/aiohttp-50": 1.05,

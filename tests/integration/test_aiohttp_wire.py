@@ -1,4 +1,4 @@
-"""AiohttpTransport on a real socket: a server on loopback that sends scripted bytes.
+"""AiohttpTransport on a real socket. A server on loopback that sends scripted bytes.
 
 What comes of any one fault is in faults/; here is what the transport does around it. In each: the right error and no
 other, one request on the wire, the connection closed if it is not reusable, no task left behind, and the token
@@ -154,7 +154,7 @@ class TestConnecting:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog refuses")
     async def test_connecting_takes_too_long(self, transport: AiohttpTransport) -> None:
-        """A host that does not answer at all: after half of the timeout it is known that nothing was sent: retried."""
+        """A host that does not answer at all. After half of the timeout it is known that nothing was sent: retried."""
         with socket.socket() as listener, socket.socket() as one, socket.socket() as other:
             listener.bind((LOOPBACK, 0))
             listener.listen(0)
@@ -166,7 +166,7 @@ class TestConnecting:
         assert retry_of(error) == "always"
 
     async def test_the_tls_handshake_hangs(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """A server without a TLS handshake: nothing was sent: retried; and the connection is closed."""
+        """A server without a TLS handshake. Nothing was sent: retried; and the connection is closed."""
         server = await serve(Wire.wait_until_gone)
         request = Request("GET", f"https://{LOOPBACK}:{server.port}/", {"authorization": f"Bearer {CANARY_TOKEN}"})
         error = await refusal(transport, request, ConnectError, within=SHORT)
@@ -268,7 +268,7 @@ class TestTls:
         await transport.aclose()
 
     async def test_an_unknown_authority(self, serve: Serve, authority: trustme.CA) -> None:
-        """A certificate of an unknown authority: not retried, and the token is not sent."""
+        """A certificate of an unknown authority. Not retried, and the token is not sent."""
         server = await serve(says(answer()), tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport()
         error = await refusal(transport, server.request(), TlsError)
@@ -278,7 +278,7 @@ class TestTls:
         await transport.aclose()
 
     async def test_another_hosts_certificate(self, serve: Serve, authority: trustme.CA) -> None:
-        """A certificate that is another host's: not retried, and the token is not sent."""
+        """A certificate that is another host's. Not retried, and the token is not sent."""
         server = await serve(says(answer()), tls=self.identity(authority, "other.test"))
         transport = AiohttpTransport(ssl=self.trusting(authority))
         error = await refusal(transport, server.request(), TlsError)
@@ -353,7 +353,7 @@ class TestSending:
     async def test_the_connection_ends_before_the_headers(
         self, serve: Serve, transport: AiohttpTransport, data: bytes, then: str
     ) -> None:
-        """One charge, one wire request: what aiohttp would silently send again is ours to retry: retried."""
+        """One charge, one wire request. What aiohttp would silently send again is ours to retry: retried."""
         server = await serve(says(data, then=then))
         error = await refusal(transport, server.request(), ProtocolError)
         assert retry_of(error) == "always"
@@ -363,7 +363,7 @@ class TestSending:
     async def test_a_used_connection_ends_before_the_headers(
         self, serve: Serve, transport: AiohttpTransport, then: str
     ) -> None:
-        """On a connection that served before as well: the second request is sent once."""
+        """On a connection that served before as well. The second request is sent once."""
 
         async def once(wire: Wire) -> None:
             await wire.hear()
@@ -525,7 +525,7 @@ class TestBrokenAnswers:
 
     @pytest.mark.parametrize("then", ["close", "reset"])
     async def test_a_body_without_a_length(self, serve: Serve, transport: AiohttpTransport, then: str) -> None:
-        """A body that ends with the connection may be truncated: its JSON decides."""
+        """A body that ends with the connection may be truncated. Its JSON decides."""
         server = await serve(says(OK + b"\r\n" + GOOD[:-1], then=then))
         response = await transport.send(server.request(), timeout=AT_ONCE)
         with pytest.raises(DecodeError):
@@ -635,7 +635,7 @@ class TestGoodAnswers:
         assert server.connections == 2
 
     async def test_a_broken_gzip_leaves_the_connection_whole(self, serve: Serve, transport: AiohttpTransport) -> None:
-        """Garbage in a well framed body does not cost the connection: the next response uses it, or a new one."""
+        """Garbage in a well framed body does not cost the connection. The next response uses it, or a new one."""
         bodies = iter([zipped(ZIPPED[:-8] + b"\1\2\3\4" + ZIPPED[-4:]), zipped(ZIPPED)])
 
         async def script(wire: Wire) -> None:
@@ -727,7 +727,7 @@ class TestTooMuch:
     async def test_little_is_read_at_a_time(
         self, serve: Serve, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One read is parsed without a break for other tasks: 64 KiB are enough."""
+        """One read is parsed without a break for other tasks. 64 KiB are enough."""
         sizes: list[int] = []
         feed = ResponseHandler.data_received
 
@@ -785,7 +785,7 @@ class TestTime:
         assert min(late) > -0.01
 
     async def test_a_pause_is_no_end(self, serve: Serve) -> None:
-        """A body that pauses is waited for: only its silence beyond the timeout ends the call."""
+        """A body that pauses is waited for. Only its silence beyond the timeout ends the call."""
         async with watched("on_request_end") as (session, headers_read):
 
             async def script(wire: Wire) -> None:

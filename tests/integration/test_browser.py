@@ -296,7 +296,7 @@ def test_without_javascript(server: _Server, browser: Browser) -> None:
 
 
 def test_an_update(server: _Server, page: Page) -> None:
-    """New numbers come without a reload; what was opened stays open, and the focus stays."""
+    """New numbers come without a reload. What was opened stays open, and the focus stays."""
     server.show("on track")
     page.clock.install()
     page, complaints = opened(page, server.url)
@@ -334,7 +334,7 @@ def test_an_unchanged_page(server: _Server, page: Page) -> None:
 
 
 def test_a_server_that_is_gone(browser: Browser) -> None:
-    """After two polls that failed, the page shows since when; when the server is back, the banner goes."""
+    """After two polls that failed, the page shows since when. When the server is back, the banner goes."""
     with browser.new_context() as context:
         page = context.new_page()
         page.clock.install(time=NOW)
@@ -376,7 +376,7 @@ def test_forced_colours_and_print(server: _Server, browser: Browser) -> None:
 
 
 def test_text_at_200_percent(server: _Server, browser: Browser) -> None:
-    """At 200 % nothing is cut off: it is a window of half the width."""
+    """At 200 % nothing is cut off. It is a window of half the width."""
     server.show("hostile")
     with browser.new_context(viewport={"width": 320, "height": 800}) as context:
         page = context.new_page()
@@ -385,7 +385,7 @@ def test_text_at_200_percent(server: _Server, browser: Browser) -> None:
 
 
 def test_the_policy_holds(server: _Server, page: Page) -> None:
-    """What an id could smuggle in would not run: the policy refuses inline scripts and other hosts."""
+    """What an id could smuggle in would not run. The policy refuses inline scripts and other hosts."""
     server.show("on track")
     response = page.goto(server.url)
     assert response is not None

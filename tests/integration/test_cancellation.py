@@ -344,7 +344,7 @@ async def sharing_last(scenario: Scenario) -> CoroutineUnderTest:
 
 
 async def sharing_alone(scenario: Scenario) -> CoroutineUnderTest:
-    """No other caller waits for the shared call: it ends with its only caller."""
+    """No other caller waits for the shared call. It ends with its only caller."""
     return scenario.client.get_usage(max_age=60)
 
 
@@ -364,7 +364,7 @@ async def a_young_result(scenario: Scenario) -> CoroutineUnderTest:
 
 
 async def closing(scenario: Scenario) -> CoroutineUnderTest:
-    """The closing itself, with calls under way: they end all the same, and it can be closed again."""
+    """The closing itself, with calls under way. They end all the same, and it can be closed again."""
     client = scenario.another()
     under_way = [asyncio.create_task(client.get_usage(max_age=age)) for age in (None, 0, 0, None)]
     await asyncio.sleep(0)
@@ -399,7 +399,7 @@ PLAIN: tuple[Setup, ...] = (
 
 
 def outcome_of(task: asyncio.Task[Any]) -> object:
-    """What a task has come to: its result, its error, or that it was cancelled."""
+    """What a task has come to. Its result, its error, or that it was cancelled."""
     if task.cancelled():
         return asyncio.CancelledError()
     return task.exception() or task.result()
@@ -444,7 +444,7 @@ async def sweep(setup: Setup, how: str) -> int:
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("setup", PLAIN + WITH_KEYS, ids=lambda setup: setup.__name__)
 async def test_cancelled_at_each_step(setup: Setup, how: str) -> None:
-    """Whenever it is: it leaves nothing behind, no other call is affected, and the next call succeeds."""
+    """Whenever it is. It leaves nothing behind, no other call is affected, and the next call succeeds."""
     # These two have no wait that takes time.
     assert await sweep(setup, how) or (HOWS[how][1] == "middle" and setup in {a_young_result, closing})
 
@@ -455,7 +455,7 @@ async def test_cancelled_at_each_step(setup: Setup, how: str) -> None:
 @pytest.mark.parametrize("how", ["immediately", "in the last tick", "twice", "in a group"])
 @pytest.mark.parametrize("with_keys", [False, True], ids=["token", "keys"])
 async def test_cancelled_at_each_step_over_a_socket(how: str, with_keys: bool) -> None:
-    """A plain fetch by aiohttp: connecting, sending, at the headers, in the body, while a token is fetched."""
+    """A plain fetch by aiohttp. Connecting, sending, at the headers, in the body, while a token is fetched."""
     api = FakeApi(history_days=2, rate_limit=1000)
     app = api.apps[0]
     by, when = HOWS[how]

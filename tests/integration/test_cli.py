@@ -154,7 +154,7 @@ class TestPage:
         assert "Apps" not in result.stdout
 
     def test_by_app(self, wire: Wire) -> None:
-        """The apps with their sums and their shares; a sum that lacks days is marked; names replace ids."""
+        """The apps with their sums and their shares. A sum that lacks days is marked; names replace ids."""
         wire.says(DOCUMENT)
         result = run("show", "--by-app", "--name", "31=bot", TWUSAGE_APP_NAMES="29462387=collector,31=no", COLUMNS="60")
         assert [line[:24].rstrip() for line in result.stdout.splitlines()[-5:]] == [
@@ -254,7 +254,7 @@ class TestJson:
 
 class TestCsv:
     def test_the_project_by_day(self, wire: Wire) -> None:
-        """One row a day; an unknown count is an empty cell, and an omitted day has no row."""
+        """One row a day. An unknown count is an empty cell, and an omitted day has no row."""
         wire.says(DOCUMENT)
         result = run("show", "--csv")
         assert (result.exit_code, result.stderr) == (0, "")
@@ -276,7 +276,7 @@ class TestCsv:
         assert run("show", "--csv", *options).stdout == header
 
     def test_odd_ids(self, wire: Wire) -> None:
-        """An id that is missing is an empty cell; separators are quoted, and control characters cannot act."""
+        """An id that is missing is an empty cell. Separators are quoted, and control characters cannot act."""
         day = [{"date": "2024-06-06", "usage": "1"}]
         ids = [None, 'a,"b', "\x1b[31m\n"]
         wire.says({"data": {"daily_client_app_usage": [{"client_app_id": name, "usage": day} for name in ids]}})
@@ -327,7 +327,7 @@ class TestRequest:
         ]
 
     def test_many_and_long_problems(self, wire: Wire) -> None:
-        """A server may send problems of any number and length: a few lines of it are printed."""
+        """A server may send problems of any number and length. A few lines of it are printed."""
         wire.says(DOCUMENT | {"errors": [{"title": "x" * 10**6, "detail": "y" * 10**6}] * 100})
         lines = run("show", "--csv").stderr.splitlines()
         assert len(lines) == 5
@@ -419,7 +419,7 @@ class TestToken:
         assert "No such file or directory" in sentence(result)
 
     def test_a_file_that_a_variable_names(self, wire: Wire, tmp_path: Path) -> None:
-        """A container's secret is read by the rules of --token-file; the path is not shown."""
+        """A container's secret is read by the rules of --token-file. The path is not shown."""
         file = tmp_path / "token"
         file.write_text(f"{TOKEN}\n")
         wire.says(DOCUMENT)
@@ -454,7 +454,7 @@ class TestToken:
         assert "[...]" in sentence(result)
 
     def test_there_is_no_option_for_it(self) -> None:
-        """Every user of the machine can read the arguments; the option that exists is named."""
+        """Every user of the machine can read the arguments. The option that exists is named."""
         result = run("show", "--token", "secret")
         assert result.exit_code == 2
         assert "--token-file" in sentence(result)
@@ -663,7 +663,7 @@ class TestExits:
         assert capsys.readouterr().err == "twusage: Too many open files\ntwusage: odd\n"
 
     def test_nobody_reads_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Closed or broken: print_error cannot write, and the exit code is still right."""
+        """Closed or broken. Print_error cannot write, and the exit code is still right."""
 
         class Broken(io.StringIO):
             def write(self, _: str) -> NoReturn:
@@ -717,7 +717,7 @@ class TestHelp:
 
 class TestDemo:
     def test_the_table(self) -> None:
-        """Three apps and a cycle, without a token; the cap is neither unused nor used up."""
+        """Three apps and a cycle, without a token. The cap is neither unused nor used up."""
         result = run("show", "--demo", "--by-app", COLUMNS="80")
         assert (result.exit_code, result.stderr) == (0, "")
         assert "unknown" not in result.stdout
@@ -826,7 +826,7 @@ class TestBrokenOutput:
         code: int,
         message: str,
     ) -> None:
-        """A failed write is reported; a stdout without a file needs no redirect."""
+        """A failed write is reported. A stdout without a file needs no redirect."""
 
         class Full(io.StringIO):
             def write(self, _: str) -> NoReturn:
@@ -851,7 +851,7 @@ class TestBrokenOutput:
 
 
 class Screen(io.StringIO):
-    """A terminal of one line and a cursor that returns: what is seen, each time that something was written."""
+    """A terminal of one line and a cursor that returns. What is seen, each time that something was written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -995,7 +995,7 @@ class TestCountdown:
         assert len(screen.lines) == 2
 
     def test_no_terminal(self, loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        """One plain line a wait, for the mail of a cron job; FORCE_COLOR makes no terminal of a file."""
+        """One plain line a wait, for the mail of a cron job. FORCE_COLOR makes no terminal of a file."""
         monkeypatch.setenv("FORCE_COLOR", "1")
         countdown = Countdown()
         for seconds in (900, 0.5, 45.4):
@@ -1073,14 +1073,14 @@ def url(server: socket.socket) -> str:
 
 
 def with_silent_name_server(command: list[str]) -> list[str]:
-    """The command, with look-ups that never end; each writes a question mark on stdout."""
+    """The command, with look-ups that never end. Each writes a question mark on stdout."""
     silent = "import os, socket, threading; socket.getaddrinfo = lambda *_, **__: os.write(1, b'?') and STOP.wait()"
     return [*command[:-1], f"{silent}; STOP = threading.Event(); {command[-1]}"]
 
 
 class TestProcess:
     def test_over_a_socket(self) -> None:
-        """The whole way: a token from stdin, a request on the wire, CSV on stdout."""
+        """The whole way. A token from stdin, a request on the wire, CSV on stdout."""
         body = json.dumps(DOCUMENT).encode()
         received: list[bytes] = []
 
@@ -1131,7 +1131,7 @@ class TestProcess:
 
     @pytest.mark.parametrize("name", ["show", "doctor"])
     def test_a_name_server_that_does_not_answer(self, name: str, interruptible: list[str]) -> None:
-        """The command ends with its timeout: neither the look-up nor a second try holds it."""
+        """The command ends with its timeout. Neither the look-up nor a second try holds it."""
         began = time.monotonic()
         done = subprocess.run(
             [*with_silent_name_server(interruptible), name, "--timeout", "0.5"],

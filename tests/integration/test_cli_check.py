@@ -57,14 +57,14 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Any:
     ],
 )
 def test_levels(answer: Any, fields: dict[str, Any], options: tuple[str, ...], code: int, line: str) -> None:
-    """What is used is judged by -w and -c; the forecast only warns, and only if its low end reaches the cap."""
+    """What is used is judged by -w and -c. The forecast only warns, and only if its low end reaches the cap."""
     answer(**fields)
     result = run("check", *options)
     assert (result.exit_code, result.stdout, result.stderr) == (code, f"{line}\n", "")
 
 
 def test_perfdata(answer: Any) -> None:
-    """Warning and critical in posts, for both numbers; without a forecast one number."""
+    """Warning and critical in posts, for both numbers. Without a forecast one number."""
     answer()
     used, expected = run("check", "-c", "90", "--perfdata").stdout.rstrip("\n").partition(" | ")[2].split(" ")
     assert used == "used=522849;960000;1080000;0;1200000"
@@ -86,7 +86,7 @@ def test_perfdata(answer: Any) -> None:
     ],
 )
 def test_wrong_options(options: tuple[str, ...], line: str) -> None:
-    """Every error is UNKNOWN, on stdout, in at most 80 columns: exit code 2 would read as CRITICAL."""
+    """Every error is UNKNOWN, on stdout, in at most 80 columns. Exit code 2 would read as CRITICAL."""
     result = run("check", *options)
     assert (result.exit_code, result.stderr) == (3, "")
     assert result.stdout.startswith(line)
@@ -109,7 +109,7 @@ def test_wrong_options(options: tuple[str, ...], line: str) -> None:
     ],
 )
 def test_failures(wire: Wire, response: Any, code: int, line: str) -> None:
-    """A used-up quota is CRITICAL, because it is known; whatever else happens is UNKNOWN. One request, no retry."""
+    """A used-up quota is CRITICAL, because it is known. Whatever else happens is UNKNOWN. One request, no retry."""
     wire.answers.append(response)
     result = run("check")
     assert (result.exit_code, result.stdout, result.stderr) == (code, f"{line}\n", "")
@@ -148,7 +148,7 @@ class TestForecast:
         assert first[0] == first[1]
 
     def test_json(self) -> None:
-        """The fields of a Forecast by their names; the same as in show."""
+        """The fields of a Forecast by their names. The same as in show."""
         alone = json.loads(run("forecast", "--demo", "--json").stdout)
         assert {"cycle", "cap", "used", "basis_days", "per_day", "expected", "low", "high"} < set(alone)
         assert set(alone["cycle"]) == {"start", "end", "reset_day"}

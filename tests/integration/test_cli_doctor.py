@@ -48,7 +48,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def examine(api: FakeApi, monkeypatch: pytest.MonkeyPatch, canary: str) -> Iterator[Doctor]:
-    """Run the command on the fake; none of its output holds a part of a credential."""
+    """Run the command on the fake. None of its output holds a part of a credential."""
     monkeypatch.setattr("twusage.aiohttp_transport.AiohttpTransport", lambda: FakeTransport(api))
     outputs: list[str] = []
 
@@ -78,7 +78,7 @@ def codes(result: Result) -> dict[str, str]:
 
 class TestReport:
     def test_all_is_well(self, examine: Doctor, token: str, api: FakeApi) -> None:
-        """A line for each thing that is right; one call; code 0; nothing on stderr."""
+        """A line for each thing that is right. One call; code 0; nothing on stderr."""
         result = examine(X_BEARER_TOKEN=token, COLUMNS="100")
         assert (result.exit_code, result.stderr) == (0, "")
         lines = result.stdout.splitlines()
@@ -106,7 +106,7 @@ class TestReport:
 
     @pytest.mark.parametrize("width", [30, 40, 59, 60, 80])
     def test_it_fits(self, width: int, examine: Doctor, token: str) -> None:
-        """No line is longer than the terminal is wide; on a narrow one, the sentences have lines of their own."""
+        """No line is longer than the terminal is wide. On a narrow one, the sentences have lines of their own."""
         result = examine(X_BEARER_TOKEN=token.replace("%2F", "/"), COLUMNS=str(width))
         lines = result.stdout.splitlines()
         assert max(map(len, lines)) <= width
@@ -259,7 +259,7 @@ class TestCredentials:
 
     @pytest.mark.parametrize("options", [(), ("--json",)])
     def test_a_pair(self, options: tuple[str, ...], examine: Doctor, token: str, api: FakeApi) -> None:
-        """A key and its secret are exchanged, and one call is made; a bearer token in their place is suspected."""
+        """A key and its secret are exchanged, and one call is made. A bearer token in their place is suspected."""
         api.apps[0].api_key = token[22:]
         result = examine(*options, TWITTER_API_KEY=token[22:], TWITTER_API_SECRET=api.apps[0].api_secret)
         assert result.exit_code == 0
@@ -315,7 +315,7 @@ class TestCredentials:
     def test_a_file_without_a_token(
         self, content: str, code: str, examine: Doctor, token: str, tmp_path: Path, api: FakeApi
     ) -> None:
-        """Findings of a file equal those of a variable; neither its path nor its content is shown."""
+        """Findings of a file equal those of a variable. Neither its path nor its content is shown."""
         file = tmp_path / "token"
         file.write_text(content.format(token))
         result = examine("--json", "--token-file", str(file))
@@ -344,7 +344,7 @@ class TestOptions:
         ("fault", "option"), [(Fault.timeout(), "--timeout 60"), (Fault.rate_limited(), "--max-wait 960")]
     )
     def test_the_option_that_helps(self, fault: Fault, option: str, examine: Doctor, token: str, api: FakeApi) -> None:
-        """The SDK's advice does not know the options of the command; the command adds them."""
+        """The SDK's advice does not know the options of the command. The command adds them."""
         api.fail(fault)
         assert option in examine("--json", "--timeout", "0.01", X_BEARER_TOKEN=token).stdout
 
@@ -385,7 +385,7 @@ class TestProxy:
         assert proxies == ["environment", "closed"]
 
     def test_that_of_the_environment_is_there(self, token: str, api: FakeApi) -> None:
-        """Over real sockets: without --trust-env it is not used, with it it is blamed, and NO_PROXY holds."""
+        """Over real sockets. Without --trust-env it is not used, with it it is blamed, and NO_PROXY holds."""
         with FakeServer(api) as server:
             env = {"X_BEARER_TOKEN": token, "TWUSAGE_BASE_URL": server.url, "http_proxy": "http://127.0.0.1:1"}
             runner = CliRunner(**STREAMS)

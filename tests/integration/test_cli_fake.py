@@ -136,7 +136,7 @@ def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
 
 
 def test_a_program_in_another_process_can_ask_it(interruptible: list[str]) -> None:
-    """From the shell: its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
+    """From the shell. Its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
     command = [*interruptible, "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

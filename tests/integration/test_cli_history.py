@@ -73,7 +73,7 @@ def test_json(url: str) -> None:
 
 
 def test_export_and_load(url: str, tmp_path: Path) -> None:
-    """What one history exports, another one loads: from a file, and from stdin."""
+    """What one history exports, another one loads. From a file, and from stdin."""
     file = tmp_path / "usage.csv"
     run("history", "record", "--demo", "--history", url)
     assert run("history", "export", str(file), "--history", url).stdout == "exported 360 rows\n"

@@ -318,7 +318,7 @@ class TestReport:
         assert result.stdout.startswith("<!doctype html>")
 
     def test_replaces(self, tmp_path: Path, wire: Wire) -> None:
-        """An existing file is replaced, also through a link; a call that fails leaves it."""
+        """An existing file is replaced, also through a link. A call that fails leaves it."""
         file = tmp_path / "report.html"
         link = tmp_path / "link.html"
         file.write_text("old")

@@ -110,7 +110,7 @@ class TestPipe:
 @posix
 class TestExec:
     async def test_it_gets_the_event(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        """The command has the event on stdin; what it prints goes to stderr, or nowhere below a live view."""
+        """The command has the event on stdin. What it prints goes to stderr, or nowhere below a live view."""
         file = tmp_path / "event"
         monkey = pytest.MonkeyPatch()
         with monkey.context() as patched, open(2, "w", closefd=False) as stderr:  # noqa: ASYNC230
@@ -328,7 +328,7 @@ class TestBoard:
             assert board._status(80) == "updated 14:10 UTC, next in 4:12 | Ctrl-C ends"
 
     def test_events(self, screen: Callable[[], io.StringIO]) -> None:
-        """Events are listed until a new cycle begins; without a response there is nothing to show."""
+        """Events are listed until a new cycle begins. Without a response there is nothing to show."""
         terminal = screen()
         board = self.board([NOW])
         with board:

@@ -1,4 +1,4 @@
-"""Faults that take more than one call to meet: connections that are used again, closed, or carried elsewhere."""
+"""Faults that take more than one call to meet. Connections that are used again, closed, or carried elsewhere."""
 
 import asyncio
 import gc
@@ -64,7 +64,7 @@ async def refusal(call: Any) -> TwUsageError:
 class TestUsedAgain:
     @pytest.mark.parametrize("then", ["close", "reset", "half"])
     async def test_the_connection_ended_before_the_second_answer(self, then: str) -> None:
-        """On a connection that has served before, too: one charge, one wire request, retried."""
+        """On a connection that has served before, too. One charge, one wire request, retried."""
         first, last = saying(answer()), saying(b"", then=then)
 
         async def script(wire: Wire) -> None:
@@ -162,7 +162,7 @@ class TestUsedAgain:
             assert place.server.connections == 2
 
     async def test_a_good_connection_is_kept(self) -> None:
-        """Ten thousand apps poll over it: a connection on which nothing odd came is used again and again."""
+        """Ten thousand apps poll over it. A connection on which nothing odd came is used again and again."""
         async with nothing_left(), served(script_of(None, 0)) as place:
             assert place.server is not None
             client = client_of(place)
@@ -171,7 +171,7 @@ class TestUsedAgain:
             assert (place.server.connections, len(place.server.requests)) == (1, 5)
 
     async def test_an_edge_that_speaks_first(self) -> None:
-        """A 429 that an edge sends before the request counts: it looks like a quick response."""
+        """A 429 that an edge sends before the request counts. It looks like a quick response."""
 
         async def script(wire: Wire) -> None:
             await wire.say(answer(b"", status=b"503 Full"))
@@ -184,7 +184,7 @@ class TestUsedAgain:
 @pytest.mark.fault("connect")
 class TestThePool:
     async def test_who_waits_for_a_place_ends_with_the_timeout(self) -> None:
-        """The host is not blamed for the client's own pool: the wait is part of the timeout, and reported as one."""
+        """The host is not blamed for the client's own pool. The wait is part of the timeout, and reported as one."""
         async with nothing_left(), served(hold) as place:
             assert place.server is not None
             place.transport.__init__(limit=1)  # type: ignore[misc]
@@ -412,7 +412,7 @@ class TestClosing:
 
 
 def _serving() -> tuple[asyncio.AbstractEventLoop, threading.Thread, Server]:
-    """A server in a thread of its own: it outlives the loops of the test."""
+    """A server in a thread of its own. It outlives the loops of the test."""
     loop, server = asyncio.new_event_loop(), Server(script_of(None, 0), None)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -433,7 +433,7 @@ def address() -> Any:
 @pytest.mark.fault("asyncio")
 class TestElsewhere:
     def test_another_loop(self, address: str) -> None:
-        """A client on another loop raises with advice; on its own loop it still works."""
+        """A client on another loop raises with advice. On its own loop it still works."""
         with asyncio.Runner() as one, asyncio.Runner() as other:
             client = UsageClient(CANARY_TOKEN, base_url=address, timeout=AT_ONCE)
             one.run(client.get_usage())
@@ -483,7 +483,7 @@ class TestElsewhere:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
     def test_forked_within_a_call(self, address: str) -> None:
-        """A child that is forked on the running loop has no loop: calls, close and check raise with that cause."""
+        """A child that is forked on the running loop has no loop. Calls, close and check raise with that cause."""
 
         async def child(client: UsageClient) -> int:
             for call in (client.get_usage, client.check, client.aclose):
@@ -596,7 +596,7 @@ class TestTime:
             assert limiter.charges == len(place.server.requests) == 2
 
     async def test_after_a_long_sleep_one_probe_goes(self) -> None:
-        """After a suspend the window is unknown: one call goes, the others wait for its response."""
+        """After a suspend the window is unknown. One call goes, the others wait for its response."""
         clock = VirtualClock(auto=False)
         limiter = CountingLimiter(clock)
         act = saying(answer(), then="hold")

@@ -1,4 +1,4 @@
-"""What every transport does alike: one suite of behaviours, over the fake in memory and over real sockets.
+"""What every transport does alike. One suite of behaviours, over the fake in memory and over real sockets.
 
 Another transport is one more entry in ``WAYS``: an async context manager that leads to a ``FakeApi``.
 """
@@ -240,7 +240,7 @@ class TestUsage:
         assert dt.timedelta(seconds=890) < second.rate_limit.reset_at - now <= dt.timedelta(seconds=900)
 
     async def test_the_same_answer_again(self, service: Service) -> None:
-        """A cache on the way may repeat a response: it is decoded as it was."""
+        """A cache on the way may repeat a response. It is decoded as it was."""
         client = service.client()
         first = await client.get_usage(days=7)
         service.api.read_posts(service.api.apps[0], 100)
@@ -262,7 +262,7 @@ class TestUsage:
 
 
 async def test_all_ways_lead_to_the_same_usage(api: FakeApi, tmp_path: Path) -> None:
-    """One service over every transport gives equal values: only the time and the calls left differ."""
+    """One service over every transport gives equal values. Only the time and the calls left differ."""
     answers = []
     for way in WAYS.values():
         async with way(api, tmp_path) as service:
@@ -275,7 +275,7 @@ async def test_all_ways_lead_to_the_same_usage(api: FakeApi, tmp_path: Path) -> 
 
 class TestRequests:
     async def test_one_call_is_one_request(self, service: Service) -> None:
-        """The request arrives once and complete: method, path, query, token, and the common headers."""
+        """The request arrives once and complete. Method, path, query, token, and the common headers."""
         await service.usage(days=7, fields=[UsageField.DAILY_PROJECT_USAGE])
         (received,) = service.api.requests
         assert received.method == "GET"
@@ -294,7 +294,7 @@ class TestRequests:
         assert len(service.api.requests) == 3
 
     async def test_the_body_of_a_request_arrives(self, service: Service) -> None:
-        """A request may have a body: that is how a token is minted."""
+        """A request may have a body. That is how a token is minted."""
         request = Request(
             "POST",
             f"{service.base_url}/oauth2/token",
@@ -331,7 +331,7 @@ class TestRefusals:
         assert error.problem.title == "Unsupported Authentication"
 
     async def test_an_app_outside_a_project(self, service: Service) -> None:
-        """An app that is attached to no project: 403, and which one it is."""
+        """An app that is attached to no project. 403, and which one it is."""
         app = service.api.add_app(attached=False)
         error = await service.refusal(ForbiddenError, token=app.token)
         assert error.problem.title == "Client Forbidden"
@@ -339,7 +339,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("query", ["days=91", "days=x", "usage.fields=likes", "day=7"])
     async def test_a_bad_parameter(self, service: Service, query: str) -> None:
-        """The API itself refuses what the client would never send: 400, and names the parameter."""
+        """The API itself refuses what the client would never send. 400, and names the parameter."""
         request = authorize(usage_request(base_url=service.base_url), service.api.apps[0].token)
         response = await service.transport.send(evolve(request, url=f"{request.url}?{query}"), timeout=5)
         assert response.status == 400
@@ -357,7 +357,7 @@ class TestRefusals:
         assert urlsplit(service.api.requests[0].url).path == "/elsewhere/2/usage/tweets"
 
     async def test_the_window_is_spent(self, service: Service) -> None:
-        """The call after the last of the window: 429, the window's headers, and when to retry."""
+        """The call after the last of the window. 429, the window's headers, and when to retry."""
         service.api.rate_limit = 2
         await service.usage()
         last = (await service.usage()).rate_limit
@@ -372,7 +372,7 @@ class TestRefusals:
         assert len(service.api.requests) == 3
 
     async def test_the_monthly_cap(self, service: Service) -> None:
-        """A 429 of the cap is not one of the window: it is not retried."""
+        """A 429 of the cap is not one of the window. It is not retried."""
         service.api.fail(Fault.usage_capped())
         error = await service.refusal(UsageCapExceededError)
         assert (error.status, error.retryable) == (429, False)
@@ -398,7 +398,7 @@ class TestRefusals:
         assert (error.status, error.retryable, error.body) == (status, True, good.encode())
 
     async def test_trouble_that_passes(self, service: Service) -> None:
-        """A 503 and then a response: the caller gets the response, the API gets two requests."""
+        """A 503 and then a response. The caller gets the response, the API gets two requests."""
         service.api.fail(Fault.status(503))
         clock = VirtualClock(dt.datetime.now(dt.UTC))
         usage = await service.client(
@@ -468,7 +468,7 @@ class TestTheWay:
 
     @pytest.mark.parametrize("fault", [Fault.disconnected(), Fault.reset()], ids=str)
     async def test_a_broken_connection(self, service: Service, fault: Fault) -> None:
-        """A connection that ends before or within the response: retryable, and sent once."""
+        """A connection that ends before or within the response. Retryable, and sent once."""
         service.api.fail(fault)
         error = await service.refusal(ProtocolError)
         assert error.retryable

@@ -105,7 +105,7 @@ class TestPoller:
         assert alive == [False, True, False]
 
     async def test_refused_credentials_do_not_end_it(self, poller: Poller, twusage_api: FakeApi) -> None:
-        """A 401 is a state: the poller goes on, recovers, and reports both once."""
+        """A 401 is a state. The poller goes on, recovers, and reports both once."""
         await poll(poller)
         twusage_api.fail(Fault.status(401), times=9)
         await run_for(poller, 1000)
@@ -126,7 +126,7 @@ class TestPoller:
         assert poller.failure is None
 
     async def test_one_check_for_each_kind_of_failure(self, poller: Poller, twusage_api: FakeApi) -> None:
-        """Without numbers, client.check() explains the first failure; it does not run at each poll."""
+        """Without numbers, client.check() explains the first failure. It does not run at each poll."""
         twusage_api.fail(Fault.status(401), times=99)
         for _ in range(3):
             await poll(poller)
@@ -203,7 +203,7 @@ def test_failures_in_words(error: Exception, words: str, code: str) -> None:
 
 
 def test_the_finding_of_a_check() -> None:
-    """The finding stands on the page without numbers; beside numbers only if the credentials are refused."""
+    """The finding stands on the page without numbers. Beside numbers only if the credentials are refused."""
     failure = Failure(ServerError("x", status=503), dt.datetime.now(dt.UTC), "the network is down", "check it")
     assert failure.problem(refused_only=False).headline == "The network is down"
     assert failure.problem(refused_only=False).detail == "The API returns status 503"
@@ -390,7 +390,7 @@ class TestPage:
         assert "status 401" in html
 
     async def test_stale(self, poller: Poller, twusage_api: FakeApi, twusage_clock: VirtualClock) -> None:
-        """Numbers older than two intervals and a minute are stale; younger ones are not, whatever failed."""
+        """Numbers older than two intervals and a minute are stale. Younger ones are not, whatever failed."""
         await poll(poller)
         site = Site(poller, LOCAL)
         twusage_api.fail(Fault.status(503))
@@ -403,7 +403,7 @@ class TestPage:
         assert json.loads(await body(site, "/api/usage.json"))["stale"] is True
 
     async def test_etag(self, poller: Poller, twusage_api: FakeApi, twusage_clock: VirtualClock) -> None:
-        """304 as long as the text is the same; it changes with the age, and with the numbers."""
+        """304 as long as the text is the same. It changes with the age, and with the numbers."""
         await poll(poller)
         site = Site(poller, LOCAL)
         etag = (await ask(site)).headers["ETag"]
@@ -439,7 +439,7 @@ class TestPage:
         assert query.partition("=")[2] not in {*(response.text or "").split()} - {"90"}
 
     async def test_cycles(self, poller: Poller, twusage_api: FakeApi) -> None:
-        """This cycle and the last one; before the first response, and without a cycle, 30 days."""
+        """This cycle and the last one. Before the first response, and without a cycle, 30 days."""
         site = Site(poller, LOCAL)
         assert "No numbers yet" in await body(site, "/?cycle=last")
         await poll(poller)
@@ -505,7 +505,7 @@ class TestData:
         assert (await ask(site, "/api/days.csv?days=91")).status == 400
 
     async def test_csv_of_hostile_ids(self, poller: Poller) -> None:
-        """An id is never a formula of a spreadsheet; a missing one is empty."""
+        """An id is never a formula of a spreadsheet. A missing one is empty."""
         await poll(poller)
         assert poller.usage is not None
         apps = poller.usage.daily_client_app_usage
@@ -532,7 +532,7 @@ class TestData:
         assert other.content_type == "text/javascript"
 
     async def test_health(self, poller: Poller) -> None:
-        """200 while the poller lives, for any Host; 503 when it is dead."""
+        """200 while the poller lives, for any Host. 503 when it is dead."""
         site = Site(poller, LOCAL)
         poller.start()
         assert await body(site, "/healthz") == "ok\n"

@@ -1,4 +1,4 @@
-"""The HTTP server on a real socket: headers of malformed requests, slow and many clients, a quick end."""
+"""The HTTP server on a real socket. Headers of malformed requests, slow and many clients, a quick end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_expect_and_upgrade(more: bytes) -> None:
 
 
 async def test_a_body_is_not_read() -> None:
-    """A request with a body is answered; the rest of the body does not keep the connection."""
+    """A request with a body is answered. The rest of the body does not keep the connection."""
     async with serving(answer, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
         writer.write(GET[:-2] + b"Content-Length: 1000000\r\n\r\nabc")
         async with asyncio.timeout(2):

@@ -1,4 +1,4 @@
-"""Which event loop a client serves: one at a time, the next one after it; and its error without a loop."""
+"""Which event loop a client serves. One at a time, the next one after it; and its error without a loop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def api() -> FakeApi:
 
 @pytest.fixture(params=["fake", "live"])
 def kept(request: pytest.FixtureRequest, api: FakeApi) -> Iterator[UsageClient]:
-    """A client that a program keeps from one event to the next: over the fake, and over sockets."""
+    """A client that a program keeps from one event to the next. Over the fake, and over sockets."""
     if request.param == "fake":
         yield UsageClient(api.apps[0].token, transport=FakeTransport(api), retry=RetryPolicy.none())
         return
@@ -81,7 +81,7 @@ class TestOneLoopForEachEvent:
             asyncio.run(kept.get_usage())
 
     def test_the_window_is_not_forgotten(self, kept: UsageClient, api: FakeApi) -> None:
-        """The default limiter's windows outlive the loop: a used-up one costs no call of the next event."""
+        """The default limiter's windows outlive the loop. A used-up one costs no call of the next event."""
         api.apps[0].window_start, api.apps[0].window_used = api.clock.time(), 49
         asyncio.run(kept.get_usage())
         with pytest.raises(RateLimitedError, match="Nothing was sent"):
@@ -138,7 +138,7 @@ class TestDefaultLimiter:
         assert clients[0]._limiter_in_use is not clients[1]._limiter_in_use
 
     def test_a_call_in_flight_counts(self) -> None:
-        """A call that a closed loop left behind may have counted: its place is not given away again."""
+        """A call that a closed loop left behind may have counted. Its place is not given away again."""
         limiter = LocalRateLimiter(limit=2)
 
         async def enter() -> None:
@@ -203,7 +203,7 @@ class TestWithoutAsyncio:
         await client.get_usage()
 
     async def test_outside_of_a_task(self, api: FakeApi) -> None:
-        """nest_asyncio on Python 3.14 runs coroutines in no task: the error names it."""
+        """nest_asyncio on Python 3.14 runs coroutines in no task. The error names it."""
         client = UsageClient(api.apps[0].token, transport=FakeTransport(api))
         with mock.patch("asyncio.current_task", return_value=None):
             for call in (client.get_usage(), client.check(), AiohttpTransport().send(request_to(), timeout=1.0)):
@@ -239,7 +239,7 @@ class TestWithoutAsyncio:
 
 class TestLoopBinding:
     def test_it_keeps_no_loop_alive(self) -> None:
-        """A limiter lives in a table of its loop: a strong reference would keep both for ever."""
+        """A limiter lives in a table of its loop. A strong reference would keep both for ever."""
         binding = LoopBinding("Owner")
         assert binding.is_free
 

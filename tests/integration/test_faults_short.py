@@ -1,4 +1,4 @@
-"""The fault catalogue in short: one case of each layer, over a socket. `nox -s faults` runs all of it."""
+"""The fault catalogue in short. One case of each layer, over a socket. `nox -s faults` runs all of it."""
 
 import pytest
 from fault_cases import CASES

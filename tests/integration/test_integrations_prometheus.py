@@ -91,7 +91,7 @@ async def test_names_and_types(client: UsageClient) -> None:
 
 
 async def test_before_the_first_response(client: UsageClient) -> None:
-    """Nothing is known yet: no gauge of the project, up is 0, every reason of failure is there at 0."""
+    """Nothing is known yet. No gauge of the project, up is 0, every reason of failure is there at 0."""
     found = samples(scrape(client))
     failed = {f'twusage_requests_failed_total{{reason="{reason}"}}' for reason in REASONS}
     assert {name for name, value in found.items() if value == 0} == failed | {
@@ -211,7 +211,7 @@ def test_wrong_bound(client: UsageClient, max_apps: Any) -> None:
 
 
 def test_hostile_ids(client: UsageClient) -> None:
-    """An id cannot break out of its label; two apps of one id are one series."""
+    """An id cannot break out of its label. Two apps of one id are one series."""
     usage = usage_of(apps=1)
     series: DailySeries = usage.daily_client_app_usage[0].usage
     app = ClientAppUsage('x"} 1\nevil{a="', series)

@@ -1,4 +1,4 @@
-"""The shared rate limit, against a real Redis: its rules, its queue, and what happens while Redis is gone."""
+"""The shared rate limit, against a real Redis. Its rules, its queue, and what happens while Redis is gone."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ async def test_out_of_order_and_old_answers(limiter: RedisRateLimiter, server: S
 
 
 async def test_a_reset_in_the_past_is_no_header(limiter: RedisRateLimiter, server: Server) -> None:
-    """It may come out of a cache: the call counts, and its numbers do not. The same for a late response."""
+    """It may come out of a cache. The call counts, and its numbers do not. The same for a late response."""
     await call(limiter, window(20))
     await call(limiter, window(3, wait=-5))
     await flushed(limiter)
@@ -249,7 +249,7 @@ async def test_a_reset_more_than_a_day_ahead_is_one_window(limiter: RedisRateLim
 
 
 async def test_two_answers_without_headers_are_the_documents_window(server: Server) -> None:
-    """One may have been lost; after two, it counts 50 in the period from the first, here 3 in 0.5 s."""
+    """One may have been lost. After two, it counts 50 in the period from the first, here 3 in 0.5 s."""
     async with RedisRateLimiter(server.url, limit=3, period=0.5) as limiter:
         begin = time.monotonic()
         for _ in range(4):
@@ -295,7 +295,7 @@ async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter)
 
 
 async def test_a_refunded_place_is_free_again(limiter: RedisRateLimiter, server: Server) -> None:
-    """A request that was surely never sent costs nothing; one whose outcome is unknown counts."""
+    """A request that was surely never sent costs nothing. One whose outcome is unknown counts."""
     await call(limiter, window(2))
     async with limiter.slot(APP) as slot:
         slot.refund()
@@ -317,7 +317,7 @@ async def test_reserve_is_left_to_others(server: Server) -> None:
 
 
 async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -> None:
-    """Another Redis takes over whose clock is an hour behind: a wait of 300 s is still one of 300 s."""
+    """Another Redis takes over whose clock is an hour behind. A wait of 300 s is still one of 300 s."""
     await call(limiter, window(0, wait=300))
     await flushed(limiter)
     fleet = server.fleet()
@@ -366,7 +366,7 @@ async def test_the_place_of_a_killed_process_counts(server: Server, limiter: Red
 async def test_a_late_429_of_the_last_window_closes_nothing(
     limiter: RedisRateLimiter, other: RedisRateLimiter, known: bool
 ) -> None:
-    """It was sent before the window opened: the processes go on in the new one."""
+    """It was sent before the window opened. The processes go on in the new one."""
     await call(limiter, window(9, wait=1.5))
     async with limiter.slot(APP) as late:
         await asyncio.sleep(1.7)
@@ -565,7 +565,7 @@ async def test_a_wait_that_becomes_too_long_raises_at_once(limiter: RedisRateLim
 
 
 async def test_the_wait_of_a_window_that_nobody_has_spoken_of(limiter: RedisRateLimiter) -> None:
-    """A 429 without headers: the wait is reported by our own wall clock, and there is no RateLimit to show."""
+    """A 429 without headers. The wait is reported by our own wall clock, and there is no RateLimit to show."""
     async with limiter.slot(APP) as slot:
         slot.close_window(400.0)
     await flushed(limiter)
@@ -645,7 +645,7 @@ async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, ser
 
 
 async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
-    """Also who no longer is among the peers; those who wait get an error, and so do those who come later."""
+    """Also who no longer is among the peers. Those who wait get an error, and so do those who come later."""
     limiter = RedisRateLimiter(server.url)
     await call(limiter, window(0, wait=600))
     waiter = asyncio.create_task(call(limiter))
@@ -661,7 +661,7 @@ async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
 
 
 async def test_a_place_held_over_the_end(server: Server) -> None:
-    """A limiter that is closed while a call holds a place: the call ends well, and its lease runs out."""
+    """A limiter that is closed while a call holds a place. The call ends well, and its lease runs out."""
     limiter = RedisRateLimiter(server.url)
     async with limiter.slot(APP):
         limiter.slot("another unused app")
@@ -721,7 +721,7 @@ HOW = ["killed", "frozen", "out of memory", "read-only", "wrong type", "another 
 
 @pytest.mark.parametrize("how", HOW)
 async def test_redis_is_lost_and_comes_back(server: Server, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One call pays less than 250 ms, the next pay nothing; one line when it goes, one when it is back; no error."""
+    """One call pays less than 250 ms, the next pay nothing. One line when it goes, one when it is back; no error."""
     caplog.set_level(logging.INFO, "twusage")
     async with RedisRateLimiter(server.url) as limiter:
         await call(limiter, window(40, wait=600))
@@ -756,7 +756,7 @@ async def test_strict_raises_an_error_of_ours(server: Server, how: str) -> None:
 
 
 async def test_a_redis_that_was_never_there(tmp_path: Path) -> None:
-    """It is noticed on entering, and calls go on alone; strict raises there."""
+    """It is noticed on entering, and calls go on alone. Strict raises there."""
     url = f"unix://{tmp_path}/none"
     async with RedisRateLimiter(url) as limiter:
         assert limiter.degraded
@@ -788,7 +788,7 @@ async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, ot
 async def test_alone_each_keeps_to_its_share(
     server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter
 ) -> None:
-    """Of two known processes, each takes half of what the headers leave; unknown outcomes count, refunds do not."""
+    """Of two known processes, each takes half of what the headers leave. Unknown outcomes count, refunds do not."""
     await call(other, window(41, wait=600))
     await flushed(other)
     await call(limiter, window(40, wait=600))
@@ -816,7 +816,7 @@ async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateL
 
 
 async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimiter) -> None:
-    """A slot does alone what it does with Redis: refund, unknown outcome, close."""
+    """A slot does alone what it does with Redis. Refund, unknown outcome, close."""
     await call(limiter, window(10, wait=600))
     await flushed(limiter)
     server.freeze()
@@ -840,7 +840,7 @@ async def test_refunds_and_refusals_alone(server: Server, limiter: RedisRateLimi
 async def test_an_exchange_whose_reply_was_lost_is_recognised(
     server: Server, limiter: RedisRateLimiter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis swapped, but its reply was lost: the places are received, and the report counts once."""
+    """Redis swapped, but its reply was lost. The places are received, and the report counts once."""
     await call(limiter, window(30, wait=600))
     await flushed(limiter)
     run = _RedisConnection._run_script
@@ -880,7 +880,7 @@ async def test_a_failed_probe_ends_the_waits_behind_it_alone(server: Server, lim
 async def test_a_flushed_redis_costs_a_probe(
     limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
 ) -> None:
-    """SCRIPT FLUSH is not noticed; after FLUSHALL one probe goes, also if a place is held meanwhile."""
+    """SCRIPT FLUSH is not noticed. After FLUSHALL one probe goes, also if a place is held meanwhile."""
     await call(limiter, window(30))
     await flushed(limiter)
     server.client.script_flush()
@@ -928,7 +928,7 @@ async def test_cancelled_in_the_tick_of_the_loss(limiter: RedisRateLimiter, serv
 
 
 async def test_a_place_given_by_a_thawing_redis_is_taken_back(limiter: RedisRateLimiter, server: Server) -> None:
-    """It executes old exchanges of which no process waits for a reply: neither probe nor place is held by it."""
+    """It executes old exchanges of which no process waits for a reply. Neither probe nor place is held by it."""
     server.freeze()
     await call(limiter)
     server.thaw()
@@ -938,7 +938,7 @@ async def test_a_place_given_by_a_thawing_redis_is_taken_back(limiter: RedisRate
 
 
 async def test_a_last_word_without_a_time(limiter: RedisRateLimiter, server: Server) -> None:
-    """A window counted by the document, with calls left: there is nothing to plant, and a probe goes alone."""
+    """A window counted by the document, with calls left. There is nothing to plant, and a probe goes alone."""
     for _ in range(3):
         await call(limiter)
     await flushed(limiter)
@@ -961,7 +961,7 @@ async def test_a_window_that_opened_meanwhile_is_not_planted(limiter: RedisRateL
 
 
 async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, limiter: RedisRateLimiter) -> None:
-    """200 of them: the older ones tell of leases that have run out."""
+    """200 of them. The older ones tell of leases that have run out."""
     server.freeze()
     for _ in range(250):
         async with limiter.slot(APP) as slot:

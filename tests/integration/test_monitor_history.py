@@ -1,4 +1,4 @@
-"""The history, over SQLite and a real PostgreSQL: what it keeps, how writes merge, what a cancelled call leaves."""
+"""The history, over SQLite and a real PostgreSQL. What it keeps, how writes merge, what a cancelled call leaves."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def test_a_response_without_daily_fields_or_reset_day(history: History) ->
 
 
 async def test_projects_without_an_id(history: History) -> None:
-    """The id may stand beside the days only; without any, the project is ``-``, as in the keys of events."""
+    """The id may stand beside the days only. Without any, the project is ``-``, as in the keys of events."""
     await history.record(Usage(daily_project_usage=ProjectUsage("beside", series({DAY: 1})), fetched_at=NOW))
     await history.record(usage({DAY: 2}, project=None))
     assert await history.projects() == ("-", "beside")
@@ -204,7 +204,7 @@ async def test_another_reset_day_is_another_cycle(history: History) -> None:
 
 
 async def test_a_count_of_the_ended_cycle_is_not_the_new_ones(history: History) -> None:
-    """For 24 hours the API may lag behind the reset: a count that did not fall is shown only if it stays."""
+    """For 24 hours the API may lag behind the reset. A count that did not fall is shown only if it stays."""
     reset = dt.datetime(2026, 3, 10, tzinfo=dt.UTC)
     await history.record(usage(used=900, at=reset - dt.timedelta(minutes=1)))
     await history.record(usage(used=900, at=reset + dt.timedelta(minutes=1)))
@@ -234,7 +234,7 @@ RESPONSES = st.builds(
 def test_order_repetition_and_number_of_writers_do_not_matter(
     history_url: str, responses: list[Usage], shuffled: random.Random
 ) -> None:
-    """Every order gives the same history: two concurrent writers that repeat themselves, and one after the other."""
+    """Every order gives the same history. Two concurrent writers that repeat themselves, and one after the other."""
 
     async def run() -> None:
         async with History(history_url) as first, History(history_url) as second:
@@ -295,7 +295,7 @@ COMMAND = [sys.executable, "-W", "error", "-c", WRITER]
 
 
 async def test_five_processes_and_one_is_killed(history_url: str) -> None:
-    """A confirmed record is stored, whatever happens to its process; the others lose nothing."""
+    """A confirmed record is stored, whatever happens to its process. The others lose nothing."""
     # Enough for the killed one not to be done before it is killed.
     writes, killed = ["20", "20", "900", "20", "20"], 2
     processes = [
@@ -434,7 +434,7 @@ async def test_closed(history_url: str) -> None:
 
 
 async def test_several_event_loops(history_url: str) -> None:
-    """A history is bound to no event loop: its thread serves them all."""
+    """A history is bound to no event loop. Its thread serves them all."""
     async with History(history_url) as history:
         await asyncio.to_thread(asyncio.run, history.record(usage()))
         assert await history.projects() == (PROJECT,)
@@ -449,7 +449,7 @@ async def test_in_memory_with_an_executor_of_several_threads() -> None:
 
 
 async def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child has no thread of it: an error names the remedy, because a call would hang."""
+    """A child has no thread of it. An error names the remedy, because a call would hang."""
     async with History("sqlite://") as history:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: -1)
@@ -481,7 +481,7 @@ def test_unknown_name() -> None:
 
 
 async def test_the_fixture_works_in_place(twusage_history: History, twusage_clock: VirtualClock) -> None:
-    """While a task uses the history the virtual clock stands still; errors come through as they are."""
+    """While a task uses the history the virtual clock stands still. Errors come through as they are."""
     sleeper = asyncio.create_task(twusage_clock.sleep(900))
     await asyncio.sleep(0)
     await twusage_history.record(usage({DAY: 1}))

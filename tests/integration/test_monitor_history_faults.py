@@ -1,4 +1,4 @@
-"""Every fault of a history's database, and its secrets: over SQLite and a real PostgreSQL."""
+"""Every fault of a history's database, and its secrets. Over SQLite and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @fault
 async def test_locked_sqlite(tmp_path: Path, impatient: None) -> None:
-    """Another program's write lock is waited for, and then an error; readers are not kept out; later all is well."""
+    """Another program's write lock is waited for, and then an error. Readers are not kept out; later all is well."""
     path = tmp_path / "usage.db"
     async with History(f"sqlite:///{path}") as history:
         with contextlib.closing(sqlite3.connect(path)) as other:
@@ -75,7 +75,7 @@ async def test_locked_postgresql(postgresql: Server, impatient: None) -> None:
 
 @fault
 async def test_full_disk(tmp_path: Path) -> None:
-    """SQLite cannot grow: nothing of the response is stored, what was there is still read."""
+    """SQLite cannot grow. Nothing of the response is stored, what was there is still read."""
     async with History(f"sqlite:///{tmp_path}/usage.db") as history:
         await history.record(usage({DAY: 1}))
         with history._begin(write=False) as connection:
@@ -147,7 +147,7 @@ async def test_another_programs_database(tmp_path: Path, table: str) -> None:
 
 @fault
 async def test_a_shared_postgresql_database(postgresql: Server) -> None:
-    """Other tables beside are fine; one with a name of ours is not touched."""
+    """Other tables beside are fine. One with a name of ours is not touched."""
     postgresql.execute("CREATE TABLE users (name TEXT)")
     async with History(postgresql.url) as history:
         await history.record(usage())
@@ -213,7 +213,7 @@ def as_nobody() -> Iterator[None]:
 
 @pytest.fixture
 def guarded() -> Iterator[Path]:
-    """A directory that every user may read; pytest's own are closed to others."""
+    """A directory that every user may read. Pytest's own are closed to others."""
     with tempfile.TemporaryDirectory(prefix="tw") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -289,7 +289,7 @@ async def test_a_missing_directory(tmp_path: Path) -> None:
 
 @fault
 async def test_a_server_that_goes_away_and_comes_back(postgresql: Server) -> None:
-    """While it is away each call fails; then the history goes on, with what was stored."""
+    """While it is away each call fails. Then the history goes on, with what was stored."""
     async with History(postgresql.url) as history:
         await history.record(usage())
         postgresql.stop()
@@ -344,7 +344,7 @@ def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_urls_of_postgresql() -> None:
-    """Both schemes that are in use mean psycopg; options of the URL go before ours."""
+    """Both schemes that are in use mean psycopg. Options of the URL go before ours."""
     for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         history = History(f"{scheme}://host/db?connect_timeout=1")
         assert history._engine.url.drivername == "postgresql+psycopg"

@@ -62,7 +62,7 @@ SECRETS = (TOKEN, KEY, SECRET, MINTED)
 
 
 def needles() -> re.Pattern[str]:
-    """Detects a secret: each of its words, in plain letters or in base64, however it begins there. In lower
+    """Detects a secret. Each of its words, in plain letters or in base64, however it begins there. In lower
     case, because a header may be put so.
     """
     found = []
@@ -102,7 +102,7 @@ class Sweep(logging.Handler):
             self.hits.append(f"{self.case}: {where}: ...{shown[max(0, hit.start() - 40) : hit.end()]}")
 
     def look_at(self, where: str, thing: Any) -> None:
-        """At an object: its repr, str and format, what it holds, and its pickle."""
+        """At an object. Its repr, str and format, what it holds, and its pickle."""
         for shown in (repr(thing), str(thing), f"{thing}", ascii(thing)):
             self.look(where, shown)
         self.look(f"{where}'s attributes", dict(getattr(thing, "__dict__", {})))
@@ -157,7 +157,7 @@ class Sweep(logging.Handler):
 
 
 def containers(value: object) -> Iterator[object]:
-    """What a garbage collector finds from here: containers, and the plain values in them."""
+    """What a garbage collector finds from here. Containers, and the plain values in them."""
     todo, visited = [value], set()
     while todo:
         found = todo.pop()
@@ -255,7 +255,7 @@ def spellings(secret: str) -> list[str]:
 
 
 def echoed(sent: str) -> list[str]:
-    """What a server may echo: the header whole, what it holds, and what that was made of; in every spelling."""
+    """What a server may echo. The header whole, what it holds, and what that was made of; in every spelling."""
     _, _, given = sent.partition(" ")
     halves = base64.b64decode(given).decode().split(":") if sent.startswith("Basic") else []
     parts = [given, *halves, *map(unquote, halves)]
@@ -509,7 +509,7 @@ async def test_broken_mints(sweep: Sweep) -> None:
 @pytest.mark.parametrize("first_bytes", [b"", answer(b"{", length=99)], ids=["before the headers", "in the body"])
 @pytest.mark.parametrize("auth", ["text", "keys"])
 async def test_cancelled_by_the_caller(auth: str, first_bytes: bytes, sweep: Sweep) -> None:
-    """What the caller's own timeout brings up shows no frame of aiohttp's: their locals hold the request's headers."""
+    """What the caller's own timeout brings up shows no frame of aiohttp's. Their locals hold the request's headers."""
 
     async def script(wire: Wire) -> None:
         await wire.hear()
@@ -545,7 +545,7 @@ async def test_nobody_there(sweep: Sweep, unused_tcp_port: int) -> None:
 
 @pytest.mark.parametrize("spoil", ["\n", "\r\nX: 1", "\0", " ", "é", "\udcff"], ids=ascii)
 async def test_malformed_credentials(spoil: str, sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret with a line break is a secret: given, in the environment, or out of an Auth of the user's."""
+    """A secret with a line break is a secret. Given, in the environment, or out of an Auth of the user's."""
 
     class Odd:
         async def token(self) -> str:
@@ -614,7 +614,7 @@ def was_sent(sent: str, request: Request) -> bool:
 
 @pytest.mark.parametrize("debug", ["0", "1"])
 def test_the_command(debug: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Show and doctor: their output, against an API that echoes; nothing of them takes a token as an argument."""
+    """Show and doctor: their output, against an API that echoes. Nothing of them takes a token as an argument."""
     pytest.importorskip("click")
     pytest.importorskip("rich")
     from twusage.cli.app import twusage as command
@@ -804,7 +804,7 @@ LEAKS = {
 async def test_a_seeded_leak_is_found(
     leak: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of leak makes the sweep fail: it covers what it claims to cover."""
+    """Each kind of leak makes the sweep fail. It covers what it claims to cover."""
     monkeypatch.setattr(FakeTransport, "send", LEAKS[leak])
     with listening(capsys) as sweep:
         debug_everything()

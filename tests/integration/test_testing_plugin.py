@@ -1,4 +1,4 @@
-"""The pytest plugin, as a project that has nothing else uses it: in a fresh directory, in a process of its own."""
+"""The pytest plugin, as a project that has nothing else uses it. In a fresh directory, in a process of its own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ from twusage.testing import Fault
 
 
 def test_a_missing_await_fails_the_test(pytester: pytest.Pytester) -> None:
-    """A call that was never awaited does nothing: the fixture fails, though Python only warns."""
+    """A call that was never awaited does nothing. The fixture fails, though Python only warns."""
     result = run(
         pytester,
         "auto",
@@ -97,7 +97,7 @@ async def test_loops(twusage_api, twusage_client):
 
 
 def test_the_server_fixture_is_a_real_socket(pytester: pytest.Pytester) -> None:
-    """A program in any language can ask it; it shares its API with the other fixtures."""
+    """A program in any language can ask it. It shares its API with the other fixtures."""
     result = run(
         pytester,
         "strict",
@@ -145,7 +145,7 @@ def ask(server: FakeServer) -> int:
 
 
 def test_a_server_can_be_had_without_pytest() -> None:
-    """With FakeServer() as server: what fails in memory fails on the wire; afterwards its port is free again."""
+    """With FakeServer() as server: what fails in memory fails on the wire. Afterwards its port is free again."""
     with FakeServer() as server:
         assert ask(server) == 200
         server.api.fail(Fault.status(503))

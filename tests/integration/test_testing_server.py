@@ -88,7 +88,7 @@ async def test_tokens_are_minted(api: FakeApi, server: TestServer) -> None:
 
 
 async def test_headers_come_once(api: FakeApi, server: TestServer) -> None:
-    """The API's headers are not doubled by the web server's own: one Date, one type, one length."""
+    """The API's headers are not doubled by the web server's own. One Date, one type, one length."""
     head, _, body = (await raw(server, get(api))).partition(b"\r\n\r\n")
     names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]]
     assert len(names) == len(set(names))
@@ -112,7 +112,7 @@ async def test_hanging_up_says_nothing(api: FakeApi, server: TestServer, fault: 
 async def test_a_connection_that_cannot_be_made_is_not_counted(
     api: FakeApi, transport: AiohttpTransport, request_to: Request
 ) -> None:
-    """A server cannot refuse what it has accepted: it hangs up, counts nothing, and the client may try again."""
+    """A server cannot refuse what it has accepted. It hangs up, counts nothing, and the client may try again."""
     api.fail(Fault.connect_error())
     with pytest.raises(ProtocolError) as caught:
         await transport.send(request_to, timeout=AT_ONCE)

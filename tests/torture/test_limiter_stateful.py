@@ -85,7 +85,7 @@ class Call:
 
 
 class Processes:
-    """A limiter of three processes that share a window, without a Redis: the state is a string, and polls are steps."""
+    """A limiter of three processes that share a window, without a Redis. The state is a string, and polls are steps."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
@@ -211,7 +211,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
 
     @property
     def document_counts(self) -> bool:
-        """Whether two probes have reported nothing: then only the document's limits are known, no lowered ones."""
+        """Whether two probes have reported nothing. Then only the document's limits are known, no lowered ones."""
         window = self.window
         return window is not None and window.remaining is not None and window.reset == -math.inf
 
@@ -278,7 +278,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
     @precondition(lambda self: self.on_the_wire)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        """One that is on the wire is cancelled: it may have counted or not."""
+        """One that is on the wire is cancelled. It may have counted or not."""
         call = data.draw(st.sampled_from(self.on_the_wire), label="who")
         call.task.cancel()
         self.do()

@@ -227,7 +227,7 @@ def the_protocols() -> None:
 
 
 def the_pieces_of_tenacity() -> None:
-    """Its own objects are welcome, and so are functions; what answers something else is not."""
+    """Its own objects are welcome, and so are functions. What answers something else is not."""
     RetryPolicy(stop=tenacity.stop_after_delay(30) | tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(1))
     RetryPolicy(retry=tenacity.retry_if_exception_type(OSError))
     RetryPolicy(retry=tenacity.asyncio.retry_if_exception(a_predicate))

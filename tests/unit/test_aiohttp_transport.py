@@ -1,4 +1,4 @@
-"""AiohttpTransport and its calls of aiohttp: the requests, and the translation of errors. No sockets.
+"""AiohttpTransport and its calls of aiohttp. The requests, and the translation of errors. No sockets.
 
 What happens on a wire is in test_aiohttp_wire.py.
 """
@@ -66,7 +66,7 @@ class TestAsking:
     async def test_sends_what_it_is_given(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
     ) -> None:
-        """The method, the address and the headers are the request's; only the accepted encoding is the transport's."""
+        """The method, the address and the headers are the request's. Only the accepted encoding is the transport's."""
         web.get(ADDRESS, body=b"{}")
         await transport.send(canary_request, timeout=1)
         assert call(web)["headers"] == {**canary_request.headers, "accept-encoding": "gzip"}
@@ -119,7 +119,7 @@ class TestAsking:
 
     @pytest.mark.parametrize("ssl", [False, True, 0, "no"])
     def test_verification_cannot_be_turned_off(self, ssl: Any) -> None:
-        """A value that is not an SSLContext is refused: verification cannot be switched off."""
+        """A value that is not an SSLContext is refused. Verification cannot be switched off."""
         with pytest.raises(ConfigurationError, match="verification cannot be turned off"):
             AiohttpTransport(ssl=ssl)
 
@@ -287,7 +287,7 @@ class TestErrors:
     async def test_aiohttps_error_is_not_chained(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
     ) -> None:
-        """Errors of aiohttp show the request's headers when printed: they are neither cause nor context."""
+        """Errors of aiohttp show the request's headers when printed. They are neither cause nor context."""
         web.get(ADDRESS, exception=aiohttp.ClientPayloadError("x"))
         with pytest.raises(ProtocolError) as caught:
             await transport.send(canary_request, timeout=1)
@@ -329,7 +329,7 @@ class TestForeignErrors:
         ids=lambda error: type(error).__name__,
     )
     async def test_of_a_callers_session(self, web: aioresponses, canary_request: Request, error: Exception) -> None:
-        """What a caller's connector raises is a ConnectError; its text may hold a login and is not quoted."""
+        """What a caller's connector raises is a ConnectError. Its text may hold a login and is not quoted."""
         web.get(ADDRESS, exception=error)
         async with aiohttp.ClientSession() as session:
             with pytest.raises(ConnectError, match=type(error).__name__) as caught:
@@ -396,7 +396,7 @@ class TestReasons:
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
-        """A slim container image has no CA store: the error names the package to install."""
+        """A slim container image has no CA store. The error names the package to install."""
         paths = SimpleNamespace(cafile=None, capath=str(tmp_path))
         monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         web.get(ADDRESS, exception=certificate_error(20, "unable to get local issuer certificate"))
@@ -435,7 +435,7 @@ class TestSessions:
         AiohttpTransport()
 
     async def test_keeps_one_session(self, web: aioresponses, canary_request: Request) -> None:
-        """All calls share one session; closing the transport closes it, twice as well as once."""
+        """All calls share one session. Closing the transport closes it, twice as well as once."""
         web.get(ADDRESS, repeat=True)
         transport = AiohttpTransport()
         await asyncio.gather(*(transport.send(canary_request, timeout=1) for _ in range(3)))
@@ -454,7 +454,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("used", [False, True])
     async def test_nothing_is_sent_after_closing(self, web: aioresponses, canary_request: Request, used: bool) -> None:
-        """A closed transport stays closed: it would otherwise open a session that is never closed."""
+        """A closed transport stays closed. It would otherwise open a session that is never closed."""
         web.get(ADDRESS, repeat=True)
         transport = AiohttpTransport()
         if used:
@@ -491,7 +491,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("given", [False, True])
     def test_another_loop_is_refused(self, web: aioresponses, canary_request: Request, given: bool) -> None:
-        """Connections belong to a loop: on another one the transport raises, with advice."""
+        """Connections belong to a loop. On another one the transport raises, with advice."""
         web.get(ADDRESS, repeat=True)
 
         async def first() -> tuple[AiohttpTransport, aiohttp.ClientSession | None]:
@@ -516,7 +516,7 @@ class TestSessions:
 
     @pytest.mark.parametrize("closed", [False, True], ids=["left open", "closed"])
     def test_the_next_loop_is_served(self, web: aioresponses, canary_request: Request, closed: bool) -> None:
-        """One asyncio.run() for each event, as on AWS Lambda: a closed loop's session is replaced, and closing ends."""
+        """One asyncio.run() for each event, as on AWS Lambda. A closed loop's session is replaced, and closing ends."""
         web.get(ADDRESS, repeat=True)
         transport = AiohttpTransport(limit=1)
         sessions = []
@@ -539,7 +539,7 @@ class TestSessions:
             asyncio.run(transport.send(canary_request, timeout=1))
 
     def test_a_given_session_does_not_serve_the_next_loop(self, web: aioresponses, canary_request: Request) -> None:
-        """A caller's session is bound to its loop; closing the transport ends all the same."""
+        """A caller's session is bound to its loop. Closing the transport ends all the same."""
         web.get(ADDRESS, repeat=True)
 
         async def first() -> AiohttpTransport:

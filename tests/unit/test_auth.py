@@ -65,7 +65,7 @@ MALFORMED = {
 
 
 def frames_of(error: BaseException) -> str:
-    """All that a person can get to read of an error: its text, its chain, and what the frames of the package hold."""
+    """All that a person can get to read of an error. Its text, its chain, and what the frames of the package hold."""
     trace = traceback.TracebackException.from_exception(error, capture_locals=True)
     frames = [frame.locals for frame in trace.stack if "tests" not in frame.filename]
     chain = [frames_of(each) for each in (error.__cause__, error.__context__) if each is not None]
@@ -131,7 +131,7 @@ class TestShown:
         assert "canary" not in "".join(traceback.format_exception(caught.value))
 
     def test_empty(self, make: type[Secret | BearerToken]) -> None:
-        """An empty token is refused: most likely a variable that was not set."""
+        """An empty token is refused. Most likely a variable that was not set."""
         with pytest.raises(ConfigurationError, match="the token is empty"):
             make("")
 
@@ -156,7 +156,7 @@ class TestSecret:
         assert Secret(text).reveal() == text
 
     def test_compares_by_text(self) -> None:
-        """Equal texts are equal secrets with equal hashes; a secret is not its text."""
+        """Equal texts are equal secrets with equal hashes. A secret is not its text."""
         assert Secret(TOKEN) == Secret(TOKEN)
         assert hash(Secret(TOKEN)) == hash(Secret(TOKEN))
         assert Secret(TOKEN) != Secret("another")
@@ -164,7 +164,7 @@ class TestSecret:
         assert len({Secret(TOKEN), Secret(TOKEN), Secret("another")}) == 2
 
     def test_fingerprint(self) -> None:
-        """The fingerprint is the SHA-256 of the text: the key of the app's window, the same in every process."""
+        """The fingerprint is the SHA-256 of the text. The key of the app's window, the same in every process."""
         assert Secret("abc").fingerprint == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
     def test_takes_no_attributes(self) -> None:
@@ -299,7 +299,7 @@ class TestAppOnlyAuth:
         assert fetch_token.exchanges == [(Secret(KEY), Secret(API_SECRET))]
 
     async def test_a_refused_token_is_renewed_once(self, keys: AppOnlyAuth) -> None:
-        """Callers with the rejected token get one new token; a later caller with the old one gets it immediately."""
+        """Callers with the rejected token get one new token. A later caller with the old one gets it immediately."""
         fetch_token = FetchToken("T1", "T2")
         old = await keys.token(fetch_token)
         tokens = await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(100)))
@@ -308,7 +308,7 @@ class TestAppOnlyAuth:
         assert len(fetch_token.exchanges) == 2
 
     async def test_the_same_token_again_is_told_to_all(self, keys: AppOnlyAuth) -> None:
-        """The API returns the same token until it is invalidated: waiters share that result, without a new fetch."""
+        """The API returns the same token until it is invalidated. Waiters share that result, without a new fetch."""
         fetch_token = FetchToken("T1", "T1")
         old = await keys.token(fetch_token)
         assert set(await asyncio.gather(*(keys.token(fetch_token, refused=old) for _ in range(20)))) == {old}
@@ -316,7 +316,7 @@ class TestAppOnlyAuth:
         assert len(fetch_token.exchanges) == 2
 
     async def test_a_failure_is_shared_by_those_who_waited(self, keys: AppOnlyAuth) -> None:
-        """Twenty waiters share one failure, each as an exception of its own; the next caller fetches again."""
+        """Twenty waiters share one failure, each as an exception of its own. The next caller fetches again."""
         failure = AuthenticationError("no", status=403, body=b"{}")
         fetch_token = FetchToken(failure, "T1")
         outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(20)), return_exceptions=True)
@@ -333,14 +333,14 @@ class TestAppOnlyAuth:
         ids=lambda error: type(error).__name__,
     )
     async def test_a_failure_of_one_client_is_its_own(self, keys: AppOnlyAuth, error: Exception) -> None:
-        """A closed client, or an odd transport, proves nothing about the key: the next caller fetches."""
+        """A closed client, or an odd transport, proves nothing about the key. The next caller fetches."""
         fetch_token = FetchToken(error, "T1")
         outcomes = await asyncio.gather(*(keys.token(fetch_token) for _ in range(3)), return_exceptions=True)
         assert outcomes == [error, Secret("T1"), Secret("T1")]
         assert len(fetch_token.exchanges) == 2
 
     async def test_who_is_cancelled_hands_over(self, keys: AppOnlyAuth) -> None:
-        """If the fetching caller is cancelled, the next in line fetches; a cancelled waiter changes nothing."""
+        """If the fetching caller is cancelled, the next in line fetches. A cancelled waiter changes nothing."""
         fetch_token = FetchToken("T1")
         fetch_token.open.clear()
         tasks = [asyncio.create_task(keys.token(fetch_token)) for _ in range(4)]
@@ -369,7 +369,7 @@ class TestAppOnlyAuth:
         assert await keys.token(FetchToken("T1")) == await keys.token()
 
     def test_serves_one_loop_after_another(self, keys: AppOnlyAuth) -> None:
-        """The token of the first loop is good on the second; a lock that was left locked is the first loop's."""
+        """The token of the first loop is good on the second. A lock that was left locked is the first loop's."""
         fetch_token = FetchToken("T1", "T2")
 
         async def renew() -> set[Secret]:
@@ -421,7 +421,7 @@ class TestAppOnlyAuth:
 
     @pytest.mark.parametrize("text", [*MALFORMED.values(), "", None, b"canary"])
     def test_malformed(self, text: Any) -> None:
-        """Neither half may be malformed; the message names which, and no traceback shows either."""
+        """Neither half may be malformed. The message names which, and no traceback shows either."""
         for name, pair in {"API key": (text, API_SECRET), "API secret": (KEY, text)}.items():
             with pytest.raises(ConfigurationError, match=f"^the {name} ") as caught:
                 AppOnlyAuth(*pair)
@@ -469,7 +469,7 @@ def client_of(api: FakeApi, auth: Any = None, **keywords: Any) -> UsageClient:
 
 
 class FarAway(FakeTransport):
-    """Requests take a second, too: all concurrent calls are under way before the first has failed."""
+    """Requests take a second, too. All concurrent calls are under way before the first has failed."""
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109
         await self._api.clock.sleep(1)
@@ -496,7 +496,7 @@ def sent_with(api: FakeApi) -> list[str]:
 
 class TestMinting:
     async def test_one_for_all_first_calls(self, api: FakeApi) -> None:
-        """Twenty first calls of two clients that share the key: one token is fetched, before the calls."""
+        """Twenty first calls of two clients that share the key. One token is fetched, before the calls."""
         keys = keys_of(api)
         async with client_of(api, keys) as one, client_of(api, keys) as two:
             await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(10)))
@@ -505,7 +505,7 @@ class TestMinting:
         assert set(sent_with(api)) == {api.apps[0].token}
 
     async def test_costs_no_place_and_tells_nothing_of_the_window(self, api: FakeApi, clock: VirtualClock) -> None:
-        """Fifty calls still go in the first window; the headers of a fetch_token are not those of the window."""
+        """Fifty calls still go in the first window. The headers of a fetch_token are not those of the window."""
         limits = {"x-rate-limit-limit": "450", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "1768479000"}
         minted = {"token_type": "bearer", "access_token": api.apps[0].token}
         api.fail(Fault.status(200, minted, headers=limits), when=is_mint)
@@ -580,7 +580,7 @@ class TestMinting:
         assert len(api.requests) == sent
 
     async def test_what_to_do_is_said(self, api: FakeApi) -> None:
-        """Wrong keys are the API's 403 with code 99: the error speaks of keys, and the API's own words are in it."""
+        """Wrong keys are the API's 403 with code 99. The error speaks of keys, and the API's own words are in it."""
         async with client_of(api, AppOnlyAuth("wrong-key-canary", "wrong-secret-canary")) as client:
             with pytest.raises(AuthenticationError, match=r"API key and secret \(consumer keys\)") as caught:
                 await client.get_usage()
@@ -604,7 +604,7 @@ class TestMinting:
         assert 60 <= clock.monotonic() <= 902
 
     async def test_an_outage_is_not_multiplied(self, api: FakeApi) -> None:
-        """The retries of a fetch_token are paid for by the app's budget: ten, and then each call makes one attempt."""
+        """The retries of a fetch_token are paid for by the app's budget. Ten, and then each call makes one attempt."""
         api.fail(Fault.status(503), times=math.inf)
         sent = []
         async with client_of(api) as client:
@@ -632,7 +632,7 @@ class TestMinting:
         assert mints(api) == 2
 
     def test_threads_and_loops_share_a_token(self, api: FakeApi) -> None:
-        """One key for the clients of several loops, one after the other: one token is fetched."""
+        """One key for the clients of several loops, one after the other. One token is fetched."""
         keys = keys_of(api)
         for _ in range(3):
             asyncio.run(client_of(api, keys).get_usage())
@@ -658,7 +658,7 @@ class TestRenewal:
         assert len(sent_with(api)) == calls + at
 
     async def test_the_same_token_ends_the_call(self, api: FakeApi) -> None:
-        """The API refuses the token and gives it again: the call ends with the refusal, and nothing is invalidated."""
+        """The API refuses the token and gives it again. The call ends with the refusal, and nothing is invalidated."""
         async with client_of(api, transport=FarAway(api)) as client:
             await client.get_usage()
             api.requests.clear()
@@ -698,7 +698,7 @@ class TestRenewal:
         assert mints(api) == 2
 
     async def test_costs_no_retry_of_the_budget(self, api: FakeApi) -> None:
-        """A renewed token does not mean an outage: it is used immediately, also with an empty retry budget."""
+        """A renewed token does not mean an outage. It is used immediately, also with an empty retry budget."""
         async with client_of(api) as client:
             await client.get_usage()
             retry_budgets_for_running_loop()[keys_of(api).app].tokens_x10 = 0
@@ -707,7 +707,7 @@ class TestRenewal:
         assert api.clock.monotonic() == 0.0
 
     async def test_a_renewal_that_fails_is_the_calls_error(self, api: FakeApi) -> None:
-        """The refusal is known, what hinders is the fetch_token: it is retried as any other, and the calls succeed."""
+        """The refusal is known, what hinders is the fetch_token. It is retried as any other, and the calls succeed."""
         async with client_of(api) as client:
             await client.get_usage()
             rotate(api)
@@ -734,7 +734,7 @@ class Vault:
 
 class TestAnAuthOfOnesOwn:
     async def test_another_token_is_tried_once(self, api: FakeApi) -> None:
-        """After a 401 it is called once more; another token is tried immediately."""
+        """After a 401 it is called once more. Another token is tried immediately."""
         async with client_of(api, Vault("AAAAold", api.apps[0].token)) as client:
             await client.get_usage()
         assert sent_with(api) == ["AAAAold", api.apps[0].token]
@@ -809,7 +809,7 @@ class TestFromEnvironment:
     @pytest.mark.parametrize("name", VARIABLES)
     @pytest.mark.parametrize("text", ["canary\n", "Bearer canary", "canaryé", " "], ids=repr)
     def test_malformed_is_refused_by_name(self, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A malformed value is refused, not passed over; the message names its variable and does not quote it."""
+        """A malformed value is refused, not passed over. The message names its variable and does not quote it."""
         monkeypatch.setenv(name, text)
         with pytest.raises(ConfigurationError, match=f"^{name}: the value contains") as caught:
             auth_from_env()
@@ -825,7 +825,7 @@ class TestFromEnvironment:
 
     @pytest.mark.parametrize("name", FILE_VARIABLES)
     async def test_a_token_file(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A container's secret: white space around the token, and a byte order mark, do not matter."""
+        """A container's secret. White space around the token, and a byte order mark, do not matter."""
         file = tmp_path / "token"
         file.write_text(f"\ufeff{TOKEN}\r\n", encoding="utf-8")
         monkeypatch.setenv(name, str(file))
@@ -936,7 +936,7 @@ MAKERS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("maker", MAKERS)
 def test_no_traceback_shows_a_malformed_token(maker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token with a line break is still a token: no frame of ours has it for an error reporter."""
+    """A token with a line break is still a token. No frame of ours has it for an error reporter."""
     monkeypatch.setenv("X_BEARER_TOKEN", "canary-" * 5 + "\n")
     with pytest.raises(ConfigurationError) as caught:
         MAKERS[maker]("canary-" * 5 + "\n")

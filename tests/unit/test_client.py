@@ -1,4 +1,4 @@
-"""One call from end to end over the fake: what a user of UsageClient sees."""
+"""One call from end to end over the fake. What a user of UsageClient sees."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_an_error_of_the_api_is_raised_as_its_class(client: UsageClient, a
 async def test_the_servers_clock_decides_when_the_window_opens(
     client: UsageClient, api: FakeApi, clock: VirtualClock, skew: float
 ) -> None:
-    """A server whose clock is wrong sends its resets by it; the wait is right all the same, by its Date."""
+    """A server whose clock is wrong sends its resets by it. The wait is right all the same, by its Date."""
     api.date_skew = skew
     await asyncio.gather(*(client.get_usage() for _ in range(51)))
     assert len(api.requests) == 51, "none was refused"
@@ -174,7 +174,7 @@ async def test_the_servers_clock_decides_when_the_window_opens(
 
 
 async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
-    """The monthly cap is not the rate limit: the next call goes immediately."""
+    """The monthly cap is not the rate limit. The next call goes immediately."""
     api.fail(Fault.usage_capped())
     with pytest.raises(UsageCapExceededError):
         await client.get_usage()
@@ -183,7 +183,7 @@ async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api
 
 
 async def test_a_capped_month_says_nothing_of_the_window(api: FakeApi, clock: VirtualClock) -> None:
-    """Its headers are another endpoint's, with 39,999 calls left: they open no place here, and are not reported."""
+    """Its headers are another endpoint's, with 39,999 calls left. They open no place here, and are not reported."""
     async with make_client(api, transport=FakeTransport(api, latency=1)) as client:
         api.fail(Fault.usage_capped())
         with pytest.raises(UsageCapExceededError) as caught:
@@ -212,7 +212,7 @@ async def test_every_attempt_takes_a_place(client: UsageClient, api: FakeApi) ->
 
 
 async def test_a_connection_that_fails_takes_no_place(api: FakeApi, clock: VirtualClock) -> None:
-    """Nothing was sent, so the place is given back: 50 good calls still go in one window."""
+    """Nothing was sent, so the place is given back. 50 good calls still go in one window."""
     async with make_client(api, retry=RetryPolicy.none()) as client:
         await client.get_usage()
         api.fail(Fault.connect_error(), times=60)
@@ -270,7 +270,7 @@ async def test_the_fifty_first_call_waits_for_the_next_window(
 
 
 async def test_a_429_is_waited_for(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
-    """A window that another program has used up: one 429, one wait until its reset, one result."""
+    """A window that another program has used up. One 429, one wait until its reset, one result."""
     api.fail(Fault.rate_limited())
     await client.get_usage()
     assert len(api.requests) == 2
@@ -322,7 +322,7 @@ async def test_a_foreign_limit_does_not_close_the_window(
 
 
 async def test_clients_of_one_app_share_its_window(api: FakeApi, clock: VirtualClock) -> None:
-    """By default, two clients draw on one window; another app has its own."""
+    """By default, two clients draw on one window. Another app has its own."""
     async with make_client(api) as one, make_client(api) as two, make_client(api, app=1) as other:
         await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(25)), other.get_usage())
         assert clock.monotonic() == 0.0
@@ -409,7 +409,7 @@ async def failing_calls(client: UsageClient, api: FakeApi, calls: int) -> list[i
 
 
 async def test_an_outage_is_not_multiplied(client: UsageClient, api: FakeApi) -> None:
-    """Ten retries in all; from then on each call makes one attempt, until calls have succeeded."""
+    """Ten retries in all. From then on each call makes one attempt, until calls have succeeded."""
     api.fail(Fault.status(503), times=16)
     assert await failing_calls(client, api, 6) == [4, 4, 4, 2, 1, 1]
     for _ in range(10):
@@ -419,7 +419,7 @@ async def test_an_outage_is_not_multiplied(client: UsageClient, api: FakeApi) ->
 
 
 async def test_the_clients_of_an_app_share_its_budget(api: FakeApi) -> None:
-    """Two clients of one app have ten retries together; another app has its own."""
+    """Two clients of one app have ten retries together. Another app has its own."""
     async with make_client(api) as one, make_client(api) as two, make_client(api, app=1) as other:
         api.fail(Fault.status(503), times=100)
         assert await failing_calls(one, api, 3) == [4, 4, 4]
@@ -455,7 +455,7 @@ def at(moment: datetime, seconds: float) -> datetime:
 
 
 async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) -> None:
-    """When it begins: its length, its end by the server's clock, its reason. A call without a wait reports nothing."""
+    """When it begins. Its length, its end by the server's clock, its reason. A call without a wait reports nothing."""
     waits: list[tuple[float, Wait]] = []
     noon = clock.now()
     async with make_client(api, on_wait=lambda wait: waits.append((clock.monotonic(), wait))) as client:
@@ -516,7 +516,7 @@ async def test_a_hook_that_raises_ends_its_call_only(fault: Fault, api: FakeApi,
 async def test_a_long_wait_is_a_line_in_the_log(
     api: FakeApi, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line at INFO, when it begins: how long, until when, why; no token, and nothing when the wait is over."""
+    """One line at INFO, when it begins: how long, until when, why. No token, and nothing when the wait is over."""
     caplog.set_level(logging.INFO, "twusage")
     noon = clock.now()
     api.fail(Fault.rate_limited())
@@ -632,7 +632,7 @@ async def test_no_more_than_a_few_results_are_kept(client: UsageClient, api: Fak
 
 
 async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> None:
-    """The first of three, who began the request, is cancelled; the others get their result from that same request."""
+    """The first of three, who began the request, is cancelled. The others get their result from that same request."""
     gate = Gate(api)
     async with make_client(api, transport=gate) as client:
         tasks = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(3)]
@@ -648,7 +648,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_others(api: FakeApi) -> No
 
 
 async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
-    """If every caller is cancelled, nothing runs on; the next caller starts a new call."""
+    """If every caller is cancelled, nothing runs on. The next caller starts a new call."""
     gate = Gate(api)
     async with make_client(api, transport=gate) as client:
         tasks = [asyncio.create_task(client.get_usage(max_age=60)) for _ in range(2)]
@@ -666,7 +666,7 @@ async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
 
 
 async def test_nothing_runs_on_for_nobody(api: FakeApi) -> None:
-    """With its only caller gone, the shared request ends: no task is left, and its place is given back."""
+    """With its only caller gone, the shared request ends. No task is left, and its place is given back."""
     gate = Gate(api)
     async with make_client(api, transport=gate) as client:
         only = asyncio.create_task(client.get_usage(max_age=60))
@@ -677,7 +677,7 @@ async def test_nothing_runs_on_for_nobody(api: FakeApi) -> None:
 
 
 async def test_a_shared_failure_is_everybodys_own(api: FakeApi) -> None:
-    """Each caller gets the error, as an exception of its own: tracebacks do not grow into each other."""
+    """Each caller gets the error, as an exception of its own. Tracebacks do not grow into each other."""
     api.fail(Fault.status(401))
     async with make_client(api) as client:
         results = await asyncio.gather(*(client.get_usage(max_age=60) for _ in range(3)), return_exceptions=True)
@@ -704,7 +704,7 @@ async def test_a_timeout_of_the_callers_own_ends_only_its_wait(api: FakeApi) -> 
 
 
 async def test_closing_ends_the_calls_under_way(api: FakeApi, clock: VirtualClock) -> None:
-    """On the wire, in the window's queue, backing off, sharing: every call ends immediately with ClientClosedError."""
+    """On the wire, in the window's queue, backing off, sharing. Every call ends immediately with ClientClosedError."""
     gate = Gate(api)
     client = make_client(api, transport=gate)
     on_the_wire = asyncio.create_task(client.get_usage())
@@ -928,7 +928,7 @@ async def test_closing_from_elsewhere(api: FakeApi) -> None:
     "fault", [Fault.credits_depleted(), Fault.spend_cap_reached(), Fault.usage_capped()], ids=lambda fault: fault.name
 )
 async def test_a_quota_error_reports_no_window(client: UsageClient, api: FakeApi, fault: Fault) -> None:
-    """Its headers are those of another window (40,000 calls): the client's rate limit stays as it was."""
+    """Its headers are those of another window (40,000 calls). The client's rate limit stays as it was."""
     await client.get_usage()
     before = client.rate_limit
     api.fail(fault)

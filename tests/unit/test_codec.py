@@ -1,4 +1,4 @@
-"""Bytes to values: every known shape, every refusal with its path, and nothing but DecodeError for anything else."""
+"""Bytes to values. Every known shape, every refusal with its path, and nothing but DecodeError for anything else."""
 
 import copy
 import datetime as dt
@@ -185,7 +185,7 @@ class TestDaysOfApps:
         )
 
     def test_a_day_in_two_rows(self) -> None:
-        """A day that comes twice is one day: its apps are added up, and equal repeats counted once."""
+        """A day that comes twice is one day. Its apps are added up, and equal repeats counted once."""
         usage = decoded(
             daily_project_usage=[
                 {"date": "2024-01-02", "usage": [{"app_id": "1", "tweets_consumed": 5}]},
@@ -290,7 +290,7 @@ class TestLeaves:
         ids=ascii,
     )
     def test_reset_days_of_no_month(self, value: object) -> None:
-        """Any other reset day is unknown, and kept as it came: the vendor's schema counts days left, without bounds."""
+        """Any other reset day is unknown, and kept as it came. The vendor's schema counts days left, without bounds."""
         usage = decode_usage(encoded({"data": live()["data"] | {"cap_reset_day": value}}))
         assert usage == evolve(EXPECTED, cap_reset_day=None, extra={"cap_reset_day": value})
 
@@ -347,7 +347,7 @@ class TestBesideTheData:
         assert decode_usage(encoded(live() | {"errors": {"title": "a"}})).errors == (Problem(title="a"),)
 
     def test_unknown_fields_are_kept(self) -> None:
-        """Unknown fields of every level are kept under their path; they change nothing else."""
+        """Unknown fields of every level are kept under their path. They change nothing else."""
         document = live()
         data = document["data"]
         document["meta"] = {"took": 1}
@@ -392,7 +392,7 @@ class TestBesideTheData:
         assert decode_usage(encoded(document)).extra == expected
 
     def test_what_the_caller_adds(self) -> None:
-        """The window and the time are the caller's; without them they are unknown and 1970."""
+        """The window and the time are the caller's. Without them they are unknown and 1970."""
         rate_limit, now = (
             RateLimit(50, 49, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)),
             dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
@@ -538,7 +538,7 @@ class TestRefusedLeaves:
     @pytest.mark.parametrize("value", BAD_DATES, ids=ascii)
     @pytest.mark.parametrize("path", DATE_PLACES)
     def test_dates(self, path: str, value: object) -> None:
-        """What is not plainly a date is refused: week dates, impossible days, times without a zone."""
+        """What is not plainly a date is refused. Week dates, impossible days, times without a zone."""
         error = refused(encoded({"data": DATE_PLACES[path](value)}))
         assert error.path == f"$.data.{path}"
         assert "expected a date" in str(error)
@@ -577,7 +577,7 @@ class TestRefusedShapes:
 
     @pytest.mark.parametrize("body", [b"[]", b"1", b'"data"', b"null", b"true", b"[{}]", b"1.5"])
     def test_no_object(self, body: bytes) -> None:
-        """Good JSON that is not an object is refused; a retry would return it again."""
+        """Good JSON that is not an object is refused. A retry would return it again."""
         error = refused(body)
         assert error.path == "$"
         assert "expected an object" in str(error)
@@ -661,7 +661,7 @@ class TestRefusedShapes:
         ids=["project", "bare days", "app", "project list", "two projects", "days of apps"],
     )
     def test_contradictions(self, data: object, path: str) -> None:
-        """Two different counts for one day contradict each other, in every shape; neither is chosen."""
+        """Two different counts for one day contradict each other, in every shape. Neither is chosen."""
         error = refused(encoded({"data": data}))
         assert error.path == path
         assert "as before" in str(error)
@@ -761,7 +761,7 @@ class TestRefusedJson:
 
     @pytest.mark.parametrize("field", ["data", "errors", "unknown"])
     def test_a_hundred_levels(self, field: str) -> None:
-        """Depth that would be kept is refused sooner: a usage can be pickled, copied and shown on every stack."""
+        """Depth that would be kept is refused sooner. A usage can be pickled, copied and shown on every stack."""
         deep: object = None
         for _ in range(150):
             deep = [deep]
@@ -810,7 +810,7 @@ class TestRefusedJson:
         ids=ascii,
     )
     def test_not_utf_8(self, body: bytes) -> None:
-        """UTF-8 is forced, whatever the header claims; other bytes are worth one more try."""
+        """UTF-8 is forced, whatever the header claims. Other bytes are worth one more try."""
         error = refused(body)
         assert "not UTF-8" in str(error)
         assert (error.path, error.retryable, error.retry_once) == ("$", True, True)
@@ -894,7 +894,7 @@ class TestProblems:
         ids=lambda value: ascii(value)[:40],
     )
     def test_decode_problem(self, body: bytes, problem: Problem | None) -> None:
-        """A problem's body returns its content, in each of its shapes; a page from the edge returns nothing."""
+        """A problem's body returns its content, in each of its shapes. A page from the edge returns nothing."""
         if problem is None:  # Fields of the wrong type are kept as they came.
             problem = Problem(extra=json.loads(body))
         assert decode_problem(body) == problem
@@ -1025,7 +1025,7 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
 
 
 def decodes_or_refuses(body: bytes) -> None:
-    """Decode: a Usage or a DecodeError that is fit to be shown; anything else is raised."""
+    """Decode: a Usage or a DecodeError that is fit to be shown. Anything else is raised."""
     error = DecodeError()
     try:
         assert isinstance(decode_usage(body), Usage)
@@ -1176,6 +1176,6 @@ def test_without_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_body_is_no_problem_document() -> None:
-    """It is not parsed: it may be a page, or an attempt to keep this program busy."""
+    """It is not parsed. It may be a page, or an attempt to keep this program busy."""
     assert decode_problem(b'{"title": "' + b"x" * 2**16 + b'"}') == Problem()
     assert decode_problem(b'{"title": "' + b"x" * 2**15 + b'"}').title == "x" * 2**15

@@ -197,7 +197,7 @@ class TestForm:
         ],
     )
     def test_what_a_pair_is_suspected_of(self, key: str, secret: str, code: str, level: str) -> None:
-        """The portal has four pairs that look alike; an API key and its secret are one of them."""
+        """The portal has four pairs that look alike. An API key and its secret are one of them."""
         found = check_secrets(Secret(key), Secret(secret))
         assert found is not None
         assert (found.code, found.level) == (code, level)
@@ -240,7 +240,7 @@ class TestTokenFile:
         ],
     )
     def test_what_is_unreadable(self, content: bytes, code: str, message: str) -> None:
-        """Each cause has its own message; the > of Windows PowerShell is named."""
+        """Each cause has its own message. The > of Windows PowerShell is named."""
         found = read(content)
         assert isinstance(found, Flaw)
         assert (found.code, found.message) == (code, message)
@@ -385,7 +385,7 @@ class TestEnvironment:
     def test_errors(
         self, environ: dict[str, str], code: str, message: str | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """An error that no call could repair names the variables to set; a client refuses it as well."""
+        """An error that no call could repair names the variables to set. A client refuses it as well."""
         [found] = [finding for finding in check_environment(environ) if finding.level == "error"]
         assert found.code == code
         assert message in {found.message, None}
@@ -472,7 +472,7 @@ class TestWay:
         ],
     )
     def test_what_is_in_the_way(self, error: TwUsageError, code: str, message: str) -> None:
-        """Each has its code, its sentence and its remedy; the credentials are not blamed."""
+        """Each has its code, its sentence and its remedy. The credentials are not blamed."""
         report = call(error)
         assert codes(report) == [code]
         assert message in the(report, code).message
@@ -481,7 +481,7 @@ class TestWay:
         assert (report.ok, report.error, report.usage) == (False, error, None)
 
     def test_a_certificate_and_the_clock(self) -> None:
-        """An expired certificate may mean a wrong clock; the clock's day is shown, if it is known."""
+        """An expired certificate may mean a wrong clock. The clock's day is shown, if it is known."""
         error = TlsError("no", reason="not-yet-valid")
         assert "clock, which shows 2026-01-15." in the(call(error), "tls.not-yet-valid").advice
         assert "clock. If" in the(call(error, attempt=None), "tls.not-yet-valid").advice
@@ -496,7 +496,7 @@ class TestWay:
 
     @pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
     def test_a_proxy_of_the_environment(self, name: str) -> None:
-        """It is reported, because twusage does not use it; as a warning if the network failed. Its value is secret."""
+        """It is reported, because twusage does not use it. As a warning if the network failed. Its value is secret."""
         environ = {name: "http://me:hunter2@proxy.test:3128"}
         report = call(ConnectError("no", reason="timeout"), environ=environ)
         assert codes(report, "warning") == ["proxy.not-used"]
@@ -556,7 +556,7 @@ class TestReads:
         ],
     )
     def test_the_cap(self, used: int | None, cap: int | None, code: str, level: str, message: str) -> None:
-        """Near the cap it warns; a used-up cap is an error even if the call itself succeeds."""
+        """Near the cap it warns. A used-up cap is an error even if the call itself succeeds."""
         report = call(Usage(project_usage=used, project_cap=cap))
         found = the(report, code)
         assert (found.level, found.message) == (level, message)
@@ -624,7 +624,7 @@ class TestValues:
         assert (good.ok, good.error, good.to_dict()["error"]) == (True, None, None)
 
     def test_a_printed_one(self) -> None:
-        """It is about the findings: a usage of 90 days, or an error with a body, would hide them."""
+        """It is about the findings. A usage of 90 days, or an error with a body, would hide them."""
         assert repr(report_without_call(Finding("a.b", "error", "c"))) == (
             "CheckReport(findings=(Finding(code='a.b', level='error', message='c', advice=''),), usage=None, "
             "error=<ConfigurationError>)"
@@ -683,7 +683,7 @@ class TestCheck:
         assert len(api.requests) == 1
 
     async def test_a_key_and_its_secret(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """An exchange and one call; a second check-up uses the token that is kept."""
+        """An exchange and one call. A second check-up uses the token that is kept."""
         auth = AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)
         async with client_of(auth) as client:
             for _ in range(2):
@@ -759,7 +759,7 @@ class TestCheck:
         assert codes(report, "ok") == ["token.accepted", "network.answered", "clock.right"]
 
     async def test_a_suspicion_that_is_confirmed(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """The rejection alone would not name the cause; it is one finding, without doubt."""
+        """The rejection alone would not name the cause. It is one finding, without doubt."""
         async with client_of(DECODED) as client:
             report = await client.check()
         assert codes(report) == ["token.percent-decoded"]
@@ -909,7 +909,7 @@ class TestCheck:
     async def test_what_the_server_says_is_escaped_and_cut(
         self, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """A server may say anything, and as much as it likes: findings are read on terminals and in logs."""
+        """A server may say anything, and as much as it likes. Findings are read on terminals and in logs."""
         problem = {"title": "\x1b[2J" + "x" * 10**5, "detail": "\u202e" + "y" * 10**5}
         api.fail(Fault.status(200, {"data": {}, "errors": [problem] * 100}))
         api.fail(Fault.status(400, problem))
@@ -937,7 +937,7 @@ class TestCheck:
     async def test_the_environment_counts_for_our_own_transport(
         self, api: FakeApi, client_of: Callable[..., UsageClient], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A transport of the user's may well have a proxy; ours surely has none."""
+        """A transport of the user's may well have a proxy. Ours surely has none."""
         monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test")
         api.fail(Fault.connect_error(), times=2)
         async with client_of() as client:
@@ -967,7 +967,7 @@ class TestCheck:
     async def test_a_transport_that_is_set_up_wrongly(
         self, auth: Any, error: Exception, client_of: Callable[..., UsageClient]
     ) -> None:
-        """A ConfigurationError out of the transport is raised, as everywhere: it is about the program. So is a bug."""
+        """A ConfigurationError out of the transport is raised, as everywhere. It is about the program. So is a bug."""
 
         class Wrong:
             async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109

@@ -1,4 +1,4 @@
-"""The page and the report, as text: every state, every number, nothing that a browser could take for markup."""
+"""The page and the report, as text. Every state, every number, nothing that a browser could take for markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text for a terminal: exact columns, every width, with and without colours."""
+"""The text for a terminal. Exact columns, every width, with and without colours."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TestShow:
         assert page[14:17] == ["  █ collector", "  ▓ alerts bot", "  ▒ research notebook"]
 
     def test_no_room_for_today(self) -> None:
-        """Where its words fit on neither side, today is a mark only; without a cycle there is none."""
+        """Where its words fit on neither side, today is a mark only. Without a cycle there is none."""
         moment = dt.datetime(2026, 11, 23, 20, tzinfo=dt.UTC)
         seen = view_of(usage_of(fetched_at=moment), now=moment)
         assert lines(show_text(seen, Screen(39)))[4] == f"{'▼':>20}"
@@ -158,7 +158,7 @@ class TestShow:
         assert "color(28)" not in {str(span.style) for span in text.spans}
 
     def test_odd_days(self) -> None:
-        """An omitted day is a dash, an unknown one has no bar; both are explained."""
+        """An omitted day is a dash, an unknown one has no bar. Both are explained."""
         days = ProjectUsage("1", series(10, None, 30, end=NOW.date() - DAY))
         page = shown(daily_project_usage=days, apps=0)
         assert page[10:] == [
@@ -231,7 +231,7 @@ class TestManyDays:
         assert page[20].endswith("9 Nov       today")
 
     def test_a_recorded_chart(self) -> None:
-        """A chart that does not end today ends with its last day; small counts have a small axis."""
+        """A chart that does not end today ends with its last day. Small counts have a small axis."""
         page = shown(days=15, daily_project_usage=ProjectUsage("1", series(1, 1, end=dt.date(2024, 6, 7))), apps=0)
         assert page[10] == "      2"
         assert page[-1].endswith("7 Jun")
@@ -252,7 +252,7 @@ class TestApps:
         assert len(every) == len(shown(by_app=True, apps=50)) + 29
 
     def test_partial_and_unknown(self) -> None:
-        """A sum that lacks days is marked; an unknown one has no bar; reads by no app are a row."""
+        """A sum that lacks days is marked. An unknown one has no bar; reads by no app are a row."""
         apps = (ClientAppUsage("a", series(5, None)), ClientAppUsage("b", series(None)))
         page = shown(by_app=True, daily_client_app_usage=apps, daily_project_usage=ProjectUsage("1", series(5, 5)))
         assert page[-5:] == [
@@ -267,7 +267,7 @@ class TestApps:
 @pytest.mark.parametrize("fields", [{}, {"cap": 900_000}, {"cap": 100}, {"cap": None, "used": None}, {"apps": 50}])
 @pytest.mark.parametrize("days", [1, 14, 30, 90])
 def test_no_line_is_wider_than_the_screen(days: int, fields: dict[str, Any]) -> None:
-    """From 40 to 200 columns, with colours and without, in every page; no line ends with a space."""
+    """From 40 to 200 columns, with colours and without, in every page. No line ends with a space."""
     names = {f"app {n}": "長い名前" * 20 for n in range(0, 50, 2)}
     cycle = BillingCycle.of(10, NOW)
     event = ThresholdCrossed(at=NOW, project_id="1", cycle=cycle, threshold=0.25, used=1, cap=4)
@@ -313,7 +313,7 @@ class TestForecast:
         assert lines(forecast_text(view(**fields), Screen(80)))[-1] == f"  Cap       {cap}"
 
     def test_nothing_known(self) -> None:
-        """What is unknown is called that; without a cap the total is still expected."""
+        """What is unknown is called that. Without a cap the total is still expected."""
         assert lines(forecast_text(view(known_days=0, cap=None), Screen(80)))[-3:] == [
             "  Expected  unknown",
             "  Pace      unknown",

@@ -252,7 +252,7 @@ def event_of(kind: type[WatchEvent], cycle: BillingCycle | None = CYCLE, **field
     ],
 )
 def test_events(event: WatchEvent, text: str) -> None:
-    """Each event of the cycle is a clause; samples and other cycles are omitted."""
+    """Each event of the cycle is a clause. Samples and other cycles are omitted."""
     sample = event_of(UsageSampled, usage=Usage(), forecast=forecast(usage_of()))
     old = event_of(CapChanged, cycle=CYCLE.previous(), before=1, after=2)
     seen = view_of(usage_of(), now=NOW, events=[sample, old, event])

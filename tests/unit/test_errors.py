@@ -188,7 +188,7 @@ def test_flags_of_one_error_are_its_own() -> None:
 
 
 def test_tls_error_is_a_connect_error_that_is_not_retried() -> None:
-    """A certificate error is not transient, but nothing was sent: the place in the window is refunded."""
+    """A certificate error is not transient, but nothing was sent. The place in the window is refunded."""
     assert issubclass(TlsError, ConnectError)
     assert TlsError("x").retryable is False
 

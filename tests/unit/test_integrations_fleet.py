@@ -70,7 +70,7 @@ def store() -> Store:
 
 
 def test_one_probe_goes_and_the_others_ask_again(store: Store) -> None:
-    """Any process, 20 times a second at most; the others go by its response."""
+    """Any process, 20 times a second at most. The others go by its response."""
     (place,) = store.take("a")
     reply = store.exchange("b", 3)
     assert (reply.places, reply.wait, reply.pause, reply.rate_limit) == ((), None, 0.05, None)
@@ -109,7 +109,7 @@ def test_a_wait_of_known_length_is_written_again_at_its_half(store: Store) -> No
 
 
 def test_a_spent_window_is_waited_for_in_stages(store: Store) -> None:
-    """A look in 5 s; at the opening, each process a little after those before it, and 0.2 s at most."""
+    """A look in 5 s. At the opening, each process a little after those before it, and 0.2 s at most."""
     store.probed(0)
     assert store.exchange("a", 30).pause == 5.0
     store.now = 900.0
@@ -119,7 +119,7 @@ def test_a_spent_window_is_waited_for_in_stages(store: Store) -> None:
 
 
 def test_turns_are_first_come_first_served(store: Store) -> None:
-    """A process that comes later gets what the turns before it leave; its own later calls draw another turn."""
+    """A process that comes later gets what the turns before it leave. Its own later calls draw another turn."""
     store.probed(0)
     store.exchange("a", 2)
     store.exchange("b", 1)
@@ -161,7 +161,7 @@ def test_a_place_whose_lease_has_ended_is_not_given(store: Store) -> None:
 
 
 def test_a_late_turn_is_passed_over_and_then_dropped(store: Store) -> None:
-    """Its process was killed, perhaps: 250 ms after it should have come, and 10 s after that."""
+    """Its process was killed, perhaps. 250 ms after it should have come, and 10 s after that."""
     store.probed(3)
     assert len(store.take("a", 9)) == 3
     for now, ahead, turns in ((4.25, 6, "a"), (4.26, 0, "a"), (14.0, 0, "a"), (14.01, 0, "")):
@@ -271,7 +271,7 @@ def test_what_a_process_learnt_alone_counts(store: Store) -> None:
 
 
 def test_a_place_of_a_flushed_state_is_none_of_this_one(store: Store) -> None:
-    """Tickets begin again; a report of the old one releases nothing, but its headers count."""
+    """Tickets begin again. A report of the old one releases nothing, but its headers count."""
     (old,) = store.take("a")
     store.state, store.now = None, 10.0
     (new,) = store.take("b")
@@ -297,7 +297,7 @@ def test_a_probes_failure_is_counted(store: Store) -> None:
 
 
 def test_a_store_whose_clock_steps_back_keeps_all_waits(store: Store) -> None:
-    """Another Redis has taken over: windows, leases, turns and processes are as far ahead as before."""
+    """Another Redis has taken over. Windows, leases, turns and processes are as far ahead as before."""
     store.probed(1)
     store.take("a")
     store.exchange("b", 1)
@@ -323,7 +323,7 @@ def test_processes_are_counted_while_they_are_seen(store: Store) -> None:
 
 
 def test_a_state_has_a_lifetime(store: Store) -> None:
-    """Until it is obsolete: a window after the next opening, and the last lease."""
+    """Until it is obsolete. A window after the next opening, and the last lease."""
     fleet = FleetWindow(LEASE, period=60.0)
     assert fleet.lifetime(0.0) == 120.0 + LEASE
     fleet.window.close(0.0, 1, 500.0)

@@ -28,7 +28,7 @@ APP = "app"
 
 
 def careful(wait: float) -> Any:
-    """A wait as the window measures it: 1/4000 longer than reported, because clocks drift."""
+    """A wait as the window measures it. 1/4000 longer than reported, because clocks drift."""
     return pytest.approx(wait * 1.00025, abs=1e-6)
 
 
@@ -66,7 +66,7 @@ async def settle() -> None:
 
 
 async def call(limiter: LocalRateLimiter, answer: Callable[[Slot], None], **keywords: object) -> float:
-    """A call whose answer shows this to its slot; the seconds that it waited."""
+    """A call whose answer shows this to its slot. The seconds that it waited."""
     async with limiter.slot(APP, **keywords) as slot:  # type: ignore[arg-type]
         answer(slot)
     return slot.waited
@@ -164,7 +164,7 @@ async def test_the_place_in_the_queue_counts(limiter: LocalRateLimiter, clock: V
 async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """The probe's response rejects waiters with a small max_wait immediately; the others stay."""
+    """The probe's response rejects waiters with a small max_wait immediately. The others stay."""
     log: list[object] = []
     async with limiter.slot("app") as slot:
         patient = asyncio.create_task(go(limiter, log, "patient"))
@@ -181,7 +181,7 @@ async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
 async def test_those_behind_the_last_places_hear_when_these_are_spent(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """While the last places are under way a wait is not certain; once they are used up, waiters are rejected."""
+    """While the last places are under way a wait is not certain. Once they are used up, waiters are rejected."""
     await probe(limiter, clock, 1)
     log: list[object] = []
     async with limiter.slot("app") as slot:
@@ -235,7 +235,7 @@ async def test_the_last_cancelled_waiter_takes_the_timer_along(limiter: LocalRat
 async def test_a_place_granted_in_the_tick_of_the_cancellation_is_passed_on(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Granted and cancelled in one tick: the place goes to the next one, not into nothing."""
+    """Granted and cancelled in one tick. The place goes to the next one, not into nothing."""
     await probe(limiter, clock, 1)
     log: list[object] = []
     async with limiter.slot("app") as slot:
@@ -287,7 +287,7 @@ async def test_a_cancelled_waiter_is_not_told_that_it_waits_too_long(
 async def test_who_is_cancelled_as_its_wait_turns_out_too_long_is_cancelled(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """It has been refused, and has not run since: a cancellation is never swallowed."""
+    """It has been refused, and has not run since. A cancellation is never swallowed."""
     async with limiter.slot("app") as slot:
         impatient = asyncio.create_task(go(limiter, [], "impatient", max_wait=1.0))
         await asyncio.sleep(0)
@@ -427,7 +427,7 @@ async def test_the_last_waiter_leaves_no_timer_behind(limiter: LocalRateLimiter)
 async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """However long that takes: the queue's timer, which was to wake them now, is over for both."""
+    """However long that takes. The queue's timer, which was to wake them now, is over for both."""
 
     async def just_in_time() -> float:
         await clock.sleep(50.0)
@@ -493,7 +493,7 @@ async def test_patience_is_spent_while_nothing_is_known(limiter: LocalRateLimite
 
 
 async def test_max_wait_bounds_the_wait_behind_a_probe(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """However long the probe hangs; the others wait on, and the next deadline is theirs."""
+    """However long the probe hangs. The others wait on, and the next deadline is theirs."""
     ends: dict[float, float] = {}
 
     async def impatient(max_wait: float) -> None:
@@ -527,7 +527,7 @@ async def test_a_call_that_may_not_wait_is_rejected_behind_a_probe(limiter: Loca
 
 
 async def test_a_deadline_does_not_cut_a_known_wait(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """The window opens a fraction later than estimated, because clocks drift: the waiter has waited for it."""
+    """The window opens a fraction later than estimated, because clocks drift. The waiter has waited for it."""
     await call(limiter, left(clock, 0))
     assert await call(limiter, silent, max_wait=901.0) == careful(901.0)
 
@@ -572,7 +572,7 @@ async def test_only_a_probes_failure_ends_the_wait_of_others(limiter: LocalRateL
 
 
 async def test_an_outage_costs_a_call_its_attempts_and_no_more(clock: VirtualClock) -> None:
-    """Fifty concurrent calls, four attempts each, 30 s timeout, an unreachable host: 120 s and the backoffs.
+    """Fifty concurrent calls, four attempts each, 30 s timeout, an unreachable host. 120 s and the backoffs.
 
     Each waiting call as the next probe took 1,800 s.
     """
@@ -632,7 +632,7 @@ async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualCloc
 
 
 async def test_the_server_clock_is_told(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A server that is ten minutes ahead of us: its time is what the reset means."""
+    """A server that is ten minutes ahead of us. Its time is what the reset means."""
     ahead = dt.timedelta(minutes=10)
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(50, 0, clock.now() + ahead + dt.timedelta(seconds=899)), clock.time() + 600.0)
@@ -653,7 +653,7 @@ async def test_a_call_that_goes_at_once_tells_nothing(limiter: LocalRateLimiter,
 
 
 async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """When the probe that all waited for is refused, for instance; a change of a second at most is none."""
+    """When the probe that all waited for is refused, for instance. A change of a second at most is none."""
     await probe(limiter, clock, 0)
     reported = WaitLog(clock)
     waiting = [asyncio.create_task(waits(limiter, reported)) for _ in range(2)]
@@ -670,7 +670,7 @@ async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimit
 async def test_who_comes_while_the_last_place_is_under_way_is_told_later(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Another waiter was notified of the same instant before; this one was not."""
+    """Another waiter was notified of the same instant before. This one was not."""
     await probe(limiter, clock, 1)
     first, second = WaitLog(clock), WaitLog(clock)
     holder = limiter.slot("app")
@@ -689,7 +689,7 @@ async def test_who_comes_while_the_last_place_is_under_way_is_told_later(
 
 
 async def test_a_hook_that_fails_fails_its_own_call_only(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Whether it is called when its call comes or later; the others get their places."""
+    """Whether it is called when its call comes or later. The others get their places."""
 
     def broken(wait: Wait) -> None:
         raise LookupError(wait.reason)
@@ -710,7 +710,7 @@ async def test_a_hook_that_fails_fails_its_own_call_only(limiter: LocalRateLimit
 
 @pytest.mark.parametrize(("reserve", "second"), [(0, 50), (10, 40), (49, 1)])
 async def test_a_position_beyond_one_window_waits_for_another(clock: VirtualClock, reserve: int, second: int) -> None:
-    """The calls of one window, less the reserve, go in the first; the rest of the queue in the next."""
+    """The calls of one window, less the reserve, go in the first. The rest of the queue in the next."""
     limiter = LocalRateLimiter(clock=clock, reserve=reserve)
     await probe(limiter, clock, 0)
     heard = WaitLog(clock)
@@ -742,7 +742,7 @@ async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter
 async def test_a_window_that_was_not_seen_from_its_first_call_shows_no_length(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Other calls were before, since an unknown time: this window ends in 300 s, the next one is the document's."""
+    """Other calls were before, since an unknown time. This window ends in 300 s, the next one is the document's."""
     async with limiter.slot("app") as slot:
         slot.observe(headers(clock, 0, reset_in=299.0), clock.time())
     heard = WaitLog(clock)
@@ -792,7 +792,7 @@ async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, c
 async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
-    """Before the queue has noticed: there is a queue, but nothing to wait for but another's answer."""
+    """Before the queue has noticed. There is a queue, but nothing to wait for but another's answer."""
     reported: list[Wait] = []
 
     async def just_in_time() -> None:
@@ -866,7 +866,7 @@ async def test_what_is_told_after_a_refusal_is_what_is_waited(limiter: LocalRate
 
 
 async def test_the_documents_window_is_waited_for_to_the_second(clock: VirtualClock) -> None:
-    """Without any headers: 900 s after the second call, neither shortened nor extended; and again each time."""
+    """Without any headers. 900 s after the second call, neither shortened nor extended; and again each time."""
     limiter, reported = LocalRateLimiter(clock=clock, limit=2), list[float]()
     for _ in range(3):
         await call(limiter, silent, on_wait=lambda wait: reported.append(wait.seconds))
@@ -1040,7 +1040,7 @@ def test_a_reserve_that_leaves_nothing_is_a_mistake(reserve: Any) -> None:
 
 
 async def test_clients_of_one_loop_share_the_default_limiter() -> None:
-    """The system's clocks are all the same; another clock is another time, and has its own limiter."""
+    """The system's clocks are all the same. Another clock is another time, and has its own limiter."""
     mine, yours = VirtualClock(), VirtualClock()
     assert default_limiter(SystemClock()) is default_limiter(SystemClock())
     assert default_limiter(mine) is default_limiter(mine)
@@ -1260,7 +1260,7 @@ async def predictions(
     ids=["the same", "longer", "shorter", "fewer calls"],
 )
 async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
-    """However the windows turn out: to a thousandth, and to a second or two."""
+    """However the windows turn out. To a thousandth, and to a second or two."""
     for went, reported in await predictions(clock, 40, *windows):
         assert reported is None or reported == pytest.approx(went, abs=2.0, rel=0.001)
 

@@ -107,7 +107,7 @@ class TestDailySeries:
         ],
     )
     def test_on_a_day(self, day: dt.date, count: int | None) -> None:
-        """The count of a day is found wherever it stands; a day that is missing has none."""
+        """The count of a day is found wherever it stands. A day that is missing has none."""
         assert SERIES.on(day) == count
 
     def test_on_a_day_of_nothing(self) -> None:
@@ -153,7 +153,7 @@ class TestUsage:
     def test_remaining_and_fraction(
         self, cap: int | None, used: int | None, remaining: int | None, fraction: float | None
     ) -> None:
-        """What remains is never below 0; a fraction of an unknown or empty cap is unknown, not an error."""
+        """What remains is never below 0. A fraction of an unknown or empty cap is unknown, not an error."""
         usage = Usage(project_cap=cap, project_usage=used)
         assert usage.remaining == remaining
         assert usage.used_fraction == fraction
@@ -211,7 +211,7 @@ class TestUsage:
         assert usage == Usage(extra={"plan": "basic"}, errors=(Problem(extra={"code": 1}),))
 
     def test_to_rows(self) -> None:
-        """One row a day and app, with a real date; an unknown count stays unknown."""
+        """One row a day and app, with a real date. An unknown count stays unknown."""
         assert USAGE.to_rows() == [
             {"date": MONDAY, "client_app_id": "101", "usage": 7},
             {"date": TUESDAY, "client_app_id": "101", "usage": None},
@@ -221,7 +221,7 @@ class TestUsage:
         assert Usage().to_rows() == []
 
     def test_to_rows_of_the_project(self) -> None:
-        """Where only the project's days were requested, the rows are the project's: not silently none."""
+        """Where only the project's days were requested, the rows are the project's. Not silently none."""
         usage = Usage(daily_project_usage=ProjectUsage("1", DailySeries((MONDAY, TUESDAY), (7, None))))
         assert usage.to_rows() == [
             {"date": MONDAY, "client_app_id": None, "usage": 7},

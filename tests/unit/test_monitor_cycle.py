@@ -41,7 +41,7 @@ def date(text: str) -> dt.date:
     ],
 )
 def test_of(reset_day: int, day: str, start: str, end: str) -> None:
-    """A month without the reset day resets on its last day; the next cycle starts on the wanted day again."""
+    """A month without the reset day resets on its last day. The next cycle starts on the wanted day again."""
     assert BillingCycle.of(reset_day, date(day)) == BillingCycle(date(start), date(end), reset_day)
 
 
@@ -116,7 +116,7 @@ def test_days_left() -> None:
 
 
 def test_cycle_of_usage() -> None:
-    """The cycle at ``now``, or else at the time of the response; none without a reset day."""
+    """The cycle at ``now``, or else at the time of the response. None without a reset day."""
     usage = Usage(cap_reset_day=10, fetched_at=NOON)
     assert cycle_of(usage) == BillingCycle.of(10, NOON)
     assert cycle_of(usage, NOON + 31 * DAY) == BillingCycle.of(10, NOON).next()

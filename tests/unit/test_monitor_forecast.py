@@ -42,7 +42,7 @@ def totals(found: Forecast) -> tuple[int, int, int]:
 
 
 def test_a_steady_project() -> None:
-    """25.5 days of 100 posts are 2,550 more; the range comes from the assumed 30 % alone.
+    """25.5 days of 100 posts are 2,550 more. The range comes from the assumed 30 % alone.
 
     v = 0.09 / 90, n_ahead = 25.5² / 25.25, twelve of the weeks are whole and one has 3 days.
     """
@@ -65,7 +65,7 @@ def test_a_steady_project() -> None:
 
 
 def test_three_days_by_hand() -> None:
-    """Mon 100, Tue 200, Wed 300, and a reset on Sunday: the weights are 2^(-age/14), and no week is whole."""
+    """Mon 100, Tue 200, Wed 300, and a reset on Sunday. The weights are 2^(-age/14), and no week is whole."""
     w3, w2, w1 = 0.5 ** (3 / 14), 0.5 ** (2 / 14), 0.5 ** (1 / 14)
     total = w3 + w2 + w1
     mean = (w3 * 100 + w2 * 200 + w1 * 300) / total
@@ -101,20 +101,20 @@ def test_recent_days_weigh_more() -> None:
 
 
 def test_missing_days_are_zeros() -> None:
-    """The API omits days without reads: between the first known day and the day before yesterday they are zeros."""
+    """The API omits days without reads. Between the first known day and the day before yesterday they are zeros."""
     assert forecast(project({10: 100, 3: 100, 1: 100})) == forecast(
         project({10: 100, 3: 100, 1: 100} | dict.fromkeys([9, 8, 7, 6, 5, 4, 2], 0))
     )
 
 
 def test_yesterday_may_not_be_counted_yet() -> None:
-    """Without its count, yesterday is omitted: it does not count as a day without reads."""
+    """Without its count, yesterday is omitted. It does not count as a day without reads."""
     found = forecast(project(dict.fromkeys(range(2, 30), 100)))
     assert (found.basis_days, found.per_day) == (28, ABOUT_100)
 
 
 def test_days_without_a_count_are_unknown() -> None:
-    """A day that is named with ``None`` is omitted; one at the beginning is not the first known day."""
+    """A day that is named with ``None`` is omitted. One at the beginning is not the first known day."""
     found = forecast(project({50: None, 5: 100, 4: None, 3: 100, 2: 100, 1: None}))
     assert (found.basis_days, found.per_day) == (3, ABOUT_100)
 
@@ -201,7 +201,7 @@ def test_without_a_count() -> None:
     ("hours", "allowance"), [(30, 80), (24, 100), (23, 100), (0.001, 100), (36, 66), (72, 33), (71.999, 33)]
 )
 def test_the_allowance(hours: float, allowance: int) -> None:
-    """100 posts over the days that are left, rounded down; all of them with less than a day left."""
+    """100 posts over the days that are left, rounded down. All of them with less than a day left."""
     now = dt.datetime(2026, 2, 10, tzinfo=dt.UTC) - dt.timedelta(hours=hours)
     assert forecast(project({}, cap=650), now=now).daily_allowance == allowance
 
@@ -230,7 +230,7 @@ def test_an_extreme_range_still_contains_the_expected_total() -> None:
 
 
 def test_days_beyond_the_horizon_do_not_count() -> None:
-    """They weigh less than a rounding error: decades of days cost nothing, and overflow nothing."""
+    """They weigh less than a rounding error. Decades of days cost nothing, and overflow nothing."""
     found = forecast(project({10_000: 10**12} | dict.fromkeys(range(1, 800), 100)))
     assert (found.basis_days, found.per_day) == (742, ABOUT_100)
 

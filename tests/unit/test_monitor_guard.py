@@ -207,7 +207,7 @@ async def test_reads_of_one_second_are_one_entry(client: UsageClient, clock: Vir
 
 
 async def test_open_reservations_do_not_age(client: UsageClient, clock: VirtualClock) -> None:
-    """A block may last for hours: its reads may be still to come."""
+    """A block may last for hours. Its reads may be still to come."""
     guard = UsageGuard(client)
     async with guard.spending(100):
         await clock.sleep(7200)
@@ -217,7 +217,7 @@ async def test_open_reservations_do_not_age(client: UsageClient, clock: VirtualC
 
 
 async def test_reads_of_others_count(api: FakeApi, client: UsageClient, clock: VirtualClock) -> None:
-    """Growth of the API's count confirms no own reads: other apps may have caused it."""
+    """Growth of the API's count confirms no own reads. Other apps may have caused it."""
     guard = UsageGuard(client)
     await guard.spend(100)
     api.read_posts(api.apps[0], 200)
@@ -432,7 +432,7 @@ async def test_a_reset_while_the_api_fails(api: FakeApi, client: UsageClient, cl
 async def test_a_response_of_an_ended_cycle_that_another_caller_fetched(
     client: UsageClient, clock: VirtualClock
 ) -> None:
-    """The client's cache may hold it; a guard that is made after the reset does not use it."""
+    """The client's cache may hold it. A guard that is made after the reset does not use it."""
     await clock.sleep(until(clock, RESET) - 10)
     await client.get_usage()
     await clock.sleep(until(clock, RESET) + 10)

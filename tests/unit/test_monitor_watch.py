@@ -246,7 +246,7 @@ def test_api_behind_at_the_reset(hours: float, used: int | None, last: int | Non
 
 
 def test_unknown_replaces_nothing() -> None:
-    """A response without a count or a cap leaves what is known; a new cycle has no count yet."""
+    """A response without a count or a cap leaves what is known. A new cycle has no count yet."""
     first = Seen(dt.date(2026, 1, 10), 5, 1000)
     assert first.then(Seen(dt.date(2026, 1, 10), None, None)) == first
     assert first.then(Seen(dt.date(2026, 2, 10), None, None)) == Seen(dt.date(2026, 2, 10), None, 1000)
@@ -287,7 +287,7 @@ def test_wrong_thresholds(client: UsageClient, threshold: Any) -> None:
 
 
 async def test_polls_keep_their_distance(api: FakeApi, client: UsageClient, clock: VirtualClock) -> None:
-    """From one request to the next, however long the consumer takes; 90 days are requested."""
+    """From one request to the next, however long the consumer takes. 90 days are requested."""
     events = watch(client, every=900)
     times = []
     for _ in range(4):
@@ -370,7 +370,7 @@ async def test_a_cap_that_flips_back_reports_nothing_twice(api: FakeApi, client:
 
 
 async def test_another_reset_day_is_another_cycle(api: FakeApi, client: UsageClient) -> None:
-    """A later start is a reset, and an earlier one is not; thresholds are armed again."""
+    """A later start is a reset, and an earlier one is not. Thresholds are armed again."""
     events = watch(client, thresholds=(0.8,))
     api.read_posts(api.apps[0], 850)
     assert names(await take(events, 1)) == ["ThresholdCrossed"]
@@ -583,7 +583,7 @@ async def test_a_history_that_could_not_be_read_at_the_start(
 async def test_the_real_history(
     api: FakeApi, client: UsageClient, clock: VirtualClock, request: pytest.FixtureRequest
 ) -> None:
-    """What the stand-in of these tests does, the real one does: restarts, a changed cap, a reset, an outage."""
+    """What the stand-in of these tests does, the real one does. Restarts, a changed cap, a reset, an outage."""
     pytest.importorskip("sqlalchemy")
     twusage_history = request.getfixturevalue("twusage_history")
     api.read_posts(api.apps[0], 850)
@@ -626,7 +626,7 @@ def due_reads(day: dt.date, since: dt.date) -> int:
 
 
 async def test_a_year() -> None:
-    """Growth, weekends, an outage, a raised cap, reset day 31, two restarts: every event exactly once.
+    """Growth, weekends, an outage, a raised cap, reset day 31, two restarts. Every event exactly once.
 
     A third of a year: with the whole of it, the test takes three times as long and finds no more.
     """

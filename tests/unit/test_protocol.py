@@ -239,7 +239,7 @@ class TestUsageRequest:
 
 class TestAuthorize:
     def test_adds_the_header_verbatim(self) -> None:
-        """The token is sent as it is, its %2F and %3D undecoded; the first request stays without it."""
+        """The token is sent as it is, its %2F and %3D undecoded. The first request stays without it."""
         request = usage_request()
         authorized = authorize(request, TOKEN)
         assert authorized.headers["authorization"] == f"Bearer {TOKEN}"
@@ -286,7 +286,7 @@ class TestMessages:
         assert Response(204) == Response(204, {}, b"")
 
     def test_survives_pickling(self) -> None:
-        """A response can be pickled to another process; its repr shows only its attributes."""
+        """A response can be pickled to another process. Its repr shows only its attributes."""
         response = Response(200, {"X-Echo": "canary"}, b"{}")
         assert pickle.loads(pickle.dumps(response)) == response
 
@@ -458,14 +458,14 @@ class TestRateLimitHeaders:
         assert read_rate_limit(Response(200, WINDOW | {name: text})) is None
 
     def test_the_last_second(self) -> None:
-        """The last instant of the calendar is an instant; the next is none, and no overflow."""
+        """The last instant of the calendar is an instant. The next is none, and no overflow."""
         last = read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "253402300799"}))
         assert last == RateLimit(50, 0, dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC))
         assert read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "253402300800"})) is None
         assert read_rate_limit(Response(200, WINDOW | {"x-rate-limit-reset": "999999999999"})) is None
 
     def test_of_a_capped_month(self) -> None:
-        """A 429 of the cap has another endpoint's window, which is dropped; every other 429 has ours."""
+        """A 429 of the cap has another endpoint's window, which is dropped. Every other 429 has ours."""
         headers = WINDOW | {"x-rate-limit-remaining": "39999"}
         assert read_rate_limit(Response(429, headers, fixture("error_429_usage_capped"))) is None
         for body in (b"", b"<html>", fixture("error_429_too_many_requests"), fixture("error_429_code_88")):
@@ -782,7 +782,7 @@ class TestKinds:
 
 class TestSpendCap:
     def test_reset_date(self) -> None:
-        """A spend cap has the start of the next cycle: that day's midnight, UTC."""
+        """A spend cap has the start of the next cycle. That day's midnight, UTC."""
         error = refusal(Response(403, {}, fixture("error_403_spend_cap_reached")))
         assert error.reset_date == dt.date(2026, 4, 14)
         assert error.retry_at == dt.datetime(2026, 4, 14, tzinfo=dt.UTC)
@@ -851,7 +851,7 @@ class TestTooManyRequests:
     @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
     @pytest.mark.parametrize("body", [b"<html>blocked</html>", b"error code: 1015", b" \xef\xbb\xbf<!doctype html>"])
     def test_a_page_of_the_edge(self, status: int, body: bytes) -> None:
-        """A page or plain text comes from a firewall, proxy or CDN: the message names these, and blames no token."""
+        """A page or plain text comes from a firewall, proxy or CDN. The message names these, and blames no token."""
         error = refusal(Response(status, {}, body))
         assert error.from_edge
         assert "A firewall, proxy or CDN sent this response" in str(error)
@@ -871,7 +871,7 @@ class TestTooManyRequests:
         assert not isinstance(error, RateLimitedError)
 
     def test_waits_a_second_longer_than_the_reset(self) -> None:
-        """The reset comes in whole seconds: the window opens one second after it."""
+        """The reset comes in whole seconds. The window opens one second after it."""
         error = refusal(Response(429, WINDOW | {"date": HTTP_NOW}, PLAIN))
         assert error.retry_at == RESET_AT + dt.timedelta(seconds=1)
         assert error.retry_after == 601
@@ -939,7 +939,7 @@ class TestTooManyRequests:
 
     @pytest.mark.parametrize("reset", [EPOCH_NOW + 86400, EPOCH_NOW + 10**6, 10**11, 253402300798, 253402300799])
     def test_a_reset_absurdly_far(self, reset: int) -> None:
-        """A reset more than a day ahead is implausible: check again after one window. Nothing overflows."""
+        """A reset more than a day ahead is implausible. Check again after one window. Nothing overflows."""
         error = refusal(Response(429, WINDOW | {"x-rate-limit-reset": str(reset), "date": HTTP_NOW}, PLAIN))
         assert error.retry_after == 900
         assert error.retry_at == NOW + dt.timedelta(minutes=15)
@@ -969,7 +969,7 @@ class TestTooManyRequests:
 
 class TestServerTrouble:
     def test_retry_after(self) -> None:
-        """A server error may have a time to retry at; it does not concern the window."""
+        """A server error may have a time to retry at. It does not concern the window."""
         error = refusal(Response(503, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
         assert (error.retry_at, error.retry_after) == (NOW + dt.timedelta(minutes=2), 120)
         error = refusal(Response(503, WINDOW | {"date": HTTP_NOW}, b""))
@@ -984,14 +984,14 @@ class TestServerTrouble:
 
 class TestRequestId:
     def test_is_cut_and_escaped(self) -> None:
-        """A transaction id is the server's text: escaped, and at most 200 characters of it."""
+        """A transaction id is the server's text. Escaped, and at most 200 characters of it."""
         error = refusal(Response(500, {"x-transaction-id": "\x1b[2J" + "x" * 10_000}, b""))
         assert error.request_id.startswith(r"\u001b[2J")
         assert len(error.request_id) <= 200
 
     @pytest.mark.parametrize("text", ["\udcff", "ab\udc80cd", "é", "\U0001f600"], ids=ascii)
     def test_bytes_that_are_no_text(self, text: str) -> None:
-        """Header bytes that are not UTF-8 come from aiohttp as half characters; they are escaped like all others."""
+        """Header bytes that are not UTF-8 come from aiohttp as half characters. They are escaped like all others."""
         error = refusal(Response(500, {"x-transaction-id": text}, b""))
         assert type(error) is ServerError
         assert error.request_id
@@ -1000,7 +1000,7 @@ class TestRequestId:
 
     @pytest.mark.parametrize("headers", [{}, {"x-transaction-id": ""}])
     def test_absent(self, headers: dict[str, str]) -> None:
-        """A malformed request id is dropped: the vendor's support could not use it."""
+        """A malformed request id is dropped. The vendor's support could not use it."""
         assert not refusal(Response(500, headers, b"")).request_id
 
 
@@ -1008,7 +1008,7 @@ class TestRequestId:
 
 
 def strings_of(value: object) -> Iterator[str]:
-    """Whatever of an error a person may come to read: all but its headers and its body."""
+    """Whatever of an error a person may come to read. All but its headers and its body."""
     if isinstance(value, BaseException):
         yield from (str(value), repr(value), "".join(traceback.format_exception(value)))
         yield from (repr(item) for name, item in vars(value).items() if name not in {"headers", "body"})
@@ -1156,7 +1156,7 @@ class TestEchoesInDisguise:
         assert caught.value.body == response.body
 
     def test_leaves_the_rest_of_the_document_readable(self) -> None:
-        """What else is escaped stays escaped: a quotation mark in another field does not cost the problem."""
+        """What else is escaped stays escaped. A quotation mark in another field does not cost the problem."""
         request = authorize(usage_request(), self.TOKEN)
         body = rb'{"title": "a \"word\"", "detail": "AAAA\/canary\u003dcanary"}'
         with pytest.raises(ForbiddenError) as caught:
@@ -1259,7 +1259,7 @@ class TestReadToken:
         ],
     )
     def test_refusals(self, status: int, body: bytes, kind: type[TwUsageError], advice: str) -> None:
-        """Each has advice about a key, not about a token; none mentions the window of the calls."""
+        """Each has advice about a key, not about a token. None mentions the window of the calls."""
         error = minting_refusal(Response(status, WINDOW, body))
         assert type(error) is kind
         assert advice in str(error)
@@ -1285,7 +1285,7 @@ class TestReadToken:
 
     @pytest.mark.parametrize("sent", ["not base64!", "/w==", "eA=="], ids=["no base64", "no text", "no pair"])
     def test_basic_credentials_of_another_make(self, sent: str) -> None:
-        """In a request built by hand the credentials may be malformed: all of them are redacted all the same."""
+        """In a request built by hand the credentials may be malformed. All of them are redacted all the same."""
         request = Request("POST", BASE, {"authorization": f"Basic {sent * 3}"})
         assert sent.encode() not in redact_credentials(f"<{sent * 3}>".encode(), request)
 

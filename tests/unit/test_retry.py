@@ -1,4 +1,4 @@
-"""What is retried, how often, and how long one call waits: in virtual time, without a client."""
+"""What is retried, how often, and how long one call waits. In virtual time, without a client."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def run(
     *,
     on_wait: Callable[[Wait], None] | None = None,
 ) -> str:
-    """Make a call as the client does: the first attempt alone, then the policy's retries."""
+    """Make a call as the client does. The first attempt alone, then the policy's retries."""
     budget, began = CallBudget(policy.max_wait), clock.monotonic()
     try:
         result = await attempt(budget)
@@ -176,7 +176,7 @@ async def test_garbled_answers_are_counted_among_other_failures(clock: VirtualCl
 
 @pytest.mark.parametrize("budget", [RetryTokenBucket(), RetryTokenBucket(0)], ids=["full", "empty"])
 async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTokenBucket, clock: VirtualClock) -> None:
-    """A 401 for which another token is at hand: no wait and nothing of the budget, and a second one ends the call."""
+    """A 401 for which another token is at hand. No wait and nothing of the budget, and a second one ends the call."""
     error = AuthenticationError("401", status=401)
     error.retryable = error.retry_once = True
     before = budget.tokens_x10
@@ -225,7 +225,7 @@ async def test_a_cancellation_inside_an_attempt_passes(clock: VirtualClock) -> N
 
 
 async def test_a_window_that_is_spent_is_left_to_the_limiter(clock: VirtualClock) -> None:
-    """The next attempt begins immediately: it waits for its place in the window."""
+    """The next attempt begins immediately. It waits for its place in the window."""
     attempt, _ = attempts(RateLimitedError("429", status=429, retry_after=900.0), "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 0.0
@@ -243,7 +243,7 @@ async def test_a_window_that_opens_too_late_is_not_waited_for(clock: VirtualCloc
 
 @pytest.mark.parametrize("retry_after", [100.0, None])
 async def test_the_limiter_decides_before_a_sleep(retry_after: float | None, clock: VirtualClock) -> None:
-    """With or without a duration in the 429: the limiter has it, and rejects immediately if it is too long."""
+    """With or without a duration in the 429. The limiter has it, and rejects immediately if it is too long."""
     refusal = RateLimitedError("our own limiter refuses")
     attempt, log = attempts(RateLimitedError("429", status=429, retry_after=retry_after), refusal, "never")
     with pytest.raises(RateLimitedError) as caught:
@@ -254,7 +254,7 @@ async def test_the_limiter_decides_before_a_sleep(retry_after: float | None, clo
 
 
 async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None:
-    """A server whose clock is wrong: a second, and the backoff on top, each time."""
+    """A server whose clock is wrong. A second, and the backoff on top, each time."""
     attempt, log = attempts(*[RateLimitedError("429", status=429, retry_after=0.0)] * 4)
     with pytest.raises(RateLimitedError):
         await run(RetryPolicy(), attempt, clock)
@@ -263,7 +263,7 @@ async def test_a_reset_that_is_past_is_no_busy_loop(clock: VirtualClock) -> None
 
 
 async def test_a_429_that_is_not_the_windows_is_sat_out(clock: VirtualClock) -> None:
-    """With calls left in the window, another limit was exceeded: 15 to 30 s, or the server's duration."""
+    """With calls left in the window, another limit was exceeded. 15 to 30 s, or the server's duration."""
     attempt, _ = attempts(FOREIGN, "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 30.0
@@ -358,7 +358,7 @@ async def test_no_waiting_is_no_retry(clock: VirtualClock) -> None:
 
 
 async def test_concurrent_calls_do_not_mix(clock: VirtualClock) -> None:
-    """Each call has a tenacity of its own: results and failures stay with their calls."""
+    """Each call has a tenacity of its own. Results and failures stay with their calls."""
     policy = RetryPolicy()
 
     async def call(name: int) -> str:
@@ -392,7 +392,7 @@ def test_ten_successes_earn_a_retry() -> None:
 
 
 async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
-    """The app's calls share the budget: when it is used up, each makes one attempt, and fails as itself."""
+    """The app's calls share the budget. When it is used up, each makes one attempt, and fails as itself."""
     budget = RetryTokenBucket()
     made = []
     for _ in range(6):
@@ -404,7 +404,7 @@ async def test_an_outage_is_not_multiplied(clock: VirtualClock) -> None:
 
 
 async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
-    """First attempts and retries alike: nine of the one and one of the other, and there is a retry again."""
+    """First attempts and retries alike. Nine of the one and one of the other, and there is a retry again."""
     budget = RetryTokenBucket(tokens_x10=10)
     attempt, log = attempts(CONNECT, "done", bucket=budget)
     assert await run(RetryPolicy(), attempt, clock) == "done"
@@ -447,7 +447,7 @@ async def test_a_retry_that_is_not_made_costs_nothing(policy: RetryPolicy, clock
 
 
 def test_a_budget_is_the_apps_on_its_loop() -> None:
-    """One for all who ask for that app on the running loop; another app and another loop have their own."""
+    """One for all who ask for that app on the running loop. Another app and another loop have their own."""
 
     async def two_apps() -> tuple[RetryTokenBucket, RetryTokenBucket]:
         assert retry_budgets_for_running_loop()["a"] is retry_budgets_for_running_loop()["a"]
@@ -475,7 +475,7 @@ async def test_a_wait_between_two_attempts_is_told(clock: VirtualClock) -> None:
 
 
 async def test_a_hook_that_raises_ends_its_call(clock: VirtualClock) -> None:
-    """Its exception is the caller's, whatever it is; it does not count as a failed attempt."""
+    """Its exception is the caller's, whatever it is. It does not count as a failed attempt."""
 
     def hook(_: Wait) -> None:
         raise CONNECT
@@ -615,7 +615,7 @@ async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: Vi
 async def test_some_things_are_final_whatever_a_piece_says(
     before: tuple[Exception, ...], final: BaseException, clock: VirtualClock
 ) -> None:
-    """Quota errors, our own rejections, cancellations, foreign exceptions: the user's retry= is not called."""
+    """Quota errors, our own rejections, cancellations, foreign exceptions. The user's retry= is not called."""
     attempt, log = attempts(*before, final, "never")
     with pytest.raises(type(final)) as caught:
         await run(RetryPolicy(retry=tenacity.retry_if_exception(lambda _: True)), attempt, clock)
@@ -639,7 +639,7 @@ async def test_a_piece_that_raises_is_heard(clock: VirtualClock) -> None:
 
 
 def test_a_policy_is_a_value() -> None:
-    """Frozen, comparable and hashable, with tenacity's pieces too: they are equal to themselves."""
+    """Frozen, comparable and hashable, with tenacity's pieces too. They are equal to themselves."""
     stop, wait = tenacity.stop_after_delay(3), tenacity.wait_fixed(1)
     assert RetryPolicy(stop=stop, wait=wait) == RetryPolicy(stop=stop, wait=wait)
     assert len({RetryPolicy(stop=stop), RetryPolicy(stop=stop), RetryPolicy(), RetryPolicy(max_wait=960.0)}) == 2

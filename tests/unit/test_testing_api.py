@@ -80,7 +80,7 @@ def test_seven_days_are_the_default(api: FakeApi) -> None:
 
 
 def test_its_project_is_believable(api: FakeApi) -> None:
-    """Three apps and 90 days of reads; the project's days are the sums of its apps'; some days are missing."""
+    """Three apps and 90 days of reads. The project's days are the sums of its apps'; some days are missing."""
     data = body(ask(api, "days=90&usage.fields=daily_client_app_usage,daily_project_usage"))["data"]
     apps = data["daily_client_app_usage"]
     assert [len(app["usage"]) == 90 for app in apps] == [True, True, False]
@@ -96,7 +96,7 @@ def test_its_project_is_believable(api: FakeApi) -> None:
 
 
 def test_two_fakes_have_the_same_history_and_other_credentials() -> None:
-    """What is read is the same in every run; tokens are not, so that two fakes never share a window."""
+    """What is read is the same in every run. Tokens are not, so that two fakes never share a window."""
     one, two = FakeApi(clock=VirtualClock()), FakeApi(clock=VirtualClock())
     assert body(ask(one))["data"]["project_usage"] == body(ask(two))["data"]["project_usage"]
     assert {app.token for app in one.apps}.isdisjoint(app.token for app in two.apps)
@@ -178,7 +178,7 @@ def test_a_fault_that_is_none_is_told_at_once(api: FakeApi) -> None:
 
 
 def test_a_project_at_its_cap_is_refused_its_reads(clock: VirtualClock) -> None:
-    """As the reading endpoints do: the read that reaches the cap goes, the one after it does not."""
+    """As the reading endpoints do. The read that reaches the cap goes, the one after it does not."""
     api = FakeApi(cap=100, history_days=0, clock=clock)
     api.read_posts(api.apps[0], 99)
     api.read_posts(api.apps[1], 1)
@@ -223,7 +223,7 @@ def test_the_cycle_turns_on_its_day(reset_day: int, today: str, start: str) -> N
 
 
 async def test_usage_returns_to_zero_when_the_cycle_turns() -> None:
-    """At 00:00 UTC of the reset day the count begins again; the days stay."""
+    """At 00:00 UTC of the reset day the count begins again. The days stay."""
     clock = VirtualClock(dt.datetime(2026, 1, 9, 23, 59, 59, tzinfo=dt.UTC))
     api = FakeApi(reset_day=10, clock=clock)
     assert int(body(ask(api))["data"]["project_usage"]) > 0
@@ -335,7 +335,7 @@ def test_a_refused_call_does_not_count(api: FakeApi) -> None:
 
 
 def test_tokens_of_one_app_share_its_window(api: FakeApi) -> None:
-    """The window is the app's, not the token's; another app of the project has its own."""
+    """The window is the app's, not the token's. Another app of the project has its own."""
     api.apps[0].tokens.append("second")
     ask(api)
     assert ask(api, token="second").headers["x-rate-limit-remaining"] == "48"
@@ -460,7 +460,7 @@ def test_each_refusal_has_the_family_body(api: FakeApi, fault: Fault, status: in
 
 
 def test_any_status_with_any_body(api: FakeApi) -> None:
-    """Text, bytes, a document, and headers besides the usual; an unknown status has none of its own."""
+    """Text, bytes, a document, and headers besides the usual. An unknown status has none of its own."""
     for content, expected in (("text", b"text"), (b"\xff", b"\xff"), ({"a": 1}, b'{"a": 1}')):
         api.fail(Fault.status(418, content, headers={"x-a": "b"}))
         response = ask(api)

@@ -148,7 +148,7 @@ async def test_a_sleep_without_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_sleep_whose_time_still_moves_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow test has not stalled: as long as it advances the clock, a sleep waits."""
+    """A slow test has not stalled. As long as it advances the clock, a sleep waits."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
     clock = VirtualClock(auto=False)
     sleeper = asyncio.create_task(clock.sleep(10))

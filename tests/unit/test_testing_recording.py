@@ -104,7 +104,7 @@ async def test_a_minted_token_is_found_wherever_it_stands(api: FakeApi, path: Pa
 
 
 async def test_a_header_that_is_no_text_is_recorded(api: FakeApi, path: Path) -> None:
-    """Aiohttp passes bytes that are not UTF-8 as half characters: a paid response is not lost for them."""
+    """Aiohttp passes bytes that are not UTF-8 as half characters. A paid response is not lost for them."""
     api.fail(Fault.with_headers(x_transaction_id="caf\udce9"))
     request = Request("GET", "https://api.x.com/2/usage/tweets", {"authorization": f"Bearer {api.apps[0].token}"})
     recorded = await RecordingTransport(FakeTransport(api), path).send(request, timeout=1)

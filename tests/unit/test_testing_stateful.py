@@ -1,4 +1,4 @@
-"""The fake beside a model so naive that it is plainly right: a list of calls, and a list of reads."""
+"""The fake beside a model so naive that it is plainly right. A list of calls, and a list of reads."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class FakeBesideModel(RuleBasedStateMachine):
 
     @invariant()
     def usage_agrees(self) -> None:
-        """What it reports is what was read: in the cycle, by day and by app."""
+        """What it reports is what was read. In the cycle, by day and by app."""
         response = self.api._respond(self.request(self.api.apps[0], 0), self._outsider(), self.clock.time())
         data = json.loads(response.body)
         data = data["data"]

@@ -41,7 +41,7 @@ def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 
 def objects(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Return objects of known fields, with an unknown one sometimes: nothing forbids it."""
+    """Return objects of known fields, with an unknown one sometimes. Nothing forbids it."""
     fields = {name: values(field) for name, field in schema["properties"].items()}
     required = {name: fields.pop(name) for name in schema.get("required", ())}
     return st.fixed_dictionaries(required, optional=fields | {"unknown": SCALARS})

@@ -21,7 +21,7 @@ def seen(remaining: int, reset: float = 900, limit: int = 50) -> RateLimit:
 
 
 def careful(wait: float) -> Any:
-    """A wait as the window measures it: 1/4000 longer than reported, because clocks drift."""
+    """A wait as the window measures it. 1/4000 longer than reported, because clocks drift."""
     return pytest.approx(wait * 1.00025, abs=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_as_many_go_as_the_headers_leave() -> None:
 
 
 def test_a_spent_window_opens_one_second_after_its_reset() -> None:
-    """The reset comes in whole seconds: a call at the very second would still be refused."""
+    """The reset comes in whole seconds. A call at the very second would still be refused."""
     window = probed(0)
     assert window.seconds_until_free(0.0) == careful(901.0)
     assert not window.acquire(901.2)
@@ -66,7 +66,7 @@ def test_the_server_clock_decides_not_ours() -> None:
 
 
 def test_the_quickest_answer_counts() -> None:
-    """A slow answer makes the server look late; the quickest answer of the window is nearest to the truth."""
+    """A slow answer makes the server look late. The quickest answer of the window is nearest to the truth."""
     window = RateWindow()
     window.observe(10.0, 1, seen(5), server_now=8.0)
     window.observe(15.0, 1, seen(4), server_now=15.0)
@@ -77,7 +77,7 @@ def test_the_quickest_answer_counts() -> None:
 
 @pytest.mark.parametrize("ahead", [-100.0, 100.0], ids=["fast", "slow"])
 def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
-    """Our clock was fast, or slow: the window opens by the server's, neither sooner nor later."""
+    """Our clock was fast, or slow. The window opens by the server's, neither sooner nor later."""
     window = RateWindow()
     window.observe(0.0, 1, seen(1), 0.0, estimated=True)
     assert window.opens_at == careful(901.0)
@@ -95,7 +95,7 @@ def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
 
 
 def test_the_first_date_alone_does_that() -> None:
-    """After it the quickest answer counts, as in every window: one that is slower takes nothing back."""
+    """After it the quickest answer counts, as in every window. One that is slower takes nothing back."""
     window = RateWindow()
     window.observe(0.0, 1, seen(9), 0.0, estimated=True)
     window.observe(10.0, 1, seen(8), -90.0)
@@ -104,7 +104,7 @@ def test_the_first_date_alone_does_that() -> None:
 
 
 def test_an_answer_without_a_date_takes_no_date_back() -> None:
-    """A window that was learnt from one stays known: later responses without headers do not reset it."""
+    """A window that was learnt from one stays known. Later responses without headers do not reset it."""
     window = RateWindow()
     window.observe(0.0, 1, seen(9), 0.0)
     window.observe(10.0, 1, seen(8), 10.0, estimated=True)
@@ -113,7 +113,7 @@ def test_an_answer_without_a_date_takes_no_date_back() -> None:
 
 
 def test_a_clock_that_is_fast_does_not_wake_early() -> None:
-    """For any arrival: by a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
+    """For any arrival. By a clock that is 200 ppm fast, the server's 901.0 is 901.18."""
     for now in (0.0, 450.0, 899.0):
         window = probed(0)
         window.observe(now, 1, seen(0), server_now=now / 1.0002)
@@ -121,7 +121,7 @@ def test_a_clock_that_is_fast_does_not_wake_early() -> None:
 
 
 def test_the_smaller_remainder_counts() -> None:
-    """Answers arrive out of order: a later one with more calls left is older news."""
+    """Answers arrive out of order. A later one with more calls left is older news."""
     window = probed(5)
     window.observe(1.0, 1, seen(7), 1.0)
     assert [bool(window.acquire(1.0)) for _ in range(6)] == [True] * 5 + [False]
@@ -231,7 +231,7 @@ def test_headers_after_silence_are_believed() -> None:
 
 
 def test_another_endpoints_limit_is_not_this_ones() -> None:
-    """A capped month answers with the limits of the reading endpoints; silence afterwards still means 50."""
+    """A capped month answers with the limits of the reading endpoints. Silence afterwards still means 50."""
     window = RateWindow()
     window.observe(0.0, 1, seen(39_999, limit=40_000), 0.0)
     silent(window, 902.0, 902.0)
@@ -240,7 +240,7 @@ def test_another_endpoints_limit_is_not_this_ones() -> None:
 
 
 def test_a_reset_more_than_a_day_ahead_is_one_window() -> None:
-    """A reset in the far future is a mistake: wait one window, then probe."""
+    """A reset in the far future is a mistake. Wait one window, then probe."""
     window = RateWindow()
     window.observe(0.0, 1, seen(1, reset=10_000_000_000), 0.0)
     window.observe(9.0, 1, seen(0, reset=10_000_000_000), 9.0)
@@ -276,13 +276,13 @@ def test_a_reset_in_the_past_is_no_header() -> None:
 
 
 def test_a_window_ends_with_its_second() -> None:
-    """At the reset it may still be open; a second later it is over."""
+    """At the reset it may still be open. A second later it is over."""
     assert RateWindow().observe(900.9, 1, seen(7), 900.9)
     assert not RateWindow().observe(901.0, 1, seen(7), 901.0)
 
 
 def test_around_its_reset_a_window_is_probed() -> None:
-    """The reset is in whole seconds: until the window surely opens, one call at a time probes."""
+    """The reset is in whole seconds. Until the window surely opens, one call at a time probes."""
     window = probed(5)
     assert window.acquire(899.9)
     probe = window.acquire(900.0)
@@ -294,14 +294,14 @@ def test_around_its_reset_a_window_is_probed() -> None:
 
 
 def test_around_its_reset_one_lost_call_is_enough() -> None:
-    """It may have opened a window of a lowered limit: the others wait until the next one has surely opened."""
+    """It may have opened a window of a lowered limit. The others wait until the next one has surely opened."""
     window = probed(5)
     window.release(900.5, window.acquire(900.0), confirmed=False)
     assert window.seconds_until_free(900.5) == pytest.approx(0.72525)
 
 
 def test_a_slow_answer_leaves_much_unknown() -> None:
-    """It was written at any time since its call was sent: from the reset as seen from there, calls only ask."""
+    """It was written at any time since its call was sent. From the reset as seen from there, calls only ask."""
     window = RateWindow()
     probe = window.acquire(0.0)
     assert window.observe(60.0, probe, seen(5, reset=100), server_now=10.0)
@@ -424,7 +424,7 @@ def test_a_place_of_the_last_window_may_be_given_back_in_this_one() -> None:
     ids=["as sent", "now", "in the past", "not sent"],
 )
 def test_a_429_closes_the_window(retry_after: float | None, wait: float) -> None:
-    """The server's duration closes the window, for a second at least; without one, until the known reset."""
+    """The server's duration closes the window, for a second at least. Without one, until the known reset."""
     window = probed(5)
     window.close(100.0, 1, retry_after)
     assert window.seconds_until_free(100.0) == pytest.approx(wait)
@@ -467,7 +467,7 @@ def test_headerless_calls_that_go_end_the_spacing_out() -> None:
 
 
 def test_the_longest_closing_counts() -> None:
-    """A longer closing is not shortened by another one; nor by a response that is late."""
+    """A longer closing is not shortened by another one. Nor by a response that is late."""
     window = probed(5)
     window.close(1.0, 1, 2000.0)
     window.close(1.0, 1, 3.0)
@@ -480,7 +480,7 @@ def test_the_longest_closing_counts() -> None:
 
 
 def test_a_window_that_was_closed_for_less_than_it_lasts_is_probed_and_believed_again() -> None:
-    """Closed by a Retry-After that ends before its reset: the probe's answer speaks of the same window."""
+    """Closed by a Retry-After that ends before its reset. The probe's answer speaks of the same window."""
     window = probed(5)
     window.close(1.0, 1, 30.0)
     ticket = window.acquire(31.0)
@@ -510,7 +510,7 @@ def test_a_limit_below_the_reserve_leaves_one_call_a_window() -> None:
 
 
 def test_after_a_suspend_the_window_is_unknown() -> None:
-    """It may have reset, or been used up by others; the same window is believed again."""
+    """It may have reset, or been used up by others. The same window is believed again."""
     window = probed(5)
     window.on_suspend()
     ticket = window.acquire(10.0)
@@ -538,7 +538,7 @@ def test_a_suspend_in_an_unknown_window_lets_no_second_probe_go() -> None:
 
 
 def test_a_429_out_of_the_blue_closes_for_one_window() -> None:
-    """A 429 without headers into an unknown window: nothing is known but the document."""
+    """A 429 without headers into an unknown window. Nothing is known but the document."""
     window = RateWindow()
     window.acquire(7.0)
     window.close(7.0, 1, None)
@@ -547,7 +547,7 @@ def test_a_429_out_of_the_blue_closes_for_one_window() -> None:
 
 
 def test_a_suspend_does_not_open_a_window_whose_last_call_was_lost() -> None:
-    """A call of unknown end may have been the last: the window is used up, and stays so while clocks are set."""
+    """A call of unknown end may have been the last. The window is used up, and stays so while clocks are set."""
     window = probed(1)
     ticket = window.acquire(1.0)
     window.release(1.0, ticket, confirmed=False)
@@ -558,7 +558,7 @@ def test_a_suspend_does_not_open_a_window_whose_last_call_was_lost() -> None:
 
 
 def test_a_suspended_machine_does_not_know_how_long_a_window_is() -> None:
-    """Its clock stood still: the time since the window's first call is not what passed."""
+    """Its clock stood still. The time since the window's first call is not what passed."""
     window = RateWindow()
     window.acquire(0.0)
     window.observe(0.0, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
@@ -595,7 +595,7 @@ def test_a_window_that_opens_now_says_nothing() -> None:
 
 @pytest.mark.parametrize(("remaining", "server_now"), [(5, 901.0), (0, -90_000.0)], ids=["at its end", "days before"])
 def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: float) -> None:
-    """The first date may be a proxy's own: if the response is not believed, the previous estimate still holds."""
+    """The first date may be a proxy's own. If the response is not believed, the previous estimate still holds."""
     window = RateWindow()
 
     def seen(left: int) -> RateLimit:
@@ -621,7 +621,7 @@ def test_how_far_apart_windows_are() -> None:
 
 @pytest.mark.parametrize("now", [901.0, 901.5])
 def test_an_answer_out_of_a_window_that_is_over_by_what_others_told(now: float) -> None:
-    """It was long under way: by its own Date the window would still last, by an earlier answer's it is over."""
+    """It was long under way. By its own Date the window would still last, by an earlier answer's it is over."""
     window, seen = RateWindow(), RateLimit(50, 9, datetime.fromtimestamp(900, UTC))
     window.acquire(0.0)
     window.acquire(0.0)
@@ -646,7 +646,7 @@ def test_a_late_429_of_the_last_window_does_not_close_this_one(known: bool) -> N
 
 
 def test_a_429_of_the_call_that_shows_the_new_window_closes_it() -> None:
-    """The call went near the reset; its headers are the new window's, and Retry-After is beyond the new reset."""
+    """The call went near the reset. Its headers are the new window's, and Retry-After is beyond the new reset."""
     window = probed(5)
     ticket = window.acquire(900.5)
     window.observe(900.6, ticket, seen(0, reset=1800), 900.6)
@@ -682,7 +682,7 @@ def test_a_state_survives_json(name: str) -> None:
 
 
 def test_a_loaded_window_has_its_callers_arguments() -> None:
-    """They are not part of the state: another program may reserve more calls for others."""
+    """They are not part of the state. Another program may reserve more calls for others."""
     loaded = RateWindow.from_state(probed(5).to_state(), 40, 60.0, 3)
     assert (loaded.default_limit, loaded.period, loaded.reserve, loaded.limit) == (40, 60.0, 3, 50)
     assert [bool(loaded.acquire(1.0)) for _ in range(3)] == [True, True, False]
@@ -690,7 +690,7 @@ def test_a_loaded_window_has_its_callers_arguments() -> None:
 
 @pytest.mark.parametrize("name", states())
 def test_a_clock_that_is_set_changes_no_wait(name: str) -> None:
-    """Whatever is behind ``now`` was set back an hour: what was so many seconds ahead still is."""
+    """Whatever is behind ``now`` was set back an hour. What was so many seconds ahead still is."""
     window, stepped = states()[name], states()[name]
     stepped.on_clock_step(-3600.0)
     for now in (61.0, 899.5, 902.0, 1100.0):
@@ -704,7 +704,7 @@ def test_a_clock_that_is_set_changes_no_wait(name: str) -> None:
 
 
 def test_free_places_are_those_that_may_go() -> None:
-    """Less what is in flight and what is reserved; in an unknown window, or near its reset, one probe may."""
+    """Less what is in flight and what is reserved. In an unknown window, or near its reset, one probe may."""
     window = RateWindow(reserve=2)
     assert window.free_places(0.0) == math.inf
     window.observe(0.0, 1, seen(5), 0.0)

@@ -56,7 +56,7 @@ fork = multiprocessing.get_context("fork")  # 64 interpreters would take half a 
 
 
 class Naive:
-    """What is on the web as *the* Redis limiter: count with INCR, and let the count expire."""
+    """What is on the web as *the* Redis limiter. Count with INCR, and let the count expire."""
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(url)

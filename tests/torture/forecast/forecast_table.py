@@ -118,7 +118,7 @@ FAMILIES: dict[str, Callable[[random.Random], Rate]] = {
 
 @frozen
 class Project:
-    """A synthetic project: what it reads on each day, up to the end of a cycle."""
+    """A synthetic project. What it reads on each day, up to the end of a cycle."""
 
     cycle: BillingCycle
     reads: dict[dt.date, int]
@@ -128,7 +128,7 @@ class Project:
         return sum(reads for day, reads in self.reads.items() if day in self.cycle)
 
     def response(self, now: dt.datetime) -> Usage:
-        """What the API returns at this instant: days without reads are omitted, and today is not over."""
+        """What the API returns at this instant. Days without reads are omitted, and today is not over."""
         today = now.date()
         part = (now - dt.datetime.combine(today, dt.time(), dt.UTC)) / DAY
         known = {day: reads for day, reads in self.reads.items() if today - 89 * DAY <= day < today}
@@ -180,7 +180,7 @@ def _independent(usage: Usage, known: Project, now: dt.datetime, days: Sequence[
 
 
 def measure(series: int, seed: int) -> dict[tuple[str, str, int], tuple[float, float]]:
-    """By family, method and day of the cycle: the mean error, and the share of true totals inside the range."""
+    """By family, method and day of the cycle. The mean error, and the share of true totals inside the range."""
     dice = random.Random(seed)
     methods = dict(zip(METHODS, (by_twusage, by_mean, by_elapsed), strict=True))
     results: dict[tuple[str, str, int], tuple[float, float]] = {}

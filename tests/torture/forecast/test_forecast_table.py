@@ -1,4 +1,4 @@
-"""A short, seeded run of the table: the range covers what it promises, and no simple method beats it."""
+"""A short, seeded run of the table. The range covers what it promises, and no simple method beats it."""
 
 import pytest
 from forecast_table import CHECKED, FAMILIES, alarms, measure, overall, table
@@ -8,13 +8,13 @@ RESULTS = measure(series=20, seed=1)
 
 @pytest.mark.parametrize("day", CHECKED)
 def test_the_range_contains_the_true_total(day: int) -> None:
-    """In at least 85 % of the cycles, on each day; 90 % is the promise, and 20 projects a family scatter."""
+    """In at least 85 % of the cycles, on each day. 90 % is the promise, and 20 projects a family scatter."""
     assert overall(RESULTS, "twusage", day)[1] >= 0.85
 
 
 @pytest.mark.parametrize("day", CHECKED)
 def test_the_ranges_of_simple_methods_are_too_narrow(day: int) -> None:
-    """The table can tell: the same count of true totals is far from being inside theirs."""
+    """The table can tell. The same count of true totals is far from being inside theirs."""
     for method in ("28-day mean", "used/elapsed"):
         assert overall(RESULTS, method, day)[1] < 0.8
 

@@ -233,7 +233,7 @@ def _check_series(series: DailySeries) -> None:
 
 
 def _check_wire(usage: Usage, document: Any, series: list[DailySeries]) -> None:
-    """Read the same bytes once more, plainly: whatever became a number was one, and no day was made up or lost."""
+    """Read the same bytes once more, plainly. Whatever became a number was one, and no day was made up or lost."""
     data = document["data"]
     for name in _SCALARS:
         if name in usage.extra and name == "cap_reset_day":

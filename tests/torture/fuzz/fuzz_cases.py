@@ -1,4 +1,4 @@
-"""What the fuzzer feeds in: answers that are nearly right, cut, spliced, odd, slow to read, or echo the token.
+"""What the fuzzer feeds in. Answers that are nearly right, cut, spliced, odd, slow to read, or echo the token.
 
 What belongs here: making cases out of a seeded generator, and nothing that judges them. The same dice make the same
 cases, on every machine.
@@ -215,7 +215,7 @@ def slow_cases() -> Iterator[Case]:
 
 
 def huge_cases() -> Iterator[Case]:
-    """As much as a transport lets through: 5 to 8 MiB, of some shapes."""
+    """As much as a transport lets through. 5 to 8 MiB, of some shapes."""
     for number, shape in enumerate(HUGE):
         body = shape((5 + number % 4) * 2**20 - 1024)
         yield _shaped(Response((200, 200, 403)[number % 3], _HEADERS, body))

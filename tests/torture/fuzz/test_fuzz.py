@@ -23,7 +23,7 @@ def failures(block: int = 0) -> list[str]:
 
 
 def test_a_slice() -> None:
-    """Two thousand random responses: every oracle passes, and all kinds of outcome come up."""
+    """Two thousand random responses. Every oracle passes, and all kinds of outcome come up."""
     came, failed = fuzz.block("slice", 0, SLICE)
     assert [(failure.why, fuzz.command(failure.case)) for failure in failed] == []
     assert came.total() == SLICE

@@ -1,4 +1,4 @@
-"""500 calls against one window, in virtual time: what twusage's rules cost, and what the rules in use elsewhere do.
+"""500 calls against one window, in virtual time. What twusage's rules cost, and what the rules in use elsewhere do.
 
 ``nox -s sim`` runs all of it; ``simulate.py --short`` a part. It prints a table, and exits with 1 if
 twusage met a 429 that its rules could have known of, lost a call, or took longer than 1.005 of the optimum.
@@ -40,7 +40,7 @@ ALLOWED = 1.005
 
 @frozen
 class World:
-    """What a run is made of: the server, the way to it, and the clock here."""
+    """What a run is made of. The server, the way to it, and the clock here."""
 
     name: str
     skew: float = 0.0
@@ -195,7 +195,7 @@ class Line:
         return Response(response.status, headers, response.body)
 
     async def foreigner(self, app: FakeApp) -> None:
-        """Another program on the same credentials: it comes when it likes, and stays away once it is refused."""
+        """Another program on the same credentials. It comes when it likes, and stays away once it is refused."""
         request = Request("GET", "https://api.twitter.com/2/usage/tweets", {"authorization": f"Bearer {app.token}"})
         while self.world.foreign:
             await self.true.sleep(self.dice.expovariate(self.world.foreign))
@@ -297,7 +297,7 @@ def _request(line: Line) -> Request:
 
 @asynccontextmanager
 async def backoff(line: Line, clock: LocalClock, dice: random.Random) -> Any:
-    """Exponential backoff with jitter, from one second to one minute: the default of a retry library."""
+    """Exponential backoff with jitter, from one second to one minute. The default of a retry library."""
 
     async def call() -> None:
         for attempt in itertools.count():
@@ -310,7 +310,7 @@ async def backoff(line: Line, clock: LocalClock, dice: random.Random) -> Any:
 
 @asynccontextmanager
 async def alone(line: Line, clock: LocalClock, _: random.Random) -> Any:
-    """Sleep to the reset, each worker on its own: the common client's policy."""
+    """Sleep to the reset, each worker on its own. The common client's policy."""
 
     async def call() -> None:
         while (response := await line.send(_request(line), timeout=60.0)).status != 200:

@@ -74,7 +74,7 @@ PROFILES = 30
 
 @contextmanager
 def server(faulty: float, most: int) -> Iterator[tuple[str, mmap.mmap]]:
-    """A server in a process of its own: its URL, and how often each request came."""
+    """A server in a process of its own. Its URL, and how often each request came."""
     with tempfile.NamedTemporaryFile() as file:
         file.truncate(most)
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The other end of the soak: a raw HTTP server that responds as the API does, and spoils some of its responses.
+"""The other end of the soak. A raw HTTP server that responds as the API does, and spoils some of its responses.
 
 It is run as a process of its own, and needs nothing but Python: ``soak_server.py FAULTY MARKS``. It prints its port,
 and adds one to the byte of MARKS, a file, that the ``x-call`` header of each request names: so it is known of every

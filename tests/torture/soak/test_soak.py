@@ -1,4 +1,4 @@
-"""A short soak, and whether it sees what it is there for: leaks of every kind, seeded. `nox -s soak` is the whole."""
+"""A short soak, and whether it sees what it is there for. Leaks of every kind, seeded. `nox -s soak` is the whole."""
 
 import asyncio
 import os
@@ -82,7 +82,7 @@ async def stumbles(send: Send, _: list[Any]) -> Response:
 
 
 def test_a_short_soak() -> None:
-    """Four hundred calls, some of them spoilt, cancelled or shared: nothing grows, leaks or is sent twice."""
+    """Four hundred calls, some of them spoilt, cancelled or shared. Nothing grows, leaks or is sent twice."""
     result = short()
     assert result.misses() == []
     assert result.outcomes.total() == CALLS
@@ -130,7 +130,7 @@ def test_a_place_that_is_never_given_back_is_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_three_weeks() -> None:
-    """Three weeks of polling in three profiles: no 429, nothing fails, nothing grows."""
+    """Three weeks of polling in three profiles. No 429, nothing fails, nothing grows."""
     for world in soak.profiles()[:3]:
         weeks = asyncio.run(soak.year(world, days=21))
         assert weeks.misses() == []
