@@ -1,6 +1,4 @@
-"""Shared fixtures: a fix of aioresponses, the canary token, an interruptible command, databases; and the count of the
-fault catalogue.
-"""
+"""Shared fixtures, among them the canary token and databases. The fault catalogue is counted here, too."""
 
 import inspect
 import os

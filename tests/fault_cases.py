@@ -106,7 +106,7 @@ def dripping(head: bytes, drop: bytes, *, every: float = 0.01) -> Act:
 def somewhere(
     *, tls: Callable[[], ssl.SSLContext] | None = None, scheme: str = "http", script: Script | None = None, **given: Any
 ) -> Callable[[Script], AbstractAsyncContextManager[Place]]:
-    """A server of our own, spoken to over a transport that is made with what is given."""
+    """A server of our own, called over the passed transport."""
 
     @asynccontextmanager
     async def place(usual: Script) -> AsyncIterator[Place]:
@@ -152,7 +152,7 @@ def elsewhere(*addresses: str, silent: bool = False, name: Any = None) -> Callab
 
 @asynccontextmanager
 async def looked_up(found: Any) -> AsyncIterator[None]:
-    """The name leads to these addresses; or to what the function does instead."""
+    """The name leads to these addresses, or to the function's result."""
     ended = threading.Event()
 
     def getaddrinfo(_: Any, port: Any, *__: Any, **___: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How a row of the catalogue is run, and what must hold after every one of them, whatever the row is about.
+"""Runs a row of the catalogue, and checks what holds after each.
 
 What belongs here: nothing of any single fault. Those are in ``cases``.
 """
@@ -155,7 +155,7 @@ async def nothing_left() -> AsyncIterator[None]:
 
 
 def check(case: Case, outcome: Outcome, *, tries: int) -> None:
-    """The right error, retried as often as it may help, and the books in order."""
+    """The right error, retried as often as allowed, and correct counts."""
     result = outcome.result
     if case.error is None:
         assert isinstance(result, Usage), result
@@ -235,7 +235,7 @@ async def over_the_wire(
     times: float = float("inf"),
     cut: Callable[[bytes], Iterable[bytes]] | None = None,
 ) -> Outcome:
-    """One call of a real client over a real socket, and how it went.
+    """One call of a real client over a real socket.
 
     It must end in time. A virtual machine may pause for longer than that, which no clock distinguishes from a late
     call: so the time, and nothing else, is the best of three.
@@ -266,7 +266,7 @@ async def _over_the_wire(
 
 
 async def in_memory(case: Case, policy: RetryPolicy, *, times: float = float("inf")) -> Outcome:
-    """One call of a real client to the fake, and how it went."""
+    """One call of a real client to the fake."""
     clock = VirtualClock()
     api = FakeApi(clock=clock)
     assert case.fault is not None

@@ -1,4 +1,4 @@
-"""What a call costs, as a ratio to what people would use instead: `nox -s bench`.
+"""The cost of a call, as a ratio to that of its alternatives: `nox -s bench`.
 
 It prints a line for each row of docs/speed.md, and writes docs/bench.json and that page's table. ``--dry`` writes
 nothing; a name, such as ``decode``, measures that only, and writes nothing either.

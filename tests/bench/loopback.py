@@ -1,4 +1,4 @@
-"""A serverwith the same body for each request, as fast as Python can: a process of its own.
+"""A server with the same body for each request, in its own process. It is as fast as Python can be.
 
 What is measured is the client's processor time, so all that matters here is that it does not wait for the server.
 """

@@ -216,7 +216,7 @@ class TestConnecting:
         await transport.aclose()
 
     async def test_a_proxy_refuses(self, serve: Serve) -> None:
-        """A proxy that opens no tunnel is a connection that cannot be made; the token never leaves: retried."""
+        """A proxy that opens no tunnel is a failed connection: retried. The token never leaves."""
         proxy = await serve(says(answer(status=b"502 Bad Gateway")))
         transport = AiohttpTransport(proxy=f"http://{LOOPBACK}:{proxy.port}")
         request = Request("GET", "https://api.test/", {"authorization": f"Bearer {CANARY_TOKEN}"})
@@ -320,7 +320,10 @@ class TestTls:
             task.cancel()
 
     async def test_cut_in_the_middle_of_the_body(self, serve: Serve, authority: trustme.CA) -> None:
-        """A TLS connection that breaks off in the body is a cut answer, and no fault of the certificate: retried."""
+        """A TLS connection that breaks off in the body is a truncated response.
+
+        It is not a fault of the certificate: retried.
+        """
         server = await serve(says(answer(length=99), then="reset"), tls=self.identity(authority, LOOPBACK))
         transport = AiohttpTransport(ssl=self.trusting(authority))
         assert retry_of(await refusal(transport, server.request(), ProtocolError)) == "always"
@@ -669,8 +672,9 @@ class TestTooMuch:
         return endless
 
     async def test_at_most_max_body_is_held(self, serve: Serve, transport: AiohttpTransport, script: Script) -> None:
-        """What is larger than max_body is refused as soon as that is known, the connection is closed, and others had
-        their turn all the time: not retried.
+        """A body beyond ``max_body`` is refused early, and not retried.
+
+        The connection is closed, and other tasks run meanwhile.
         """
         server = await serve(script)
         turns = 0
@@ -806,7 +810,7 @@ class TestTime:
 
 @frozen
 class Stage:
-    """A call that has come to a stage and stays there, and the one that it waits behind."""
+    """A call that has come to a stage, and the call before it."""
 
     transport: AiohttpTransport
     task: asyncio.Task[Response]
@@ -850,8 +854,9 @@ class TestCancelling:
         await stage.server.all_gone()
 
     async def test_closing_ends_calls(self, stage: Stage) -> None:
-        """Closing the transport ends every call under way with ClientClosedError: not with a cancellation, and not
-        with the timeout.
+        """Closing the transport ends every running call with ClientClosedError.
+
+        It ends neither with a cancellation nor with the timeout.
         """
         await stage.transport.aclose()
         for task in (stage.task, *stage.ahead):

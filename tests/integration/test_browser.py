@@ -187,7 +187,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def opened(context: BrowserContext | Page, url: str) -> tuple[Page, list[str]]:
-    """A page, and what its console and its requests say that they should not."""
+    """A page, and the errors of its console and its requests."""
     page = context if isinstance(context, Page) else context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -260,7 +260,7 @@ def test_targets(server: _Server, page: Page) -> None:
 
 
 def test_keyboard(server: _Server, page: Page) -> None:
-    """Tab goes to the skip link, the days, the table, the apps and the links, and each shows a ring of 3 px."""
+    """Tab goes to each link, the days, the table and the apps. Each shows a ring of 3 px."""
     server.show("big")
     page.goto(server.url)
     order = []
@@ -397,9 +397,7 @@ def test_the_policy_holds(server: _Server, page: Page) -> None:
 
 
 def test_report_under_the_policy_of_jenkins(browser: Browser, tmp_path: Path) -> None:
-    """Where style sheets and scripts are forbidden, the shapes have their colours, and the console is quiet but for
-    the style sheet.
-    """
+    """Without style sheets and scripts the shapes have their colours. The console reports only the style sheet."""
     usage = evolve(usage_of(), fetched_at=NOW)
     html = report(view_of(usage, now=NOW, days=30))
     policy = "sandbox; default-src 'none'; img-src 'self'; style-src 'self';"

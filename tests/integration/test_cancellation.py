@@ -349,7 +349,7 @@ async def sharing_alone(scenario: Scenario) -> CoroutineUnderTest:
 
 
 async def sharing_all_cancelled(scenario: Scenario) -> CoroutineUnderTest:
-    """All who share it are cancelled together, among them the one who was just granted a place."""
+    """All callers of it are cancelled together, also one just granted a place."""
 
     async def all_of_them() -> None:
         await asyncio.gather(*(scenario.client.get_usage(max_age=60) for _ in range(3)))

@@ -179,7 +179,7 @@ class TestPage:
 
     @pytest.mark.parametrize("pair", ["27002234", "=a", "1="])
     def test_a_name_that_is_none(self, pair: str) -> None:
-        """A name needs an id, and an id a name; of both ways to give it."""
+        """A name needs an id, and an id a name. Both ways to pass it."""
         assert "takes ID=NAME" in sentence(run("show", "--demo", "--name", pair))
         assert "TWUSAGE_APP_NAMES takes ID=NAME" in sentence(run("show", "--demo", TWUSAGE_APP_NAMES=pair))
 
@@ -576,7 +576,7 @@ class TestFailures:
         assert sentence(result).endswith(f". {DOCTOR}")
 
     def test_not_of_made_up_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The doctor examines the real set-up, which a demo has nothing to do with."""
+        """The doctor checks the real set-up, which a demo does not use."""
         wire = Wire()
         wire.answers.append(sdk.TlsError("made up"))
         monkeypatch.setattr("twusage.testing.FakeTransport", lambda _: wire)
@@ -585,7 +585,7 @@ class TestFailures:
         assert "doctor" not in sentence(result)
 
     def test_text_of_the_api_in_errors(self, wire: Wire) -> None:
-        """Escapes in a refusal's own words do nothing, and do not break its line."""
+        """Escapes in the API's error do nothing, and do not break its line."""
         wire.says(problem("No\x1b[2J\nway"), 403)
         assert r"No\u001b[2J\nway" in sentence(run("show"))
 
@@ -596,7 +596,7 @@ class TestFailures:
     def test_max_wait(
         self, wire: Wire, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], asked_for: int, code: int
     ) -> None:
-        """A person at a terminal waits for a minute, or as long as they say; a longer wait is not begun."""
+        """At a terminal the command waits for a minute by default. A longer wait is not begun."""
         slept: list[float] = []
 
         async def sleep(_: object, seconds: float) -> None:
@@ -928,7 +928,7 @@ class TestCountdown:
         assert loop.calls == []
 
     def test_no_escape_sequence(self, loop: Loop, screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-        """So NO_COLOR has nothing to forbid, nor has a dumb terminal anything to show."""
+        """NO_COLOR is irrelevant there, and a dumb terminal shows nothing."""
         monkeypatch.setenv("FORCE_COLOR", "1")
         with redirect_stderr(screen):
             Countdown()(wait_of(3, "because\x1b[2J"))

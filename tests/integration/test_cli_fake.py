@@ -59,7 +59,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 
 def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]) -> None:
-    """The address on loopback, a line to try it with, and a token for each app; Ctrl-C leaves quietly."""
+    """It prints the address, an example, and a token per app. Ctrl-C ends it without a message."""
     result = serve("--apps", "2")
     assert result.exit_code == 130
     assert re.search(r"Serving the fake API at http://127\.0\.0\.1:\d+ until Ctrl-C", result.stdout)

@@ -44,7 +44,7 @@ CTYPES = [
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locales")
 @pytest.mark.parametrize(("environ", "ascii_only"), LOCALES + (CTYPES if Path("/proc/self/environ").exists() else []))
 def test_the_locale_decides(environ: str, ascii_only: bool) -> None:
-    """The first that is set of LC_ALL, LC_CTYPE and LANG, though Python itself sets LC_CTYPE in the C locale."""
+    """The first set one of LC_ALL, LC_CTYPE and LANG decides. Python itself sets LC_CTYPE in the C locale."""
     clean = {name: value for name, value in os.environ.items() if name not in NAMES}
     done = subprocess.run(
         [sys.executable, "-c", "import os; from twusage.cli.output import *; print(is_ascii_only(os.environ))"],

@@ -199,7 +199,7 @@ class TestServe:
 
     @pytest.mark.parametrize("content", [None, b"\xff\xfe" * 20])
     def test_unreadable_password(self, content: bytes | None, tmp_path: Path) -> None:
-        """A file that cannot be read is an error that does not name it: it may be the password by mistake."""
+        """An unreadable file is an error without its name, which may be the password by mistake."""
         file = tmp_path / "secret-name"
         if content is not None:
             file.write_bytes(content)

@@ -224,7 +224,9 @@ class TestTooMuch:
         return saying(OK + b"\r\n", *[bytes(2**18)] * 4096)
 
     async def test_others_go_on_meanwhile(self, act: Any) -> None:
-        """The loop is never held for more than 20 ms, other calls are answered meanwhile, and the connection is closed.
+        """The loop is never held for more than 20 ms, and the connection is closed.
+
+        Other calls get their responses meanwhile.
 
         Measured in this thread's own CPU time: what the machine gives to others is not ours.
         """

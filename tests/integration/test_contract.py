@@ -66,7 +66,7 @@ class Service:
         return await self.client(token).get_usage(**arguments)
 
     async def refusal(self, kind: type[TwUsageError], *, token: str | None = None, **keywords: Any) -> Any:
-        """The error that a call ends with: of exactly this kind, and without the token."""
+        """The error of a call: exactly of this class, and without the token."""
         token = token or self.api.apps[0].token
         with pytest.raises(TwUsageError) as caught:
             await self.client(token, **keywords).get_usage()
@@ -286,7 +286,7 @@ class TestRequests:
         assert received.body == b""
 
     async def test_a_failed_call_is_one_request(self, service: Service) -> None:
-        """A call that fails on its way has been sent once all the same, whatever HTTP library is below."""
+        """A failed call was sent once all the same, with any HTTP library."""
         for fault in (Fault.status(503), Fault.disconnected(), Fault.reset()):
             service.api.fail(fault)
             with pytest.raises(TwUsageError):

@@ -118,7 +118,7 @@ class TestPoller:
         assert poller.usage is not None
 
     async def test_recovers(self, poller: Poller, twusage_api: FakeApi) -> None:
-        """After an outage the failure is gone, and the events say how long it was."""
+        """After an outage the failure is gone, and the events have its duration."""
         twusage_api.fail(Fault.status(503), times=3)
         await run_for(poller, 1000)
         kinds = [type(event) for event in poller.events]

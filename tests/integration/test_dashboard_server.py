@@ -81,7 +81,7 @@ async def test_get_and_head() -> None:
     ],
 )
 async def test_malformed_requests(request_: bytes) -> None:
-    """The headers of all answers, and no word of aiohttp, of Python, or of the request."""
+    """The headers of all responses, without a word of aiohttp, Python, or the request."""
     async with serving(answer, "127.0.0.1", 0) as port:
         sent = await exchange(port, request_)
         assert re.match(rb"HTTP/1\.[01] (400|431|500) ", sent)
@@ -116,7 +116,7 @@ async def test_a_body_is_not_read() -> None:
 
 @pytest.mark.parametrize("drip", [False, True])
 async def test_slow_requests(monkeypatch: pytest.MonkeyPatch, drip: bool) -> None:
-    """A connection that has not sent a whole request in time is closed; the server answers others meanwhile."""
+    """A connection without a whole request in time is closed. The server serves others meanwhile."""
     monkeypatch.setattr(server, "_TIMEOUT", 0.4)
     async with serving(answer, "127.0.0.1", 0) as port, connected(port) as (reader, writer):
         began = time.monotonic()

@@ -118,7 +118,7 @@ class TestDefaultLimiter:
         assert len(first) == 1
 
     def test_on_two_loops_at_a_time(self, api: FakeApi) -> None:
-        """Clients that part, each to a thread of its own, each get a limiter that works there."""
+        """Clients on threads of their own each get a limiter that works there."""
         clients = [UsageClient(api.apps[0].token, transport=FakeTransport(api)) for _ in range(2)]
 
         async def calls() -> None:
@@ -154,7 +154,7 @@ class TestDefaultLimiter:
 @pytest.mark.parametrize("make", [FakeTransport, lambda _: AiohttpTransport()], ids=["fake", "live"])
 class TestBothTransportsAlike:
     def test_two_loops_at_a_time(self, make: Any, api: FakeApi) -> None:
-        """The one that came second is refused, and the first is served on."""
+        """The second one is refused, and the first is still served."""
         transport: Transport = make(api)
         with FakeServer(api) as server, asyncio.Runner() as one, asyncio.Runner() as other:
             request = request_to(server)

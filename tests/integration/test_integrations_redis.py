@@ -281,7 +281,7 @@ async def test_closed_without_a_time(limiter: RedisRateLimiter, retry_after: flo
 
 
 async def test_refused_and_refused_again_waits_longer(limiter: RedisRateLimiter) -> None:
-    """A wait of nothing is one second, and half as long again after the next 429."""
+    """A Retry-After of 0 is one second, and half as long again after the next 429."""
     waits = []
     for _ in range(2):
         async with limiter.slot(APP) as slot:
@@ -333,7 +333,7 @@ async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -
 
 
 async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLimiter) -> None:
-    """A process that is killed while it holds the probe keeps the others waiting for its lease and no longer."""
+    """A process that is killed with the probe blocks the others for its lease, and no longer."""
     killed = RedisRateLimiter(server.url, lease=0.3)
     await killed.slot(APP).__aenter__()
     assert await asyncio.wait_for(call(limiter, window(7)), 3) == pytest.approx(0.3, abs=0.2)
@@ -393,7 +393,7 @@ async def test_a_call_that_may_not_wait_is_rejected_behind_anothers_probe(
 async def test_a_probe_that_cannot_connect_ends_the_waits_behind_it(
     limiter: RedisRateLimiter, other: RedisRateLimiter
 ) -> None:
-    """In its process with the same failure, in another with one that quotes it; each counts its own attempt."""
+    """In its process with the same failure, in another with one that quotes it. Each counts its own attempt."""
     async with limiter.slot(APP) as probe:
         behind = [asyncio.create_task(call(each)) for each in (limiter, limiter, other, other)]
         await asyncio.sleep(0.2)
@@ -440,8 +440,9 @@ async def test_first_come_first_served_in_a_process(limiter: RedisRateLimiter) -
 
 
 async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Older turns are served before those of a process that comes later, which waits for the next window if they want
-    all of this one. The probe may be any process's.
+    """Older turns are served before those of a later process.
+
+    That process waits for the next window if they use up this one. The probe may be any process's.
     """
     order: list[str] = []
 
@@ -503,7 +504,7 @@ async def test_every_key_has_a_lifetime(limiter: RedisRateLimiter, server: Serve
 async def test_it_looks_no_more_than_20_times_a_second(
     limiter: RedisRateLimiter, other: RedisRateLimiter, server: Server
 ) -> None:
-    """While another call's probe is in flight; and rarely while the window is known to be used up."""
+    """While another call's probe is in flight. It is rare while the window is known to be used up."""
 
     def evals() -> int:
         stats: Any = server.client.info("commandstats")
@@ -769,7 +770,7 @@ async def test_a_redis_that_was_never_there(tmp_path: Path) -> None:
 
 
 async def test_waiters_go_on_alone(server: Server, limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
-    """Waiters wait on by the local rules, with the last known state, when Redis is lost, and return to Redis."""
+    """When Redis is lost, waiters continue by the local rules and the last known state. They return to Redis later."""
     await call(limiter, window(0, wait=1.5))
     waiter = asyncio.create_task(call(limiter, window(30, wait=600)))
     await asyncio.sleep(0.1)
@@ -803,7 +804,7 @@ async def test_alone_each_keeps_to_its_share(
 
 
 async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateLimiter) -> None:
-    """The last state in Redis still counts when it is unavailable; and then a 429 closes the window."""
+    """The last state in Redis still counts when it is unavailable. Then a 429 closes the window."""
     await call(limiter, window(0, wait=300))
     await flushed(limiter)
     with pytest.raises(RateLimitedError):
@@ -973,7 +974,7 @@ async def test_reports_are_kept_while_redis_is_gone_but_not_all(server: Server, 
 
 
 async def test_lost_while_reporting(server: Server, limiter: RedisRateLimiter) -> None:
-    """No call waits for it; the report is sent when Redis is back, and a second app's calls go on alone as well."""
+    """No call waits for it. The report is sent when Redis is back, and a second app's calls go on alone as well."""
     await call(limiter, window(30))
     async with limiter.slot("another") as elsewhere:
         elsewhere.observe(window(30), time.time())

@@ -52,7 +52,7 @@ async def history(history_url: str) -> AsyncIterator[History]:
 
 
 async def test_what_is_recorded_comes_back(history_url: str) -> None:
-    """Days of the project and of each app, and the cycle: also after the history was closed and opened again."""
+    """Days of the project and of each app, and the cycle, also after a restart."""
     days: dict[dt.date, int | None] = {DAY: 7, dt.date(2026, 3, 17): 0}
     async with History(history_url) as history:
         await history.record(usage(days, {"2": {DAY: 3}, "1": {DAY: 4}}))
@@ -342,7 +342,7 @@ async def test_many_make_the_same_history_at_once(history_url: str) -> None:
 
 
 async def test_cancelled_at_every_step(history_url: str) -> None:
-    """Wherever it strikes, a write is there as a whole or not at all, and the next one meets no lock."""
+    """A cancelled write is complete or absent, and the next one meets no lock."""
     days = {DAY - dt.timedelta(days=number): 1 for number in range(40)}
     async with History(history_url) as other:
         for step in range(30):
@@ -396,7 +396,7 @@ async def test_cancelled_before_the_thread_began(history_url: str) -> None:
 
 
 async def test_closing_waits_for_a_cancelled_write(history_url: str) -> None:
-    """A write that had begun is completed before ``aclose`` returns, even if the closing is cancelled as well."""
+    """A write that had begun is completed before ``aclose`` returns. That holds even if the closing is cancelled."""
     began, gate = threading.Event(), threading.Event()
     history = await History(history_url).__aenter__()
 

@@ -222,7 +222,7 @@ def guarded() -> Iterator[Path]:
 
 @fault
 async def test_read_only_sqlite(guarded: Path) -> None:
-    """In a directory that may not be written to a history cannot be made, and one that is there is read-only."""
+    """In a read-only directory a history cannot be created. An existing one is read-only."""
     url = f"sqlite:///{guarded}/usage.db"
     guarded.chmod(0o555)
     with as_nobody(), pytest.raises(HistoryError) as caught:
@@ -253,7 +253,10 @@ async def test_read_only_postgresql(postgresql: Server) -> None:
 
 @fault
 async def test_moved_away(tmp_path: Path) -> None:
-    """Nothing is written to a file that was moved, none is made in its place; back again, or another: it goes on."""
+    """Nothing is written to a file that was moved, and none is created in its place.
+
+    Once it is back, writes continue.
+    """
     path = tmp_path / "usage.db"
     async with History(f"sqlite:///{path}") as history:
         await history.record(usage(project="old"))
@@ -366,7 +369,7 @@ async def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: p
 async def test_the_password_is_shown_nowhere(
     postgresql: Server, right: bool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Not in an error, its traceback with locals, a pickle, a repr, or a log at DEBUG; refused or accepted."""
+    """Not in an error with its traceback, a pickle, a repr, or a log at DEBUG. The URL may be refused or accepted."""
     caplog.set_level(logging.DEBUG)
     password = urllib.parse.quote(PASSWORD + ("" if right else "x"), safe="")
     history = History(postgresql.loopback_url(password))

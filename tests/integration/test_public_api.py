@@ -73,7 +73,7 @@ def test_all_is_complete(face: str) -> None:
 
 
 def test_promised_names_are_there() -> None:
-    """The names that the design promises to code outside this repository are importable."""
+    """The names that the design promises to other code are importable."""
     promised = {
         *("UsageClient", "UsageField", "Usage", "ProjectUsage", "ClientAppUsage", "DailySeries", "DailyUsage"),
         *("RateLimit", "Problem", "Request", "Response", "Transport", "Auth", "BearerToken", "RateLimiter"),
@@ -99,7 +99,7 @@ def test_star_import(face: str) -> None:
 
 @pytest.mark.parametrize("face", FACES)
 def test_dir_knows_every_name(face: str) -> None:
-    """``dir`` and so a shell's completion know the lazy names before they are loaded."""
+    """``dir`` and a shell's completion list the lazy names before they are loaded."""
     code = f"import {face}\nprint(json.dumps(dir({face})))"
     listed = in_a_fresh_interpreter(code)
     module = importlib.import_module(face)

@@ -1,4 +1,4 @@
-"""No secret is ever shown: a sweep of canaries through whatever can go wrong, and of all that a person can read then.
+"""No secret is ever shown. Canary tokens go through every failure, and all readable output is searched.
 
 What may hold what came is the ``headers`` and the ``body`` of an error, by contract; a ``Request`` and a ``Response``
 hold what they carry, which their reprs do not show. ``Sweep`` is the search, itself tested with seeded leaks.
@@ -117,7 +117,7 @@ class Sweep(logging.Handler):
             self.look(f"{where}'s pickle", pickled.decode("latin-1"))
 
     def look_at_error(self, error: BaseException, visited: set[int] | None = None) -> None:
-        """At an error: its text, its data, its notes, its chain, and the frames of the package in its traceback."""
+        """In an error: its text, data, notes, chain, and our frames in its traceback."""
         visited = set() if visited is None else visited
         if id(error) in visited:
             return
@@ -317,7 +317,7 @@ def is_mint(request: Request) -> bool:
 
 
 def sent_headers(auth: str) -> list[tuple[str, Callable[[Request], bool]]]:
-    """What a client with that auth sends, and in which of its requests."""
+    """The credentials that a client with that auth sends, by request."""
     if auth != "keys":
         return [(f"Bearer {TOKEN}", lambda _: True)]
     pair = base64.b64encode(f"{quote(KEY, safe='')}:{quote(SECRET, safe='')}".encode()).decode()
@@ -326,7 +326,7 @@ def sent_headers(auth: str) -> list[tuple[str, Callable[[Request], bool]]]:
 
 @pytest.mark.parametrize("auth", AUTHS)
 async def test_in_memory(auth: str, sweep: Sweep) -> None:
-    """Whatever the fake can do, and a server that echoes what it was sent wherever it can."""
+    """All faults of the fake, and a server that echoes the request."""
     clock = VirtualClock()
     api = fake_of(clock)
     made = AUTHS[auth]()
@@ -353,7 +353,7 @@ async def test_in_memory(auth: str, sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("auth", AUTHS)
 async def test_the_course_of_a_program(auth: str, sweep: Sweep) -> None:
-    """Retries, renewals, waiting for the window, refusals of our own limiter, sharing, closing amid calls."""
+    """Retries, renewals, waits for the window, rejections, sharing, and closing amid calls."""
     clock = VirtualClock()
     api = fake_of(clock)
     waits: list[object] = []
@@ -476,7 +476,7 @@ async def over_the_wire(sweep: Sweep, auth: str, script: Script) -> None:
 
 @pytest.mark.parametrize("auth", ["text", "keys"])
 async def test_on_the_wire(auth: str, sweep: Sweep) -> None:
-    """Every broken answer that a server can give, with the credentials wherever it has room for them."""
+    """Every broken response of a server, with credentials in all its parts."""
     for name, say in WIRE.items():
         sweep.case = f"{auth}, {name}"
         await over_the_wire(sweep, auth, echoes(say))
@@ -500,7 +500,7 @@ BROKEN_MINTS = {
 
 
 async def test_broken_mints(sweep: Sweep) -> None:
-    """A token that comes within a broken answer is one all the same."""
+    """A token in a broken response is redacted, too."""
     for name, data in BROKEN_MINTS.items():
         sweep.case = name
         await over_the_wire(sweep, "keys", says(data, then="close"))

@@ -1,4 +1,4 @@
-"""fake_app: what the fake API is on a socket, beyond what every transport sees of it (contract/)."""
+"""fake_app: the fake API on a socket, beyond the contract of transports."""
 
 import asyncio
 import base64
@@ -97,7 +97,7 @@ async def test_headers_come_once(api: FakeApi, server: TestServer) -> None:
 
 
 async def test_the_query_arrives_as_it_was_sent(api: FakeApi, server: TestServer) -> None:
-    """What a client quotes is not unquoted on the way to the fake's eyes."""
+    """A client's percent-encoding reaches the fake unchanged."""
     await raw(server, get(api, "/2/usage/tweets?days=7&usage.fields=project_id,project_cap"))
     assert api.requests[0].url.endswith("/2/usage/tweets?days=7&usage.fields=project_id,project_cap")
 
@@ -169,7 +169,7 @@ async def test_an_app_can_be_served_again(api: FakeApi, transport: AiohttpTransp
 
 
 async def test_a_connection_that_is_gone_is_not_hung_up_again() -> None:
-    """A client that has left before its fault comes leaves nothing to break."""
+    """A client that left before its fault is ignored."""
     gone = cast(web.Request, SimpleNamespace(transport=None))
     server_module._hang_up(gone)
     await server_module._until_client_disconnects(gone)

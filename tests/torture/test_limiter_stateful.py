@@ -1,4 +1,4 @@
-"""Both limiters before a server that counts for itself, with everything that can happen to a call, in any order.
+"""Both limiters before a server that counts for itself. All events of a call come in any order.
 
 One machine drives the local limiter and, on a store that is a string, the window of several processes. Below it stand
 plausible bugs; the machine must find each.
@@ -260,7 +260,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         busy=st.sampled_from([0.0, 0.0, 0.0, 1.0, 62.0]),
     )
     def acquire(self, end: str, max_wait: float, count: int, busy: float) -> None:
-        """Calls come; perhaps after the loop was busy for so long, and before the queue has seen what time it is."""
+        """Calls arrive, perhaps after the loop was busy and before the queue has read the clock."""
         self.clock._monotonic += busy
         for _ in range(count):
             call = Call(len(self.calls), end, self.loop.create_future(), process=self.next_process())
@@ -387,7 +387,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
 
 
 class ProcessesBeforeServer(LimiterBeforeServer):
-    """The same with three processes, whose calls wait as long as it takes."""
+    """The same with three processes, whose calls wait without a limit."""
 
     def start(self) -> None:
         self.processes = Processes(self.clock)

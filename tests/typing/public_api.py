@@ -209,7 +209,7 @@ class SyncAuth:
 
 
 def the_protocols() -> None:
-    """Hand-written parts satisfy their protocols, ours do, and what lacks something does not."""
+    """Hand-written parts satisfy their protocols, ours do, and incomplete ones do not."""
     transports: list[Transport] = [MyTransport(), AiohttpTransport(), FakeTransport(FakeApi())]
     auths: list[Auth] = [MyTextAuth(), MySecretAuth(), BearerToken("AAAA"), AppOnlyAuth("key", "secret")]
     limiters: list[RateLimiter] = [MyLimiter(), MyGeneratorLimiter(), LocalRateLimiter()]

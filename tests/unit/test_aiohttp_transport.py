@@ -136,7 +136,7 @@ class TestAsking:
         ["127.0.0.1:8080", 8080, "socks5://host:1080", "http://", "http://host:0", "http://[", b"http://host", ""],
     )
     def test_a_proxy_that_is_no_url(self, proxy: Any) -> None:
-        """A proxy that aiohttp could not use is refused when it is given, and not quoted: it may hold a password."""
+        """A proxy that aiohttp could not use is refused on creation. It is not quoted: it may hold a password."""
         with pytest.raises(ConfigurationError, match=r"^proxy must be the URL of an HTTP proxy, such as http://"):
             AiohttpTransport(proxy=proxy)
 
@@ -268,7 +268,7 @@ class TestErrors:
         error: Exception,
         kind: type[TransportError],
     ) -> None:
-        """A server that cannot be trusted, or a request that aiohttp cannot send, is not tried again."""
+        """An untrusted server, or a request that aiohttp cannot send, is not retried."""
         web.get(ADDRESS, exception=error)
         with pytest.raises(kind) as caught:
             await transport.send(canary_request, timeout=1)
@@ -278,7 +278,7 @@ class TestErrors:
     async def test_a_parsers_own_error_is_translated(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request, canary: str
     ) -> None:
-        """The Python parser of aiohttp raises an error that is not a ClientError: it is caught, and not quoted."""
+        """The Python parser of aiohttp raises an error that is not a ClientError. It is caught, and not quoted."""
         web.get(ADDRESS, exception=HttpProcessingError(message=f"bad chunk\n{canary}\x07"))
         with pytest.raises(ProtocolError, match=r"^the response is not valid HTTP$") as caught:
             await transport.send(canary_request, timeout=1)

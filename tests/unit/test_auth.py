@@ -125,7 +125,7 @@ class TestShown:
 
     @pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
     def test_malformed(self, make: type[Secret | BearerToken], text: str) -> None:
-        """A token that no header can carry is refused when it is given, and not quoted."""
+        """A token that no header can carry is refused on creation, and not quoted."""
         with pytest.raises(ConfigurationError, match="without 'Bearer' and without quotes") as caught:
             make(text)
         assert "canary" not in "".join(traceback.format_exception(caught.value))
@@ -260,7 +260,7 @@ Outcome = str | BaseException
 
 
 class FetchToken:
-    """Gives these tokens, or these failures, one after the other, when it is let."""
+    """Returns these tokens, or raises these failures, one after the other, on release."""
 
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
@@ -389,7 +389,7 @@ class TestAppOnlyAuth:
         assert len(fetch_token.exchanges) == 3
 
     def test_keeps_no_loop_alive(self, keys: AppOnlyAuth) -> None:
-        """A program that runs one loop after the other does not gather them."""
+        """A program that runs several loops in sequence does not collect them."""
         loops = weakref.WeakSet[asyncio.AbstractEventLoop]()
 
         async def renew() -> None:
@@ -436,7 +436,7 @@ class TestAppOnlyAuth:
         assert "canary" not in f"{keys} {vars(keys)}"
 
     async def test_a_copy_works_and_a_pickle_says_why_it_does_not(self, keys: AppOnlyAuth) -> None:
-        """A copy is the same key and fetches a token of its own; a pickle holds nothing, and raises on use."""
+        """A copy is the same key and fetches a token of its own. A pickle holds nothing, and raises on use."""
         await keys.token(FetchToken("T1"))
         for twin in (copy.copy(keys), copy.deepcopy(keys)):
             assert (twin.app, twin._cached_token) == (keys.app, None)
@@ -552,7 +552,7 @@ class TestMinting:
         ids=str,
     )
     async def test_what_fails(self, api: FakeApi, fault: Fault, kind: type, retry: str, sent: int) -> None:
-        """Ten calls that wait for one token have one failure, are retried by its kind, and no usage is requested.
+        """Ten calls that wait for one token share its failure and its retries. No usage is requested.
         The window is not charged for it, and the next call works.
         """
         limiter = LocalRateLimiter(clock=api.clock)
@@ -616,7 +616,7 @@ class TestMinting:
         assert sent == [4, 4, 4, 2, 1]
 
     async def test_closing_ends_it(self, api: FakeApi, clock: VirtualClock) -> None:
-        """A client that is closed while it fetches a token ends its calls; another's, who waited for it, go on."""
+        """A client that is closed while it fetches a token ends its calls. Another client's waiting calls go on."""
         api.fail(Fault.slow(5), when=is_mint, times=2)
         keys = keys_of(api)
         async with client_of(api, keys) as other:
@@ -642,7 +642,7 @@ class TestMinting:
 class TestRenewal:
     @pytest.mark.parametrize("calls", [1, 20, 100])
     async def test_once_for_all(self, api: FakeApi, clock: VirtualClock, calls: int) -> None:
-        """The token is refused: one other is fetched for all the calls under way and in the queue, and all succeed."""
+        """The token is rejected: one other is fetched for all calls under way and in the queue. All succeed."""
         api.rate_limit = 60
         policy = RetryPolicy(max_wait=4000)
         async with client_of(api, retry=policy, transport=FakeTransport(api, latency=1)) as client:
@@ -817,7 +817,7 @@ class TestFromEnvironment:
 
     @pytest.mark.parametrize("text", ['"canary"', "'canary'", 'canary"'])
     def test_quotation_marks(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Those that an .env file left there are named as what is wrong, and cost no call."""
+        """Empty variables of an .env file are named as the cause, and cost no call."""
         monkeypatch.setenv("X_BEARER_TOKEN", text)
         with pytest.raises(ConfigurationError, match=r"^X_BEARER_TOKEN: the value has a quotation mark") as caught:
             auth_from_env()

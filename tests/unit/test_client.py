@@ -132,7 +132,7 @@ async def test_a_result_knows_when_it_came_and_what_is_left_of_the_window(
 
 
 async def test_the_newest_rate_limit_is_kept(client: UsageClient, api: FakeApi) -> None:
-    """Out of order: a response of this window with more calls left is older, one of the next window is newer."""
+    """Out of order: a response of this window with more calls left is older. One of the next window is newer."""
     await client.get_usage()
     api.fail(Fault.slow(5.0))
     slow = asyncio.create_task(client.get_usage())
@@ -261,8 +261,9 @@ async def test_a_timeout_takes_a_place(api: FakeApi) -> None:
 async def test_the_fifty_first_call_waits_for_the_next_window(
     client: UsageClient, api: FakeApi, clock: VirtualClock
 ) -> None:
-    """No 429 is ever provoked: the call that would be one too many waits until a second after the reset, and a little
-    longer in case our clock is fast.
+    """No 429 is ever provoked.
+
+    A call too many waits until a second after the reset, and a little longer for a fast clock.
     """
     await asyncio.gather(*(client.get_usage() for _ in range(51)))
     assert len(api.requests) == 51
@@ -306,7 +307,7 @@ async def test_a_429_without_any_header_closes_for_a_window(
 async def test_a_foreign_limit_does_not_close_the_window(
     client: UsageClient, api: FakeApi, clock: VirtualClock
 ) -> None:
-    """A 429 with calls left is sat out by the call that met it; others go on."""
+    """Only the call that got a 429 with calls left waits; others go on."""
     await client.get_usage()
     api.fail(Fault.rate_limited(headers={"x-rate-limit-remaining": "12"}))
     met = asyncio.create_task(client.get_usage())
@@ -372,7 +373,7 @@ def test_a_timeout_without_sense_is_refused(timeout: Any) -> None:
     }.items(),
 )
 def test_a_part_that_is_none_is_refused(keyword: str, methods: str) -> None:
-    """What cannot do its work is refused by its keyword, and not when it is first needed; and not quoted."""
+    """An unusable component is refused by its keyword, on creation, and not quoted."""
     for part, given in ((5, "int"), ("canary", "str"), (SystemClock, "the class itself"), (False, "bool")):
         with pytest.raises(ConfigurationError) as caught:
             UsageClient("AAAA", **{keyword: part})  # type: ignore[arg-type]
@@ -787,7 +788,7 @@ async def test_a_timeout_error_out_of_the_transport_passes(api: FakeApi) -> None
 
 
 async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> None:
-    """A program that cancels all tasks of a loop ends the shared request; its callers get that, and do not hang."""
+    """A program that cancels all tasks of a loop ends the shared request. Its callers get that, and do not hang."""
     gate = Gate(api)
     client = make_client(api, transport=gate)
     call = asyncio.create_task(client.get_usage(max_age=5))
@@ -799,7 +800,7 @@ async def test_a_cancelled_shared_request_is_a_closed_client(api: FakeApi) -> No
 
 
 async def test_a_client_that_closes_in_the_step_of_a_call_opens_nothing() -> None:
-    """A call that continues in the very step of the closing does not open a transport, which would leak."""
+    """A call that continues in the step of the closing does not open a transport. It would leak."""
     ready = asyncio.get_running_loop().create_future()
 
     class Slow:
@@ -834,7 +835,7 @@ async def test_an_error_of_somebody_elses_is_shared_as_it_is(api: FakeApi) -> No
 
 
 async def test_a_client_serves_one_loop_at_a_time(api: FakeApi) -> None:
-    """Another thread's loop is refused with what to do, instead of mixing futures that do not mix."""
+    """A call on another thread's loop raises with advice."""
     async with make_client(api, limiter=LocalRateLimiter(clock=api.clock)) as client:
         await client.get_usage()
 
@@ -911,7 +912,7 @@ def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.Monk
 
 
 async def test_closing_from_elsewhere(api: FakeApi) -> None:
-    """Another thread, with a loop of its own, cannot close a client under the feet of the one that it serves."""
+    """Another thread with its own loop cannot close a client in use."""
     client = make_client(api, retry=RetryPolicy.none())
     await client.get_usage()
 

@@ -79,7 +79,7 @@ def shown(value: object) -> str:
 
 
 def leaks(secret: str, *texts: str) -> list[str]:
-    """The stretches of eight letters of a secret that stand in a text; its beginning is every token's."""
+    """The runs of eight letters of a secret that a text contains. The start of a token does not count."""
     return [
         part
         for at in range(8, len(secret) - 7)
@@ -112,7 +112,7 @@ class TestForm:
         ],
     )
     def test_what_is_certain(self, text: str, code: str) -> None:
-        """What no token can be is an error with a code of its own, in the environment as in a file."""
+        """A string that cannot be a token is an error with its own code, in the environment as in a file."""
         [found] = check_environment({"X_BEARER_TOKEN": text})
         assert (found.code, found.level) == (code, "error")
         assert found.message.startswith("X_BEARER_TOKEN ")
@@ -175,7 +175,7 @@ class TestForm:
         ],
     )
     def test_what_a_token_is_suspected_of(self, token: str, code: str) -> None:
-        """What is something else of the portal's, or was spoilt, is a warning until the API has spoken."""
+        """Another credential of the portal, or a damaged one, is a warning until the API has rejected it."""
         found = check_secrets(Secret(token))
         assert found is not None
         assert (found.code, found.level) == (code, "warning")
@@ -210,7 +210,7 @@ class TestForm:
 
     @given(st.text(), st.text())
     def test_nothing_of_it_is_shown(self, before: str, after: str) -> None:
-        """Whatever surrounds a token, and wherever it was put, no part of it is shown and nothing is raised."""
+        """Whatever surrounds a token, no part of it is shown and nothing is raised."""
         text = before + TOKEN[24:] + after
         environ = {"X_API_KEY": text, "X_API_SECRET": text, "TWUSAGE_BASE_URL": text}
         found = (
@@ -249,7 +249,7 @@ class TestTokenFile:
 
     @pytest.mark.parametrize("variable", ["X_BEARER_TOKEN_FILE", "TWITTER_BEARER_TOKEN_FILE"])
     def test_the_file_that_a_variable_names(self, tmp_path: Path, variable: str) -> None:
-        """It is read by the rules of --token-file, and the path is not shown: it may be the token by mistake."""
+        """It is read by the rules of --token-file. The path is not shown: it may be the token by mistake."""
         file = tmp_path / "secret"
         file.write_text(f"{TOKEN}\n")
         [found] = check_environment({variable: str(file), "BEARER_TOKEN": "b"})
@@ -265,7 +265,7 @@ class TestTokenFile:
 
 
 class TestPage:
-    """A page or plain text is a firewall's, a proxy's or the edge's, whatever its status."""
+    """A page or plain text is not the API's, whatever its status."""
 
     @pytest.mark.parametrize(
         "body", ["<!DOCTYPE html><html></html>", "\n  <html>", "error code: 1015", "Access denied"]
@@ -304,7 +304,7 @@ class TestPage:
         ],
     )
     def test_what_is_one(self, error: Exception, expected: bool) -> None:
-        """What the protocol found to be from the edge, and a 200 whose body does not begin like JSON."""
+        """Edge errors of the protocol, and a 200 whose body is not JSON."""
         assert is_page(error) is expected
 
     def test_a_proxys_login(self) -> None:
@@ -428,7 +428,7 @@ class TestEnvironment:
         ],
     )
     def test_where_they_are(self, environ: dict[str, str], message: str) -> None:
-        """It names the variables that count, and those that are set but do not, so that the right one is changed."""
+        """It names the variables that count, and those that are set but do not. So the right one is changed."""
         assert check_environment(environ) == (Finding("credentials.found", "ok", message),)
 
 
@@ -640,7 +640,7 @@ class TestValues:
 
 
 class Vault:
-    """An Auth that gives these, one after the other, and then the last for ever."""
+    """An Auth that returns these, one after the other, and then the last."""
 
     def __init__(self, *gives: str | BaseException) -> None:
         self.gives = list(gives)
@@ -668,7 +668,7 @@ class TestCheck:
         return client
 
     async def test_all_is_well(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """One call: all that is right, the usage, and the window is the client's to know."""
+        """One call: all findings are ok, and the usage and the window are the client's."""
         async with client_of() as client:
             report = await client.check()
             assert report.ok
@@ -742,7 +742,7 @@ class TestCheck:
         api.assert_all_used()
 
     async def test_a_users_token(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """Refused by the API in its own words, whatever the token looks like."""
+        """Rejected by the API, whatever the token looks like."""
         for token in (USER_TOKEN, TOKEN):
             api.user_tokens = {token}
             async with client_of(token) as client:
@@ -829,7 +829,7 @@ class TestCheck:
         assert all(request.method == "POST" for request in api.requests)
 
     async def test_a_token_that_was_renewed(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A cached token that has become invalid is exchanged, but no second call is made to try the new one."""
+        """A cached token that has become invalid is exchanged. No second call is made to try the new one."""
         auth = AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)
         async with client_of(auth) as client:
             await client.get_usage()
@@ -840,7 +840,7 @@ class TestCheck:
             assert (await client.check()).usage is not None
 
     async def test_a_token_that_is_given_again(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A token that is rejected, and that the exchange returns all the same, is not a fault of the pair."""
+        """A rejected token that the exchange returns again is not a fault of the pair."""
         api.fail(Fault.status(401), when=lambda request: request.method == "GET")
         async with client_of(AppOnlyAuth(api.apps[0].api_key, api.apps[0].api_secret)) as client:
             report = await client.check()
@@ -861,7 +861,7 @@ class TestCheck:
         assert len(api.requests) == 1
 
     async def test_it_takes_a_place(self, api: FakeApi, client_of: Callable[..., UsageClient]) -> None:
-        """A check-up counts in the window that the client shares, like any call."""
+        """A check counts in the window that the client shares, like any call."""
         limiter = LocalRateLimiter(clock=api.clock, reserve=49)
         async with client_of(limiter=limiter) as client:
             assert (await client.check()).ok
@@ -891,7 +891,7 @@ class TestCheck:
     async def test_an_auth_that_fails_later(
         self, failing_call: int, error: Exception, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
-        """It is called for the form, for the call, and once more after a 401: whichever fails, it is blamed."""
+        """It is called for the form, for the call, and once more after a 401. Whichever fails, it is blamed."""
         async with client_of(Vault(*[TOKEN] * (failing_call - 1), error)) as client:
             report = await client.check()
         assert codes(report) == ["token.unavailable"]

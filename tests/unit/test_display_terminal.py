@@ -243,7 +243,7 @@ class TestManyDays:
 
 class TestApps:
     def test_many(self) -> None:
-        """Twenty apps are listed, and the rest is summed up; or all of them."""
+        """Twenty apps are listed and the rest is summed up, or all are listed."""
         page = shown(by_app=True, apps=50, per_day=10**9)
         assert "· 46 more apps" in "\n".join(page)
         assert page[-1].startswith("  and 30 more, ")

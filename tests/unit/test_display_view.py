@@ -1,4 +1,4 @@
-"""The view: what is shown, in which words, and that its parts agree with one another."""
+"""The view: its values and words, and the consistency of its parts."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TestDays:
         assert all(sum(day.parts) == day.reads and len(day.parts) == 5 for day in seen.days)
 
     def test_reads_by_no_app(self) -> None:
-        """What no app accounts for is a series and a number of its own."""
+        """Reads of no app are a series and a number of their own."""
         seen = view(apps=1, daily_project_usage=ProjectUsage("1", series(*[40_000] * 90)))
         assert [each.label for each in seen.series] == ["app 0", "not by any app"]
         assert seen.unattributed == 7 * 40_000 - 6 * 34_000 - 17_000
@@ -309,5 +309,5 @@ def test_to_dict() -> None:
     ],
 )
 def test_format(text: str, expected: str) -> None:
-    """Numbers are grouped, rounded to what can be read, and never rounded into a lie."""
+    """Numbers are grouped and rounded, but never to a wrong statement."""
     assert text == expected

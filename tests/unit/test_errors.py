@@ -1,4 +1,4 @@
-"""The exceptions: their tree, their data, and that they survive pickling and copying."""
+"""The exceptions: their tree, their data, and their pickles and copies."""
 
 import copy
 import datetime as dt
@@ -141,7 +141,7 @@ def test_only_what_may_mend_itself_is_retryable(cls: type[TwUsageError]) -> None
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_message_is_all_that_is_shown(cls: type[TwUsageError]) -> None:
-    """What is printed is the message, and none of the data (which may hold what the server echoed)."""
+    """The printed text is the message, without the data, which may hold an echo."""
     error = full(cls)
     assert str(error) == "what happened"
     assert repr(error) == f"{cls.__name__}('what happened')"

@@ -98,7 +98,7 @@ def test_a_poll_that_changes_nothing_writes_nothing(store: Store) -> None:
 
 
 def test_a_wait_of_known_length_is_written_again_at_its_half(store: Store) -> None:
-    """So a look in 5 s costs no write, and shortly before the opening the turns show which processes are alive."""
+    """So a look in 5 s costs no write. Shortly before the opening the turns show which processes are alive."""
     store.probed(0)
     store.exchange("a", 1)
     writes = store.writes
@@ -138,7 +138,7 @@ def test_turns_are_first_come_first_served(store: Store) -> None:
 
 
 def test_one_exchange_serves_all_turns(store: Store) -> None:
-    """The others find their places by reading, until they say that they have got them."""
+    """The others find their places by reading, until they acknowledge them."""
     (place,) = store.take("a")
     for name in "bcd":
         store.exchange(name, 2)

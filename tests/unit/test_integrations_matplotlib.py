@@ -23,7 +23,10 @@ def legend(usage: Usage, **options: Any) -> list[str]:
 
 
 def test_stacks() -> None:
-    """A layer for each app, whose columns add up to the project's days; the safe pace and the used part of the cap."""
+    """A layer per app, whose columns add up to the project's days.
+
+    The safe pace and the used part of the cap are shown.
+    """
     usage = usage_of(known_days=30)
     axes = plot_usage(usage, names={"app 0": "collector"})
     assert len(axes.containers) == 3

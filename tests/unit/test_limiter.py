@@ -87,7 +87,7 @@ def closed(seconds: float) -> Callable[[Slot], None]:
 
 
 async def test_a_free_place_is_taken_at_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A place that is free costs no time and no trip round the loop."""
+    """A free place costs no time and no round of the loop."""
     await probe(limiter, clock, 5)
     slot = limiter.slot("app")
     with pytest.raises(StopIteration):
@@ -108,7 +108,7 @@ async def test_waiters_go_in_the_order_they_came(limiter: LocalRateLimiter, cloc
 
 
 async def test_nobody_overtakes_those_who_wait(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A call that comes in the instant the window opens goes behind those who waited for it."""
+    """A call that arrives as the window opens goes behind the waiters."""
     await probe(limiter, clock, 0)
     log: list[object] = []
     async with asyncio.TaskGroup() as group:
@@ -207,7 +207,7 @@ async def test_a_refund_lets_the_next_one_go(limiter: LocalRateLimiter, clock: V
 
 
 async def test_a_cancelled_waiter_leaves_the_queue_as_it_was(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Who is cancelled while waiting takes no place, and the others keep theirs."""
+    """A waiter that is cancelled takes no place, and the others keep theirs."""
     await probe(limiter, clock, 0)
     log: list[object] = []
     tasks = [asyncio.create_task(go(limiter, log, name)) for name in "abc"]
@@ -381,7 +381,7 @@ async def test_a_clock_that_fails_does_not_leave_its_waiters_asleep() -> None:
 
 
 async def test_a_refusal_before_any_header_has_none(limiter: LocalRateLimiter) -> None:
-    """What was never seen is None; and what is left of no patience is 0 s."""
+    """An unknown value is None, and the remaining wait is at least 0 s."""
     await call(limiter, lambda slot: slot.close_window(None))
     with pytest.raises(RateLimitedError, match="max_wait leaves 0 s") as caught:
         await call(limiter, silent, max_wait=0.0)
@@ -412,7 +412,7 @@ async def test_a_probe_that_is_cancelled_as_it_is_let_go_leaves_its_turn(limiter
 
 
 async def test_the_last_waiter_leaves_no_timer_behind(limiter: LocalRateLimiter) -> None:
-    """Who comes in the tick in which the queue became empty waits as any other."""
+    """A call in the tick in which the queue became empty waits as any other."""
     await call(limiter, closed(50.0))
     first = asyncio.create_task(call(limiter, silent))
     await settle()
@@ -468,7 +468,7 @@ async def test_while_nobody_knows_how_long_no_timer_runs() -> None:
 
 
 async def test_the_last_second_is_a_wait_too(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Half a second is more than nothing, and nothing is what this call may wait."""
+    """Half a second is more than this call's max_wait of 0."""
     await call(limiter, closed(900.0))
     await clock.sleep(899.5)
     with pytest.raises(RateLimitedError):
@@ -620,7 +620,7 @@ async def waits(limiter: LocalRateLimiter, reported: Callable[[Wait], None], **k
 
 
 async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """How long, until when by the server's clock, and why; and not again while nothing changes."""
+    """Its length, its end by the server's clock, and its reason. Without a change there is no further call."""
     await probe(limiter, clock, 0)
     reported = WaitLog(clock)
     await asyncio.gather(waits(limiter, reported), go(limiter, [], "other"))
@@ -723,7 +723,10 @@ async def test_a_position_beyond_one_window_waits_for_another(clock: VirtualCloc
 
 
 async def test_a_server_with_other_windows_is_believed(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A window that was seen from its first call shows how long one is: here three seconds, and one of ours."""
+    """A window that was observed from its first call shows its length, here three seconds.
+
+    The next one is one of ours.
+    """
     async with limiter.slot("app") as slot:
         slot.observe(RateLimit(2, 1, clock.now() + dt.timedelta(seconds=3)), clock.time())
     async with limiter.slot("app") as slot:
@@ -809,7 +812,7 @@ async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
 
 
 async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """With one call a window, the third in the queue waits for three; a waiter that has left does not count."""
+    """With one call a window, the third in the queue waits for three. A waiter that has left does not count."""
     reported: dict[str, float] = {}
 
     def hook(name: str, wait: Wait) -> None:
@@ -994,7 +997,10 @@ async def test_a_call_that_hangs_over_the_windows_end_keeps_nobody(
 
 
 async def test_a_storm_of_refusals_is_no_busy_loop(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """A server that rejects everything and always sends *now* gets fewer and fewer calls: nine in the first minute."""
+    """A server that rejects everything and always sends *now* gets fewer and fewer calls.
+
+    It gets nine in the first minute.
+    """
     calls = []
 
     async def refused() -> None:
@@ -1078,7 +1084,7 @@ async def test_a_limiter_made_by_hand_reads_the_system_clock() -> None:
 
 
 async def test_the_cancelled_do_not_count_in_the_queue(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
-    """Fifty who were cancelled a moment ago do not make the next one wait for a second window."""
+    """Fifty calls that were just cancelled do not delay the next one by a window."""
     await probe(limiter, clock, 0)
     tasks = [asyncio.create_task(go(limiter, [], name)) for name in range(50)]
     await asyncio.sleep(0)
@@ -1269,7 +1275,7 @@ async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list
     "windows", [[(5, 900.0), (5, 1200.0)], [(10, 900.0), (2, 900.0)]], ids=["longer", "fewer calls"]
 )
 async def test_nobody_waits_longer_than_they_would(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
-    """When a window turns out longer, or smaller, than the last one, those whom that makes wait too long hear it."""
+    """When a window turns out longer or smaller than the last one, waiters beyond their max_wait are rejected."""
     ends = [when for when, _ in await predictions(clock, 15, *windows, max_wait=1900.0)]
     assert max(ends) < 1900.0
     assert min(ends) == pytest.approx(-902.0, abs=2.0)  # by the second window's first response

@@ -90,7 +90,7 @@ class TestDailySeries:
             SERIES[::-1]
 
     def test_total_leaves_unknown_counts_out(self) -> None:
-        """The total is the sum of what is known; of nothing it is 0."""
+        """The total is the sum of known counts, and 0 without any."""
         assert SERIES.total == 12
         assert DailySeries().total == 0
         assert DailySeries((MONDAY,), (None,)).total == 0

@@ -47,7 +47,7 @@ def test_of(reset_day: int, day: str, start: str, end: str) -> None:
 
 @pytest.mark.parametrize("reset_day", range(1, 32))
 def test_eight_years(reset_day: int) -> None:
-    """Each day is in exactly one cycle, which starts on the reset day or on the last day of a shorter month."""
+    """Each day is in exactly one cycle. It starts on the reset day, or on the last day of a shorter month."""
     day, seen = dt.date(2024, 1, 1), BillingCycle.of(reset_day, dt.date(2023, 12, 31))
     while day < dt.date(2032, 1, 1):
         cycle = BillingCycle.of(reset_day, day)

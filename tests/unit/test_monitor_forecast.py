@@ -152,7 +152,7 @@ def test_zeros() -> None:
 
 
 def test_the_day_on_which_the_cap_is_used_up() -> None:
-    """400 posts remain: 50 today, then 100 a day, so that the fourth day from today uses up the last."""
+    """400 posts remain: 50 today, then 100 a day. So the fourth day from today uses up the last."""
     steady = daily(lambda _: 100)
     assert forecast(project(steady, cap=950)).exhausts_on == TODAY + 4 * DAY
     assert forecast(project(steady, cap=900)).exhausts_on == TODAY + 3 * DAY

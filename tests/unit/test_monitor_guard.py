@@ -184,7 +184,10 @@ async def test_wrong_options(client: UsageClient, option: str, value: Any) -> No
 
 
 async def test_own_reads_leave_only_with_a_new_response(client: UsageClient, clock: VirtualClock) -> None:
-    """Reads count until a response arrives at least ``max_age + lag`` after them, even if the API's count grew."""
+    """Reads count until a response arrives at least ``max_age + lag`` after them.
+
+    The API's own count may grow before.
+    """
     guard = UsageGuard(client, max_age=300, lag=900)
     await guard.spend(100)  # settled at 0.2 s
     assert await guard.remaining() == 500
@@ -495,7 +498,10 @@ async def run_bots(clock: VirtualClock, transport: Lagging, guard: UsageGuard, c
 @pytest.mark.parametrize("lag", [0, 400, 900])
 @pytest.mark.parametrize("cancelled", [0, 0.05, 0.5])
 async def test_no_post_beyond_the_cap(lag: float, cancelled: float) -> None:
-    """Two cycles, a count that is late by up to ``lag``, cancelled bots: none over the cap, fewer than 20 unused."""
+    """Two cycles, a count that is late by up to ``lag``, cancelled bots.
+
+    None is over the cap, and fewer than 20 are unused.
+    """
     clock = VirtualClock(RESET - dt.timedelta(hours=2))
     api = FakeApi(apps=1, cap=400, history_days=0, clock=clock)
     transport = Lagging(api, lag)

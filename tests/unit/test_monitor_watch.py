@@ -210,7 +210,7 @@ def test_without_a_reset_day() -> None:
 
 
 def test_reset_and_changed_cap() -> None:
-    """A reset reports the last that was seen, and comes before what happened in the new cycle."""
+    """A reset reports the last known count, before the events of the new cycle."""
     _, reset, changed, crossed = judge(sample(900, project_cap=1100), Seen(dt.date(2025, 11, 10), 640, 800), (0.8,))
     assert isinstance(reset, CycleReset)
     assert (reset.previous, reset.used, reset.cap) == (dt.date(2025, 11, 10), 640, 800)

@@ -145,7 +145,7 @@ class TestUsageRequest:
         ids=repr,
     )
     def test_bad_days(self, days: Any, quoted: str) -> None:
-        """Days that the API would refuse, or that are not an int, are refused before any I/O, with the value quoted."""
+        """Invalid days are refused before any I/O, with the value quoted."""
         with pytest.raises(InvalidRequestError) as caught:
             usage_request(days=days)
         assert isinstance(caught.value, ValueError)
@@ -168,7 +168,7 @@ class TestUsageRequest:
         ids=lambda arguments: next(iter(arguments)),
     )
     def test_monstrous_values_are_quoted_shortly(self, arguments: dict[str, Any]) -> None:
-        """However large a wrong value is, it is refused as any other, with a short message."""
+        """A wrong value of any size is refused with a short message."""
         with pytest.raises(InvalidRequestError) as caught:
             usage_request(**arguments)
         assert len(str(caught.value)) < 400
@@ -373,7 +373,7 @@ class TestBaseUrl:
         ids=ascii,
     )
     def test_malformed(self, url: str) -> None:
-        """What would make another URL than the one that was meant is refused."""
+        """A path, a query or the like that would change the URL is refused."""
         with pytest.raises(
             ConfigurationError, match=r"^base_url must look like https://api\.twitter\.com, got "
         ) as caught:
@@ -696,7 +696,7 @@ class TestKinds:
     def test_title_and_type_before_status(
         self, status: int, body: dict[str, Any], kind: type[ApiError | RateLimitedError]
     ) -> None:
-        """The title counts first, then the last segment of the type, then the code, and the status last."""
+        """The title counts first, then the type's last segment, then the code, and the status last."""
         assert type(refusal(Response(status, {}, json.dumps(body).encode()))) is kind
 
     @pytest.mark.parametrize(
@@ -911,7 +911,7 @@ class TestTooManyRequests:
         ids=lambda value: ascii(value)[:40],
     )
     def test_the_larger_of_reset_and_retry_after(self, retry_after: str, seconds: int) -> None:
-        """Of the reset and Retry-After, as seconds or as a date, the later counts; garbage does not."""
+        """Of the reset and Retry-After, as seconds or as a date, the later counts. Garbage does not."""
         error = refusal(Response(429, WINDOW | {"date": HTTP_NOW, "retry-after": retry_after}, PLAIN))
         assert error.retry_after == seconds
         assert error.retry_at == NOW + dt.timedelta(seconds=seconds)
@@ -1032,7 +1032,7 @@ class TestEchoes:
         ids=["problem", "errors", "text"],
     )
     def test_a_refusal_that_echoes_the_token(self, status: int, body: dict[str, Any]) -> None:
-        """The token of a refused request is in the error's headers and body as they came, and nowhere else."""
+        """The token of a rejected request is unchanged in the error's headers and body, and nowhere else."""
         response = Response(status, {"x-transaction-id": f"id-{TOKEN}-id", "x-echo": TOKEN}, json.dumps(body).encode())
         error = refusal(response, request=self.REQUEST)
         assert not [text for text in strings_of(error) if "canary" in text]
@@ -1147,7 +1147,7 @@ class TestEchoesInDisguise:
         ids=["verbatim", "percent-decoded", "escaped", "both", "in lower case", "encoded once more"],
     )
     def test_is_found_in_whatever_spelling(self, echo: str) -> None:
-        """An echo of the token is taken out of what is read, however JSON or a URL may spell it."""
+        """An echo of the token is redacted in any spelling of JSON or a URL."""
         request = authorize(usage_request(), self.TOKEN)
         response = Response(403, {}, f'{{"title": "Odd", "detail": "you sent {echo}"}}'.encode())
         with pytest.raises(ForbiddenError) as caught:
@@ -1239,7 +1239,7 @@ class TestReadToken:
         ],
     )
     def test_no_token(self, body: bytes) -> None:
-        """A malformed token is one kind of error, retried once, and not quoted: it may be a part of one."""
+        """A malformed token is one kind of error, retried once. It is not quoted, because it may be a part of one."""
         error = minting_refusal(Response(200, {}, body))
         assert type(error) is DecodeError
         assert (error.path, error.excerpt, error.retry_once) == ("$.access_token", "", True)

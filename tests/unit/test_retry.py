@@ -102,7 +102,7 @@ async def test_a_call_that_succeeds_is_made_once(clock: VirtualClock) -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_what_may_pass_is_tried_four_times(error: TwUsageError, clock: VirtualClock) -> None:
-    """At most 4 attempts, with 0.5, 1 and 2 s between them at the longest; then the last error itself."""
+    """At most 4 attempts, with at most 0.5, 1 and 2 s between them. Then the last error itself is raised."""
     attempt, log = attempts(error, error, error, error, "never")
     with pytest.raises(type(error)) as caught:
         await run(RetryPolicy(), attempt, clock)
@@ -325,7 +325,7 @@ async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
 
 
 async def test_an_attempt_is_told_how_long_it_may_wait(clock: VirtualClock) -> None:
-    """What was waited before is gone from the budget of the next attempt, and what an attempt waits as well."""
+    """Earlier waits are charged to the next attempt's budget, and so are an attempt's own."""
     budgets = []
 
     async def attempt(budget: CallBudget) -> str:
@@ -421,7 +421,7 @@ async def test_calls_that_succeed_earn_it_back(clock: VirtualClock) -> None:
 
 
 async def test_the_window_costs_nothing(clock: VirtualClock) -> None:
-    """A wait for the app's own window is not a retry of an outage; a retry after another limit is."""
+    """A wait for the app's own window is not a retry of an outage. A retry after another limit is."""
     budget = RetryTokenBucket(tokens_x10=0)
     for past in (WINDOW, RateLimitedError("429", status=429, retry_after=0.0)):
         attempt, _ = attempts(past, "done", bucket=budget)
@@ -491,7 +491,7 @@ async def test_a_hook_that_raises_ends_its_call(clock: VirtualClock) -> None:
 
 
 async def test_a_stop_of_ones_own(clock: VirtualClock) -> None:
-    """It ends what the policy would go on with, and the error is the last attempt's. It cannot prolong anything."""
+    """It ends the policy's retries, and the error is the last attempt's. It cannot prolong anything."""
     attempt, log = attempts(*[CONNECT] * 4)
     with pytest.raises(ConnectError):
         await run(RetryPolicy(stop=tenacity.stop_after_attempt(2)), attempt, clock)
@@ -515,7 +515,7 @@ async def test_a_stop_of_ones_own(clock: VirtualClock) -> None:
     ids=str,
 )
 async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: int, clock: VirtualClock) -> None:
-    """stop_after_delay counts on the client's clock, and from the beginning of the first attempt, which takes 10 s."""
+    """stop_after_delay counts on the client's clock. It starts with the first attempt, which takes 10 s."""
     tried = 0
 
     async def attempt(_: CallBudget) -> str:
@@ -594,7 +594,7 @@ async def test_a_retry_of_ones_own(retry: Callable[..., bool], tries: int, clock
 
 
 async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: VirtualClock) -> None:
-    """An Auth of the user's own may bring another token for a 401; a garbled answer may be tried more than once."""
+    """A user's Auth may return another token for a 401. A garbled response may be retried more than once."""
     attempt, _ = attempts(AuthenticationError("401", status=401), GARBLED, GARBLED, "done")
     policy = RetryPolicy(retry=tenacity.retry_if_exception_type((AuthenticationError, DecodeError)))
     assert await run(policy, attempt, clock) == "done"

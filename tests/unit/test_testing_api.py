@@ -217,7 +217,7 @@ def test_a_project_that_never_read_has_no_rows(clock: VirtualClock) -> None:
     ],
 )
 def test_the_cycle_turns_on_its_day(reset_day: int, today: str, start: str) -> None:
-    """On the reset day, or on the last day of a month that has none such."""
+    """On the reset day, or on the last day of a shorter month."""
     project = FakeApi(reset_day=reset_day).project
     assert project.cycle_start(dt.date.fromisoformat(today)) == dt.date.fromisoformat(start)
 
@@ -317,7 +317,7 @@ def test_another_path_is_a_404(api: FakeApi, method: str, path: str) -> None:
 
 
 def test_fifty_calls_go_and_the_next_is_refused_until_the_window_is_over(api: FakeApi) -> None:
-    """50 in 900 s from the first call, whose header shows whole seconds: waking at that second is too early."""
+    """50 in 900 s from the first call, whose header has whole seconds. Waking at that second is too early."""
     start = 1_000_000.4
     answers = [ask(api, now=start + at) for at in range(51)]
     assert [answer.status for answer in answers] == [200] * 50 + [429]
@@ -401,7 +401,7 @@ def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
 
 
 def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
-    """times=math.inf: an outage without end, which is used when it was met once."""
+    """times=math.inf is an outage without end, used once it was met."""
     api.fail(Fault.status(503), times=math.inf)
     with pytest.raises(AssertionError, match="used 0 of inf times"):
         api.assert_all_used()
@@ -410,7 +410,7 @@ def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
 
 
 def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
-    """A retry loop without end ends here, even if it catches every Exception, instead of hanging the test."""
+    """An endless retry loop ends here instead of hanging the test. It may even catch every Exception."""
     api.max_requests = 100
 
     def loop() -> None:

@@ -1,4 +1,4 @@
-"""A recording: what the real API answered, without secrets, and the same again in a test."""
+"""A recording: responses of the real API, without secrets, replayed in a test."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_what_was_recorded_is_played_back(api: FakeApi, path: Path, clock:
 
 
 async def test_errors_are_played_back_too(api: FakeApi, path: Path, clock: VirtualClock) -> None:
-    """Refusals, garbled answers and broken connections, as they came and in their order."""
+    """Errors, garbled responses and broken connections, unchanged and in their order."""
     faults: dict[Fault, type[TwUsageError]] = {
         Fault.usage_capped(): UsageCapExceededError,
         Fault.status(401): AuthenticationError,
@@ -79,7 +79,7 @@ async def test_errors_are_played_back_too(api: FakeApi, path: Path, clock: Virtu
 
 
 async def test_no_secret_reaches_the_file(api: FakeApi, path: Path) -> None:
-    """Neither the token, nor an echo of it in a body or a header, nor a minted one, nor cookies."""
+    """Neither the token, nor an echo in a body or header, nor a fetched one, nor cookies."""
     token = api.apps[0].token
     headers = {"x-transaction-id": token, "set-cookie": "id=secret7"}
     api.fail(Fault.status(400, {"detail": f"you sent {token}"}, headers=headers))

@@ -1,4 +1,4 @@
-"""Every document that is valid by the vendor's OpenAPI description decodes, if each of its daily rows has a date."""
+"""Every document that is valid by the vendor's OpenAPI description decodes. Each of its daily rows must have a date."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.text(st.characters(excl
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Return what is valid by a schema of the few keywords that the vendor's has."""
+    """Return a strategy of valid values of a schema with the vendor's few keywords."""
     schema = SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
     match schema:
         case {"type": "object"}:
@@ -70,7 +70,7 @@ def utc_day(text: str) -> dt.date:
 @settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(values(SCHEMA))
 def test_all_that_is_valid_decodes(document: dict[str, Any]) -> None:
-    """Nothing that the description allows is refused, and every count, day and unknown field of it is there."""
+    """No valid document is refused, and every count, day and unknown field is decoded."""
     usage = decode_usage(json.dumps(document).encode())
     data = document["data"]
     assert (usage.project_id, usage.project_cap) == (data.get("project_id"), data.get("project_cap"))

@@ -154,7 +154,7 @@ def test_when_the_window_is_over_one_probe_goes_again() -> None:
 
 
 def test_a_call_under_way_holds_its_place() -> None:
-    """A call that was answered in another order may be counted twice for a while, but never not at all."""
+    """A call whose response overtook another may be counted twice for a while, but never not at all."""
     window = probed(2)
     first, second = window.acquire(1.0), window.acquire(1.0)
     assert first
@@ -199,7 +199,7 @@ def test_without_headers_the_document_counts() -> None:
 
 
 def test_a_lost_probe_has_one_successor() -> None:
-    """One probe without a response may be bad luck, and the next one goes; after two the others wait no longer."""
+    """One probe without a response may be bad luck, and the next one goes. After two the others wait no longer."""
     window = RateWindow()
     silent(window, 0.0, 30.0)
     second = window.acquire(30.0)
@@ -210,7 +210,7 @@ def test_a_lost_probe_has_one_successor() -> None:
 
 
 def test_between_two_windows_that_nobody_told_of_nobody_goes() -> None:
-    """The server's window began between the first call's sending and the last probe's answer; its end is as vague."""
+    """The server's window began between the first call's sending and the last probe's response. Its end is as vague."""
     window = RateWindow()
     silent(window, 0.0, 30.0)
     silent(window, 40.0, 60.0)
@@ -397,7 +397,7 @@ def test_a_lost_call_of_an_unknown_window_counts_as_well() -> None:
 
 
 def test_a_server_that_always_tells_the_same_reset_is_counted_by_the_document() -> None:
-    """What was believed once makes no sense any more, and what comes after it is believed again."""
+    """The believed window is impossible by now, and the next response is believed again."""
     window = probed(5)
     for _ in range(2):
         ticket = window.acquire(902.0)
@@ -521,7 +521,7 @@ def test_after_a_suspend_the_window_is_unknown() -> None:
 
 
 def test_after_a_suspend_a_spent_window_stays_spent() -> None:
-    """The wall clock may just have been set; and what is reserved for others is not there to probe with."""
+    """The wall clock may just have been set. Reserved calls are not used to probe."""
     window = probed(3)
     window.reserve = 3
     window.on_suspend()
@@ -582,8 +582,9 @@ def test_a_refusal_does_not_make_windows_longer() -> None:
 
 
 def test_a_window_that_opens_now_says_nothing() -> None:
-    """A response that was written in the very second in which its window opens, at whatever time by our clock: a float
-    may be rounded up as well as down.
+    """A response may be written in the very second in which its window opens.
+
+    A float may be rounded up as well as down.
     """
     over = RateLimit(50, 49, datetime.fromtimestamp(1_700_000_000, UTC))
     for tenths in range(0, 10_000, 7):
@@ -612,7 +613,10 @@ def test_a_date_that_makes_no_sense_closes_nothing(remaining: int, server_now: f
 
 
 def test_how_far_apart_windows_are() -> None:
-    """From the sending of a window's first call to the next window's, the latency of that first response included."""
+    """From the sending of a window's first call to the next window's.
+
+    It includes the latency of that first response.
+    """
     window = RateWindow()
     window.acquire(100.0)
     window.observe(100.4, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
@@ -668,7 +672,7 @@ def states() -> dict[str, RateWindow]:
 
 @pytest.mark.parametrize("name", states())
 def test_a_state_survives_json(name: str) -> None:
-    """Exactly, with infinities as null; and the loaded window goes on like the saved one."""
+    """The state is exact, with infinities as null. The loaded window goes on like the saved one."""
     window = states()[name]
     text = json.dumps(window.to_state(), allow_nan=False)
     loaded = RateWindow.from_state(json.loads(text))

@@ -1,4 +1,4 @@
-"""The fault catalogue, run: each row of the table over a socket and in memory, and what takes more than one call.
+"""The fault catalogue, run: each row over a socket and in memory. Faults that need more than one call are elsewhere.
 
 `nox -s faults` runs and counts all that is marked. ``fault_harness`` has the invariants of every row.
 """
@@ -46,7 +46,7 @@ class TestOverASocket:
 
     @rows(lambda case: over_a_socket(case) and not is_of_the_window(case))
     async def test_tries_as_often_as_it_may_help(self, case: Case) -> None:
-        """While the fault lasts, the call makes as many attempts as the case's ``retry`` allows: 4, 2 or 1."""
+        """While the fault lasts, ``retry`` decides: 4, 2 or 1 attempts."""
         if case.act and not case.place and case.error is not None:
             # A fault of one request only does not affect the second, if a second is sent.
             outcome = await over_the_wire(case, EAGER, times=1)
@@ -57,7 +57,7 @@ class TestOverASocket:
 
     @rows(lambda case: over_a_socket(case) and case.cut)
     async def test_however_it_is_cut_into_packets(self, case: Case) -> None:
-        """What comes of it does not hang on how the bytes are cut: one by one, or anywhere."""
+        """The outcome does not depend on how the bytes are cut."""
         dice = random.Random(case.name)
         for cut in (one_by_one, lambda data: at_random(data, dice)):
             check(case, await over_the_wire(case, RetryPolicy.none(), cut=cut), tries=1)
@@ -82,5 +82,5 @@ class TestInMemory:
 
     @rows(lambda case: case.fault is not None and not is_of_the_window(case))
     async def test_tries_as_often_as_it_may_help(self, case: Case) -> None:
-        """While the fault lasts, the call makes as many attempts as the case's ``retry`` allows: 4, 2 or 1."""
+        """While the fault lasts, ``retry`` decides: 4, 2 or 1 attempts."""
         check(case, await in_memory(case, EAGER), tries=TRIES[case.retry])

@@ -1,4 +1,4 @@
-"""A fleet of real processes on one app, one real Redis, and a real HTTP server that counts: `nox -s fleet`.
+"""Real processes on one app, a real Redis, and a real HTTP server that counts: `nox -s fleet`.
 
 Every process makes its calls one after the other. The server keeps a window of 50 calls in 3 s, answers after 20 ms (to
 the first request of a connection, after 100 ms more on its way there: so long takes a TLS handshake to another

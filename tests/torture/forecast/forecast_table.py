@@ -208,7 +208,7 @@ def overall(results: dict[tuple[str, str, int], tuple[float, float]], method: st
 
 
 def alarms(series: int, seed: int) -> dict[str, tuple[float, float, float]]:
-    """By rule: the share of false alarms, the share of overruns that were announced, and the median of days ahead."""
+    """By rule: shares of false alarms and announced overruns, and the median lead in days."""
     dice = random.Random(seed)
     false: dict[str, list[bool]] = {"low": [], "expected": []}
     ahead: dict[str, list[int | None]] = {"low": [], "expected": []}
@@ -227,7 +227,7 @@ def alarms(series: int, seed: int) -> dict[str, tuple[float, float, float]]:
 
 
 def _first_alarms(case: Project, cap: int) -> tuple[dict[str, int | None], int | None]:
-    """By rule, the first day of the cycle with an alarm; and the day on which the cap was found reached, if it was."""
+    """By rule, the first day of the cycle with an alarm. The second value is the day on which the cap was reached."""
     first: dict[str, int | None] = {"low": None, "expected": None}
     for day in range(3, case.cycle.days + 1):
         now = dt.datetime.combine(case.cycle.start, dt.time(12), dt.UTC) + (day - 1) * DAY
@@ -241,7 +241,7 @@ def _first_alarms(case: Project, cap: int) -> tuple[dict[str, int | None], int |
 
 
 def table(results: dict[tuple[str, str, int], tuple[float, float]]) -> str:
-    """The results as text: one line a family, and for each method error and share inside on each day, in per cent."""
+    """The results as text, one line a family. Each method has error and share inside on each day, in per cent."""
     columns = [(method, day) for method in METHODS for day in CHECKED]
     lines = [
         " " * 14 + "".join(f"{method + ', day 3 / 7 / 14':^40}" for method in METHODS).rstrip(),

@@ -9,7 +9,7 @@ from simulate import OTHERS, WORLDS, World, misses, run, twusage
 @pytest.mark.parametrize("workers", [4, 64])
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
 def test_no_429_that_could_have_been_known_of(world: World, workers: int) -> None:
-    """Five hundred calls: none of them lost, none refused that the rules could have held back, none long too late."""
+    """Five hundred calls: none lost, none rejected without need, none far too late."""
     assert misses(world, workers, asyncio.run(run(twusage, world, workers, seed=0))) == []
 
 
