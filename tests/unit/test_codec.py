@@ -100,7 +100,7 @@ def decoded(**data: object) -> Usage:
 
 
 def refused(body: bytes) -> DecodeError:
-    """The error that a body gives, which in every case is fit to be printed."""
+    """The error of a body, which in every case is printable."""
     with pytest.raises(DecodeError) as caught:
         decode_usage(body)
     error = caught.value
@@ -165,7 +165,7 @@ class TestDaysOfApps:
         assert decode_usage(encoded(document)) == EXPECTED
 
     def test_an_unknown_app_makes_an_unknown_sum(self) -> None:
-        """A day with an app whose count is unknown, or with no app at all, has no known sum; a zero is a sum."""
+        """A day with an app of unknown count, or without apps, has no sum. A zero is a sum."""
         usage = decoded(
             daily_project_usage=[
                 {"date": "2024-01-01", "usage": [{"app_id": "1", "tweets_consumed": 5}, {"app_id": "2"}]},
@@ -448,7 +448,7 @@ class TestColumns:
 
     @pytest.mark.parametrize("field", [{"x": 1}, {"x": "1"}, {"x": None}])
     def test_an_unknown_field_among_the_rows(self, field: dict[str, object]) -> None:
-        """A row with a third field is a row, and the field is kept; also where another row lacks its count."""
+        """A row with a third field is a row, and the field is kept. Another row may lack its count."""
         rows: list[dict[str, object]] = [{"date": "2024-01-01", "usage": "1"}, {"date": "2024-01-02"} | field]
         usage = decoded(daily_project_usage={"usage": rows})
         days = (dt.date(2024, 1, 1), dt.date(2024, 1, 2))
@@ -518,7 +518,7 @@ class TestRefusedLeaves:
     @pytest.mark.parametrize("value", BAD_COUNT_VALUES, ids=ascii)
     @pytest.mark.parametrize("path", COUNT_PLACES)
     def test_counts(self, path: str, value: object) -> None:
-        """What is not plainly a count is refused wherever a count stands, with its path, and never guessed."""
+        """A malformed count is refused in any place, with its path, and never guessed."""
         error = refused(encoded({"data": COUNT_PLACES[path](value)}))
         assert error.path == f"$.data.{path}"
         assert not error.retryable
@@ -526,7 +526,7 @@ class TestRefusedLeaves:
         assert error.excerpt == excerpt(value)
 
     def test_the_one_count_that_reads_as_a_list(self) -> None:
-        """A list in place of a bare day's count makes it a day of apps, and an object there is refused as no list."""
+        """A list in place of a bare day's count makes it a day of apps. An object there is refused."""
         assert refused(encoded({"data": {"daily_project_usage": [{"date": "2023-11-01", "usage": 1.5}]}})).path == (
             "$.data.daily_project_usage[0].usage"
         )
@@ -677,7 +677,7 @@ class TestRefusedShapes:
 
     @pytest.mark.parametrize("flaw", [b"true", b"NaN", b'"1_000"', b'"\\ud800"'])
     def test_stands_alone(self, flaw: bytes) -> None:
-        """What a person reads is the error alone, not a private one or cattrs' above it."""
+        """The printed traceback is the error alone, without a private or a cattrs exception."""
         error = refused(b'{"data": {"project_cap": ' + flaw + b"}}")
         assert error.__cause__ is None
         assert error.__context__ is None or error.__suppress_context__
@@ -790,7 +790,7 @@ class TestRefusedJson:
         ids=lambda body: ascii(body)[:40],
     )
     def test_not_json_at_all(self, body: bytes) -> None:
-        """What is not JSON is worth one more try, and its beginning is shown, escaped."""
+        """A body that is not JSON is worth one more try, and its start is shown escaped."""
         error = refused(body)
         assert "not JSON" in str(error)
         assert (error.path, error.retryable, error.retry_once) == ("$", True, True)
@@ -819,13 +819,13 @@ class TestRefusedJson:
     @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
     @pytest.mark.parametrize("rest", [b"", b",", b"}} trailing", b', "x": tru', b', "x": {"a"'], ids=ascii)
     def test_a_flaw_before_the_cut(self, flaw: bytes, rest: bytes) -> None:
-        """A body that is cut after something else was found wrong in it is a DecodeError like any cut body."""
+        """A body that is truncated after another error is a DecodeError like any truncated body."""
         error = refused(b'{"data": {"flaw": ' + flaw + rest)
         assert (error.retryable, error.retry_once) == (True, True)
 
     @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
     def test_a_flaw_before_the_depth(self, flaw: bytes) -> None:
-        """Depth after something else was found wrong is a DecodeError, too, and no RecursionError."""
+        """Depth after another error is a DecodeError, too, and not a RecursionError."""
         error = refused(b'{"data": {"flaw": ' + flaw + b', "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}")
         assert not error.retryable
 
@@ -1021,7 +1021,8 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
     ours = {"errors", "rate_limit", "fetched_at", "extra"}
     data = {name: value for name, value in written.items() if name not in ours}
     assert decode_usage(encoded({"data": data})) == usage
-    assert len(usage.to_rows()) == sum(len(app.usage) for app in usage.daily_client_app_usage)
+    project = [usage.daily_project_usage] if usage.daily_project_usage else []
+    assert len(usage.to_rows()) == sum(len(each.usage) for each in usage.daily_client_app_usage or project)
 
 
 def decodes_or_refuses(body: bytes) -> None:
@@ -1070,7 +1071,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 @settings(MODERATE, max_examples=100)
 @given(mutated())
 def test_spoilt_bytes(body: bytes) -> None:
-    """A good body, spoilt in any way, gives a Usage or a DecodeError, and nothing else."""
+    """A good body with any change gives a Usage or a DecodeError."""
     decodes_or_refuses(body)
 
 
@@ -1128,7 +1129,7 @@ def nodes(document: Any) -> list[tuple[Any, Any]]:
 @settings(MODERATE, max_examples=60)
 @given(st.data())
 def test_any_value_anywhere(data: st.DataObject) -> None:
-    """Whatever stands in place of any part of a good document, the result is a Usage or a DecodeError."""
+    """With any part of a good document replaced, the result is a Usage or a DecodeError."""
     document = copy.deepcopy(data.draw(st.sampled_from(DOCUMENTS)))
     for _ in range(data.draw(st.integers(1, 2))):
         container, key = data.draw(st.sampled_from(nodes(document)))
@@ -1141,7 +1142,7 @@ def test_any_value_anywhere(data: st.DataObject) -> None:
 @MODERATE
 @given(VALUES)
 def test_any_value_is_a_problem(value: Any) -> None:
-    """A problem is read from any value, and what it keeps is what came."""
+    """A problem is read from any value, and keeps it unchanged."""
     assert isinstance(problem_from(value), Problem)
     for document in (value, {"errors": value}, {"errors": [value]}):
         assert isinstance(decode_problem(encoded(document)), Problem)
