@@ -296,7 +296,7 @@ class _Connector(aiohttp.TCPConnector):
         try:
             connection = await super().connect(req, traces, timeout)
             # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
-            # to the next request (RFC 9112, 6.3; faults: test_what_came_unasked_is_no_answer).
+            # to the next request (RFC 9112, 6.3; faults: test_unsolicited_bytes_are_not_a_response).
             while (protocol := connection.protocol) and protocol in self._seen and protocol.should_close:
                 connection.close()
                 connection = await super().connect(req, traces, timeout)

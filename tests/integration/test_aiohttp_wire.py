@@ -207,7 +207,7 @@ class TestConnecting:
         assert (server.connections, len(server.requests)) == (1, 10)
         await transport.aclose()
 
-    async def test_a_proxy_is_asked(self, serve: Serve) -> None:
+    async def test_a_proxy_is_used(self, serve: Serve) -> None:
         """Requests go to the proxy that was given, with the whole address."""
         proxy = await serve(says(answer()))
         transport = AiohttpTransport(proxy=f"http://{LOOPBACK}:{proxy.port}")

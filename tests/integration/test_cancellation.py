@@ -288,7 +288,7 @@ async def backing_off(scenario: Scenario) -> CoroutineUnderTest:
     return scenario.client.get_usage()
 
 
-async def minting(scenario: Scenario) -> CoroutineUnderTest:
+async def fetching_token(scenario: Scenario) -> CoroutineUnderTest:
     """It fetches the token that others wait for."""
 
     async def after(client: UsageClient) -> Usage:
@@ -299,7 +299,7 @@ async def minting(scenario: Scenario) -> CoroutineUnderTest:
     return scenario.client.get_usage()
 
 
-async def waiting_for_a_mint(scenario: Scenario) -> CoroutineUnderTest:
+async def waiting_for_a_token(scenario: Scenario) -> CoroutineUnderTest:
     """It waits for the token that another call fetches."""
     await scenario.beside(scenario.another().get_usage(), scenario.client.get_usage())
     return scenario.client.get_usage()
@@ -379,7 +379,7 @@ async def closing(scenario: Scenario) -> CoroutineUnderTest:
     return client.aclose()
 
 
-WITH_KEYS: tuple[Setup, ...] = (minting, waiting_for_a_mint, renewing, waiting_for_a_renewal)
+WITH_KEYS: tuple[Setup, ...] = (fetching_token, waiting_for_a_token, renewing, waiting_for_a_renewal)
 PLAIN: tuple[Setup, ...] = (
     a_plain_call,
     a_known_window,
@@ -528,11 +528,11 @@ def it_is_swallowed(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_cancelled_one_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
-    mint = TokenEndpoint.fetch_token
+    fetch_token = TokenEndpoint.fetch_token
 
     async def confusing(self: Any, *given: Any) -> Any:
         try:
-            return await mint(self, *given)
+            return await fetch_token(self, *given)
         except asyncio.CancelledError:
             raise ClientClosedError("a call was cancelled") from None
 
@@ -548,7 +548,7 @@ async def sweep_all(setup: Setup) -> None:
     ("bug", "setup"),
     [
         (a_place_is_kept, a_plain_call),
-        (a_lock_stays_locked, minting),
+        (a_lock_stays_locked, fetching_token),
         (a_lock_stays_locked, renewing),
         (the_first_caller_takes_all_along, sharing_first),
         (it_is_swallowed, backing_off),

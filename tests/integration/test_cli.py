@@ -309,7 +309,7 @@ class TestRequest:
         assert len(shown["daily_project_usage"]["usage"]) == 2
         assert wire.timeouts == [2.5]
 
-    def test_the_environment_says_where(self, wire: Wire) -> None:
+    def test_the_environment_sets_the_url(self, wire: Wire) -> None:
         """TWUSAGE_BASE_URL holds, wherever the token comes from."""
         for options in ((), ("--token-file", "-")):
             wire.says(DOCUMENT)
@@ -662,7 +662,7 @@ class TestExits:
         assert [run_to_exit_code(refuse), run_to_exit_code(odd)] == [1, 1]
         assert capsys.readouterr().err == "twusage: Too many open files\ntwusage: odd\n"
 
-    def test_nobody_reads_stderr(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stderr_without_a_reader(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Closed or broken. Print_error cannot write, and the exit code is still right."""
 
         class Broken(io.StringIO):
@@ -1101,7 +1101,7 @@ class TestProcess:
         assert done.stdout.replace(b"\r", b"") == b"date,usage\n2024-06-06,800\n2024-06-07,400\n2024-06-10,\n"
         assert f"Bearer {TOKEN}".encode() in received[0]
 
-    def test_nobody_listens(self) -> None:
+    def test_no_listener(self) -> None:
         """A refused connection: one sentence, no traceback, no token."""
         with listening() as server:
             nowhere = url(server)

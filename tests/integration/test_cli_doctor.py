@@ -212,7 +212,7 @@ class TestExits:
         api.project.cap = 1000
         assert examine(X_BEARER_TOKEN=token).exit_code == 5
 
-    def test_who_may_not(self, examine: Doctor, token: str, api: FakeApi) -> None:
+    def test_rejected_requests(self, examine: Doctor, token: str, api: FakeApi) -> None:
         """A user's token and an app outside a project."""
         api.apps[0].project = None
         result = examine("--json", X_BEARER_TOKEN=token)
@@ -445,7 +445,7 @@ class TestSocket:
         assert codes(result)["address.changed"] == "ok"
         assert len(api.requests) == 1
 
-    def test_nobody_listens(self, token: str) -> None:
+    def test_no_listener(self, token: str) -> None:
         """A refused connection; the environment's proxy and the address are suspected."""
         env = {
             "X_BEARER_TOKEN": token,

@@ -58,7 +58,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     return run
 
 
-def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]) -> None:
+def test_it_prints_its_address_and_tokens(serve: Callable[..., Result]) -> None:
     """It prints the address, an example, and a token per app. Ctrl-C ends it without a message."""
     result = serve("--apps", "2")
     assert result.exit_code == 130
@@ -67,7 +67,7 @@ def test_it_tells_where_it_is_and_with_which_tokens(serve: Callable[..., Result]
     assert result.stderr == ""
 
 
-def test_many_apps_are_not_all_told(serve: Callable[..., Result]) -> None:
+def test_many_apps_are_not_all_listed(serve: Callable[..., Result]) -> None:
     """Ten, and how many more there are."""
     result = serve("--apps", "12")
     assert result.stdout.count(": token ") == 10
@@ -93,7 +93,7 @@ def test_a_token_that_no_client_could_send_is_refused() -> None:
     assert "the token contains a space" in result.stderr
 
 
-def test_a_taken_port_is_told() -> None:
+def test_a_taken_port_is_an_error() -> None:
     """In a sentence, without a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         result = RUNNER.invoke(twusage, ["fake", "--port", str(taken.getsockname()[1])])
@@ -121,7 +121,7 @@ def test_it_waits_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
         INSIDE["_until_ctrl_c"]()
 
 
-def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
+def test_it_may_be_called_without_end(serve: Callable[..., Result]) -> None:
     """What stops a test's loop without end does not stop a server."""
     made: list[FakeApi] = []
 
@@ -135,7 +135,7 @@ def test_it_may_be_asked_for_ever(serve: Callable[..., Result]) -> None:
     assert made[0].max_requests > 10**12
 
 
-def test_a_program_in_another_process_can_ask_it(interruptible: list[str]) -> None:
+def test_a_program_in_another_process_can_call_it(interruptible: list[str]) -> None:
     """From the shell. Its knobs reach what it answers, its tokens are taken, and Ctrl-C ends it with 130."""
     command = [*interruptible, "fake", "--port", "0", "--cap", "5000", "--tokens", "one,two"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}

@@ -147,7 +147,7 @@ def test_passwords_stay_hidden() -> None:
     assert store.public_url("sqlite:///usage.db") == "sqlite:///usage.db"
 
 
-def test_a_slow_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_job_prints_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes longer than a second has a line on stderr, and nothing after its end."""
     printed = threading.Event()
     monkeypatch.setattr(store, "_SLOW", 0.0)
@@ -156,7 +156,7 @@ def test_a_slow_job_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         assert printed.wait(5)
 
 
-def test_two_recorders_at_once(url: str) -> None:
+def test_two_concurrent_recorders(url: str) -> None:
     """Two processes may create and fill one history at the same time."""
     import subprocess
 

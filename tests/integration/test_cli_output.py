@@ -67,7 +67,7 @@ def test_what_python_set(at_start: str | None, ascii_only: bool, monkeypatch: py
 @pytest.mark.parametrize(
     ("content", "found"), [(b"A=1\0LC_CTYPE=C\0", "C"), (b"A=1\0", None), (b"", None), (None, None)]
 )
-def test_what_the_system_tells(content: bytes | None, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_systems_value(content: bytes | None, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux has the environment that the process started with. Other systems do not."""
 
     def read_bytes(_: Path) -> bytes:

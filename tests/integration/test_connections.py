@@ -113,7 +113,7 @@ class TestUsedAgain:
         ],
     )
     @pytest.mark.parametrize("idle", [True, False], ids=["later", "immediately"])
-    async def test_what_came_unasked_is_no_answer(self, stray: bytes, idle: bool) -> None:
+    async def test_unsolicited_bytes_are_not_a_response(self, stray: bytes, idle: bool) -> None:
         """Bytes that follow a response, in the same packet or on the idle connection, are not the next response."""
 
         async def script(wire: Wire) -> None:
@@ -183,7 +183,7 @@ class TestUsedAgain:
 
 @pytest.mark.fault("connect")
 class TestThePool:
-    async def test_who_waits_for_a_place_ends_with_the_timeout(self) -> None:
+    async def test_a_waiter_for_a_connection_ends_with_the_timeout(self) -> None:
         """The host is not blamed for the client's own pool. The wait is part of the timeout, and reported as one."""
         async with nothing_left(), served(hold) as place:
             assert place.server is not None

@@ -124,16 +124,16 @@ class TestMinting:
         client = service.client(AppOnlyAuth(app.api_key, app.api_secret))
         usages = [await client.get_usage(), await client.get_usage(days=3)]
         assert {usage.project_id for usage in usages} == {service.api.project.id}
-        mint, *calls = service.api.requests
-        assert (mint.method, urlsplit(mint.url).path, mint.body) == (
+        token_request, *calls = service.api.requests
+        assert (token_request.method, urlsplit(token_request.url).path, token_request.body) == (
             "POST",
             "/oauth2/token",
             b"grant_type=client_credentials",
         )
-        assert mint.headers["content-type"] == "application/x-www-form-urlencoded;charset=UTF-8"
+        assert token_request.headers["content-type"] == "application/x-www-form-urlencoded;charset=UTF-8"
         assert [call.headers["authorization"] for call in calls] == [f"Bearer {app.token}"] * 2
         assert usages[0].rate_limit is not None
-        assert usages[0].rate_limit.remaining == 49, "a mint costs nothing of the window"
+        assert usages[0].rate_limit.remaining == 49, "a token request costs nothing of the window"
 
     async def test_a_wrong_secret(self, service: Service) -> None:
         """The API's 403 is about the key and the secret."""
@@ -152,7 +152,7 @@ class TestMinting:
         assert [request.method for request in service.api.requests] == ["POST", "GET", "GET", "POST", "GET"]
 
     async def test_what_may_pass(self, service: Service) -> None:
-        """A mint that breaks off is tried again."""
+        """A token request that breaks off is retried."""
         app = service.api.apps[0]
         service.api.fail(Fault.reset())
         clock = VirtualClock(dt.datetime.now(dt.UTC))
@@ -165,7 +165,7 @@ class TestMinting:
         assert (await client.get_usage()).project_id == service.api.project.id
 
 
-async def test_a_recorded_mint_is_played_back(api: FakeApi, tmp_path: Path) -> None:
+async def test_a_recorded_token_request_is_replayed(api: FakeApi, tmp_path: Path) -> None:
     """The recording holds neither the key, nor the secret, nor the token, and still leads to the same usage."""
     app = api.apps[0]
     async with recorded(api, tmp_path) as service:
@@ -294,7 +294,7 @@ class TestRequests:
         assert len(service.api.requests) == 3
 
     async def test_the_body_of_a_request_arrives(self, service: Service) -> None:
-        """A request may have a body. That is how a token is minted."""
+        """A request may have a body. A token request has one."""
         request = Request(
             "POST",
             f"{service.base_url}/oauth2/token",
@@ -356,7 +356,7 @@ class TestRefusals:
         assert error.status == 404
         assert urlsplit(service.api.requests[0].url).path == "/elsewhere/2/usage/tweets"
 
-    async def test_the_window_is_spent(self, service: Service) -> None:
+    async def test_the_window_is_used_up(self, service: Service) -> None:
         """The call after the last of the window. 429, the window's headers, and when to retry."""
         service.api.rate_limit = 2
         await service.usage()

@@ -95,7 +95,7 @@ class TestOneLoopForEachEvent:
         asyncio.run(asyncio.wait_for(kept.aclose(), 10.0))
         assert not task.done()
 
-    def test_the_next_loop_calls_anew(self, kept: UsageClient, api: FakeApi) -> None:
+    def test_the_next_loop_calls_again(self, kept: UsageClient, api: FakeApi) -> None:
         """It does not wait for a shared call of a closed loop."""
         task = left_in_the_middle(kept.get_usage(max_age=60), api)
         asyncio.run(asyncio.wait_for(kept.get_usage(max_age=60), 10.0))

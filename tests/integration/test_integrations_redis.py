@@ -179,7 +179,7 @@ async def flushed(limiter: RedisRateLimiter) -> None:
 # -- The window -------------------------------------------------------------------------------------------------------
 
 
-async def test_one_probe_goes_and_all_wait_for_what_it_says(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+async def test_one_probe_goes_and_all_wait_for_its_response(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
     """The second process waits for the first one's response, and adopts its window."""
     async with limiter.slot(APP) as probe:
         second = asyncio.create_task(call(other))
@@ -206,7 +206,7 @@ async def test_as_many_go_as_the_headers_leave(limiter: RedisRateLimiter, other:
     assert refused.value.rate_limit == RateLimit(50, 0, headers.reset_at)
 
 
-async def test_a_spent_window_opens_by_itself(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+async def test_a_used_up_window_opens_automatically(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
     """A call of another process waits until the window opens, probes, and reports its wait."""
     await call(limiter, window(0, wait=0.6))
     await flushed(limiter)
@@ -332,7 +332,7 @@ async def test_redis_clock_set_back(limiter: RedisRateLimiter, server: Server) -
 # -- Leases, tickets, waits -------------------------------------------------------------------------------------------
 
 
-async def test_a_killed_probe_stalls_nobody(server: Server, limiter: RedisRateLimiter) -> None:
+async def test_a_killed_probe_stalls_no_process(server: Server, limiter: RedisRateLimiter) -> None:
     """A process that is killed with the probe blocks the others for its lease, and no longer."""
     killed = RedisRateLimiter(server.url, lease=0.3)
     await killed.slot(APP).__aenter__()
@@ -463,7 +463,7 @@ async def test_first_come_first_served_among_processes(limiter: RedisRateLimiter
         task.cancel()
 
 
-async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
+async def test_a_call_after_the_ticket_draws_another(limiter: RedisRateLimiter, server: Server) -> None:
     """Calls that come while others of their process wait stand on a ticket of their own."""
     await call(limiter, window(0, wait=0.5))
     await flushed(limiter)
@@ -475,7 +475,7 @@ async def test_who_came_after_the_ticket_draws_another(limiter: RedisRateLimiter
     assert server.state()["held"] == server.state()["waiting"] == 0
 
 
-async def test_a_dead_waiter_holds_nobody_up(server: Server, limiter: RedisRateLimiter) -> None:
+async def test_a_dead_waiter_blocks_no_process(server: Server, limiter: RedisRateLimiter) -> None:
     """A late turn is passed over, and one whose process stays away is dropped."""
     await call(limiter, window(2, wait=600))
     await flushed(limiter)
@@ -525,7 +525,7 @@ async def test_it_looks_no_more_than_20_times_a_second(
         waiter.cancel()
 
 
-async def test_on_wait_tells_a_wait_that_is_known(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+async def test_on_wait_gets_a_known_wait(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
     """Once, and again only if it changes."""
     waits: list[Wait] = []
     await call(limiter, window(0, wait=300))
@@ -555,7 +555,9 @@ async def test_a_hook_that_fails_is_its_own_calls_matter(limiter: RedisRateLimit
     await asyncio.wait_for(good, 2)
 
 
-async def test_a_wait_that_becomes_too_long_raises_at_once(limiter: RedisRateLimiter, other: RedisRateLimiter) -> None:
+async def test_a_wait_that_becomes_too_long_raises_immediately(
+    limiter: RedisRateLimiter, other: RedisRateLimiter
+) -> None:
     """It waited for the probe, and if the probe's response means 300 s, it does not begin to."""
     async with limiter.slot(APP) as probe:
         impatient = asyncio.create_task(call(other, max_wait=100))
@@ -565,7 +567,7 @@ async def test_a_wait_that_becomes_too_long_raises_at_once(limiter: RedisRateLim
         await asyncio.wait_for(impatient, 1)
 
 
-async def test_the_wait_of_a_window_that_nobody_has_spoken_of(limiter: RedisRateLimiter) -> None:
+async def test_the_wait_of_an_assumed_window(limiter: RedisRateLimiter) -> None:
     """A 429 without headers. The wait is reported by our own wall clock, and there is no RateLimit to show."""
     async with limiter.slot(APP) as slot:
         slot.close_window(400.0)
@@ -645,7 +647,7 @@ async def test_cancelled_in_the_tick_of_the_grant(limiter: RedisRateLimiter, ser
     assert server.state() == {"remaining": 30, "held": 0, "waiting": 0}
 
 
-async def test_closing_tells_redis_what_is_left_to_tell(server: Server) -> None:
+async def test_closing_sends_the_remaining_reports(server: Server) -> None:
     """Also who no longer is among the peers. Those who wait get an error, and so do those who come later."""
     limiter = RedisRateLimiter(server.url)
     await call(limiter, window(0, wait=600))
@@ -803,7 +805,7 @@ async def test_alone_each_keeps_to_its_share(
     server.thaw()
 
 
-async def test_a_spent_window_is_known_alone(server: Server, limiter: RedisRateLimiter) -> None:
+async def test_a_used_up_window_is_known_alone(server: Server, limiter: RedisRateLimiter) -> None:
     """The last state in Redis still counts when it is unavailable. Then a 429 closes the window."""
     await call(limiter, window(0, wait=300))
     await flushed(limiter)
@@ -1051,7 +1053,7 @@ def test_another_event_loop(server: Server) -> None:
         asyncio.run(call(limiter))
 
 
-def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_redis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one sentence."""
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     monkeypatch.delitem(sys.modules, shared.__name__)
@@ -1067,7 +1069,7 @@ def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         (TimeoutError(), "TimeoutError"),
     ],
 )
-def test_what_the_log_says_of_an_error(error: Exception, name: str) -> None:
+def test_the_error_in_the_log(error: Exception, name: str) -> None:
     """Its kind and Redis' own code; no host, no URL."""
     assert shared._error_summary(error) == name
 

@@ -330,7 +330,7 @@ def _writer_of(day: dt.date) -> int:
     return (day - dt.date(2026, 1, 1)).days // 1000 - 1
 
 
-async def test_many_make_the_same_history_at_once(history_url: str) -> None:
+async def test_many_processes_create_the_same_history(history_url: str) -> None:
     """The tables are made once, by the first that gets the lock."""
     async with contextlib.AsyncExitStack() as stack:
         histories = await asyncio.gather(*(stack.enter_async_context(History(history_url)) for _ in range(6)))

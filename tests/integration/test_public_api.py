@@ -42,7 +42,7 @@ def test_import_loads_no_more_than_it_needs(module: str, unwanted: set[str]) -> 
 
 
 @pytest.mark.parametrize(("module", "name"), [("twusage", "AiohttpTransport"), ("twusage.testing", "fake_app")])
-def test_aiohttp_is_loaded_when_asked_for(module: str, name: str) -> None:
+def test_aiohttp_is_loaded_on_first_use(module: str, name: str) -> None:
     """The names that need aiohttp load it on their first use, and no earlier."""
     code = f"""
 import {module}
@@ -98,7 +98,7 @@ def test_star_import(face: str) -> None:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_dir_knows_every_name(face: str) -> None:
+def test_dir_lists_every_name(face: str) -> None:
     """``dir`` and a shell's completion list the lazy names before they are loaded."""
     code = f"import {face}\nprint(json.dumps(dir({face})))"
     listed = in_a_fresh_interpreter(code)

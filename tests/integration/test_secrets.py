@@ -57,8 +57,8 @@ PACKAGE = f"{Path(twusage.__file__).parent}{os.sep}"
 TOKEN = "AAAAAAAAAAAAAAAAAAAAATOKENCANARYONE%2FtokenCanaryTwo%2BtokenCanaryThree%3DtokenCanaryFour"
 KEY = "keyCanary1keyCanary2keyCanary"
 SECRET = "secretCanary1:secretCanary2/secretCanary3%41secretCanary4"
-MINTED = "AAAAAAAAAAAAAAAAAAAAAMINTEDCANARY%2FmintedCanaryTwo%3DmintedCanaryThree"
-SECRETS = (TOKEN, KEY, SECRET, MINTED)
+FETCHED_TOKEN = "AAAAAAAAAAAAAAAAAAAAAMINTEDCANARY%2FmintedCanaryTwo%3DmintedCanaryThree"
+SECRETS = (TOKEN, KEY, SECRET, FETCHED_TOKEN)
 
 
 def needles() -> re.Pattern[str]:
@@ -307,12 +307,12 @@ def fake_of(clock: VirtualClock) -> FakeApi:
     """A fake whose first app has the canaries."""
     api = FakeApi(clock=clock, history_days=3)
     app = api.apps[0]
-    app.tokens[:] = [MINTED, TOKEN]
+    app.tokens[:] = [FETCHED_TOKEN, TOKEN]
     app.api_key, app.api_secret = KEY, SECRET
     return api
 
 
-def is_mint(request: Request) -> bool:
+def is_token_request(request: Request) -> bool:
     return request.method == "POST"
 
 
@@ -321,7 +321,10 @@ def sent_headers(auth: str) -> list[tuple[str, Callable[[Request], bool]]]:
     if auth != "keys":
         return [(f"Bearer {TOKEN}", lambda _: True)]
     pair = base64.b64encode(f"{quote(KEY, safe='')}:{quote(SECRET, safe='')}".encode()).decode()
-    return [(f"Basic {pair}", is_mint), (f"Bearer {MINTED}", lambda request: not is_mint(request))]
+    return [
+        (f"Basic {pair}", is_token_request),
+        (f"Bearer {FETCHED_TOKEN}", lambda request: not is_token_request(request)),
+    ]
 
 
 @pytest.mark.parametrize("auth", AUTHS)
@@ -334,7 +337,7 @@ async def test_in_memory(auth: str, sweep: Sweep) -> None:
         for fault in [*PLAIN_FAULTS, *itertools.chain(*map(echo_faults, echoed(sent)))]:
             sweep.case = f"{auth}, {sent.partition(' ')[0]}, {fault}"
             api.fail(fault, when=when)
-            if when is is_mint:
+            if when is is_token_request:
                 made = AUTHS[auth]()
             client = UsageClient(
                 made,
@@ -482,24 +485,24 @@ async def test_on_the_wire(auth: str, sweep: Sweep) -> None:
         await over_the_wire(sweep, auth, echoes(say))
 
 
-MINT = json.dumps({"token_type": "bearer", "access_token": MINTED}).encode()
+TOKEN_BODY = json.dumps({"token_type": "bearer", "access_token": FETCHED_TOKEN}).encode()
 BROKEN_MINTS = {
-    "gzip that is cut": zipped(gzip.compress(MINT)[:-3]),
-    "gzip that is corrupt": zipped(gzip.compress(MINT)[:-8] + bytes(8)),
-    "gzip with more behind it": zipped(gzip.compress(MINT) + MINT),
-    "a body that is cut": answer(MINT, length=9999),
-    "JSON that is cut": answer(MINT[:-4]),
-    "another type": answer(MINT.replace(b"bearer", b"mac")),
-    "two of them": answer(MINT[:-1] + b', "access_token": "' + MINTED.encode() + b'"}'),
-    "another status": answer(MINT, status=b"201 Created"),
-    "a redirect": answer(MINT, b"location: /" + MINTED.encode(), status=b"302 Found"),
+    "gzip that is cut": zipped(gzip.compress(TOKEN_BODY)[:-3]),
+    "gzip that is corrupt": zipped(gzip.compress(TOKEN_BODY)[:-8] + bytes(8)),
+    "gzip with more behind it": zipped(gzip.compress(TOKEN_BODY) + TOKEN_BODY),
+    "a body that is cut": answer(TOKEN_BODY, length=9999),
+    "JSON that is cut": answer(TOKEN_BODY[:-4]),
+    "another type": answer(TOKEN_BODY.replace(b"bearer", b"mac")),
+    "two of them": answer(TOKEN_BODY[:-1] + b', "access_token": "' + FETCHED_TOKEN.encode() + b'"}'),
+    "another status": answer(TOKEN_BODY, status=b"201 Created"),
+    "a redirect": answer(TOKEN_BODY, b"location: /" + FETCHED_TOKEN.encode(), status=b"302 Found"),
     "a refusal": answer(b"{}", b"x-transaction-id: 1", status=b"403 No"),
-    "a body that is too large": answer(MINT * 60),
-    "gzip that is too large": zipped(gzip.compress(MINT * 60)),
+    "a body that is too large": answer(TOKEN_BODY * 60),
+    "gzip that is too large": zipped(gzip.compress(TOKEN_BODY * 60)),
 }
 
 
-async def test_broken_mints(sweep: Sweep) -> None:
+async def test_broken_token_responses(sweep: Sweep) -> None:
     """A token in a broken response is redacted, too."""
     for name, data in BROKEN_MINTS.items():
         sweep.case = name
@@ -533,7 +536,7 @@ async def test_cancelled_by_the_caller(auth: str, first_bytes: bytes, sweep: Swe
     assert server.requests
 
 
-async def test_nobody_there(sweep: Sweep, unused_tcp_port: int) -> None:
+async def test_nothing_listens(sweep: Sweep, unused_tcp_port: int) -> None:
     """No connection, and the errors of aiohttp and of the system that come of it."""
     for auth, url in itertools.product(AUTHS, (f"http://127.0.0.1:{unused_tcp_port}", "https://api.invalid")):
         async with UsageClient(AUTHS[auth](), base_url=url, retry=RetryPolicy.none(), timeout=2) as client:
@@ -580,7 +583,7 @@ async def test_malformed_credentials(spoil: str, sweep: Sweep, monkeypatch: pyte
 
 
 async def test_recordings(sweep: Sweep, tmp_path: Path) -> None:
-    """A file that is committed: echoes, mints, refusals."""
+    """A file that is committed: echoes, token requests, errors."""
     clock = VirtualClock()
     api = fake_of(clock)
     path = tmp_path / "recording.json"
@@ -591,18 +594,22 @@ async def test_recordings(sweep: Sweep, tmp_path: Path) -> None:
             for fault in [Fault.slow(0), *itertools.chain(*map(echo_faults, spelt))]:
                 sweep.case = f"{auth}, {fault}"
                 api.fail(fault, when=when)
-                request = token_request(KEY, SECRET) if when is is_mint else usage_request()
+                request = token_request(KEY, SECRET) if when is is_token_request else usage_request()
                 transport = RecordingTransport(FakeTransport(api), path)
                 await transport.send(evolve(request, headers={**request.headers, "authorization": sent}), timeout=1)
                 sweep.look("the recording", path.read_text())
                 api._scripted.clear()
 
 
-async def test_recordings_of_broken_mints(tmp_path: Path) -> None:
+async def test_recordings_of_broken_token_responses(tmp_path: Path) -> None:
     """A token in a truncated response is redacted, too."""
     api = fake_of(VirtualClock())
     path = tmp_path / "recording.json"
-    for body in (MINT[:-4], MINT[:-1] + b', "access_token": "' + MINTED.encode() + b'"}', b"<html>" + MINT):
+    for body in (
+        TOKEN_BODY[:-4],
+        TOKEN_BODY[:-1] + b', "access_token": "' + FETCHED_TOKEN.encode() + b'"}',
+        b"<html>" + TOKEN_BODY,
+    ):
         api.fail(Fault.status(200, body))
         await RecordingTransport(FakeTransport(api), path).send(token_request(KEY, SECRET), timeout=1)
         assert not NEEDLES.search(path.read_text().lower())
@@ -622,7 +629,7 @@ def test_the_command(debug: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = {option for each in command.commands.values() for given in each.params for option in given.opts}
     assert "--token" not in options
     api = FakeApi()
-    api.apps[0].tokens[:] = [MINTED, TOKEN]
+    api.apps[0].tokens[:] = [FETCHED_TOKEN, TOKEN]
     api.apps[0].api_key, api.apps[0].api_secret = KEY, SECRET
     clean = {name: text for name, text in os.environ.items() if not name.endswith(("TOKEN", "_KEY", "_SECRET"))}
     credentials = [
@@ -660,7 +667,7 @@ async def test_the_shared_store(sweep: Sweep, tmp_path: Path) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
     api = FakeApi()
-    api.apps[0].tokens[:] = [MINTED, TOKEN]
+    api.apps[0].tokens[:] = [FETCHED_TOKEN, TOKEN]
     api.apps[0].api_key, api.apps[0].api_secret = KEY, SECRET
     redis = Redis(str(tmp_path))
     try:

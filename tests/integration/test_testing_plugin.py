@@ -159,7 +159,7 @@ def test_a_server_can_be_had_without_pytest() -> None:
         assert ask(again) == 200
 
 
-def test_a_server_on_a_taken_port_says_so() -> None:
+def test_a_server_on_a_taken_port_raises() -> None:
     """And leaves nothing behind: its thread ends."""
     with FakeServer() as first:
         port = int(first.url.rpartition(":")[2])

@@ -75,7 +75,7 @@ async def test_every_path_is_the_apis(api: FakeApi, server: TestServer, method: 
     assert [received.method for received in api.requests] == [method]
 
 
-async def test_tokens_are_minted(api: FakeApi, server: TestServer) -> None:
+async def test_tokens_are_issued(api: FakeApi, server: TestServer) -> None:
     """POST /oauth2/token gives the app's token for its key and secret."""
     app = api.apps[1]
     authorization = "Basic " + base64.b64encode(f"{app.api_key}:{app.api_secret}".encode()).decode()
@@ -103,7 +103,7 @@ async def test_the_query_arrives_as_it_was_sent(api: FakeApi, server: TestServer
 
 
 @pytest.mark.parametrize("fault", [Fault.connect_error(), Fault.disconnected()], ids=str)
-async def test_hanging_up_says_nothing(api: FakeApi, server: TestServer, fault: Fault) -> None:
+async def test_a_closed_connection_without_a_byte(api: FakeApi, server: TestServer, fault: Fault) -> None:
     """A connection that is refused or closed immediately ends without a byte."""
     api.fail(fault)
     assert await raw(server, get(api)) == b""

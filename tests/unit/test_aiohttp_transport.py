@@ -72,9 +72,7 @@ class TestAsking:
         assert call(web)["headers"] == {**canary_request.headers, "accept-encoding": "gzip"}
         assert call(web)["data"] is None
 
-    async def test_asks_for_gzip_whatever_the_request_asks_for(
-        self, web: aioresponses, transport: AiohttpTransport
-    ) -> None:
+    async def test_requests_gzip_whatever_the_request_has(self, web: aioresponses, transport: AiohttpTransport) -> None:
         """An encoding that the transport could not undo is never offered."""
         web.get(ADDRESS)
         await transport.send(Request("GET", ADDRESS, {"Accept-Encoding": "br"}), timeout=1)
@@ -86,7 +84,7 @@ class TestAsking:
         await transport.send(Request("POST", ADDRESS, body=b"grant_type=client_credentials"), timeout=1)
         assert call(web, "POST")["data"] == b"grant_type=client_credentials"
 
-    async def test_switches_off_what_aiohttp_would_do_by_itself(
+    async def test_switches_off_the_defaults_of_aiohttp(
         self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
     ) -> None:
         """No redirects, no inflating, no raising for a status, no total timeout rounded up to whole seconds."""
@@ -260,7 +258,7 @@ class TestErrors:
             refused(ProtocolError, aiohttp.ClientConnectionError("Connector is closed.")),
         ],
     )
-    async def test_what_will_not_mend_itself_is_final(
+    async def test_permanent_errors_are_not_retried(
         self,
         web: aioresponses,
         transport: AiohttpTransport,
@@ -421,7 +419,7 @@ class TestSessions:
         with pytest.raises(ConfigurationError, match="limit must be an int of at least 1"):
             AiohttpTransport(limit=limit)
 
-    def test_where_no_loop_runs(self, canary_request: Request) -> None:
+    def test_without_a_running_loop(self, canary_request: Request) -> None:
         """A process that was forked in the middle of a call has no running loop: the error has advice."""
         with pytest.raises(ConfigurationError, match="in each process"):
             AiohttpTransport().send(canary_request, timeout=1).send(None)

@@ -206,7 +206,7 @@ def credentials(auth: object) -> TokenProvider:
 
 class TestCredentials:
     @pytest.mark.parametrize("auth", [TOKEN, BearerToken(TOKEN), HandMade()], ids=["text", "ours", "hand-made"])
-    async def test_whoever_gives_a_token_is_asked(self, auth: Any) -> None:
+    async def test_any_object_with_a_token_method_is_called(self, auth: Any) -> None:
         """A str is taken for a bearer token, and whatever has a token method is used as it is."""
         provider = credentials(auth)
         token = await provider.token()
@@ -290,7 +290,7 @@ def keys() -> AppOnlyAuth:
 
 
 class TestAppOnlyAuth:
-    async def test_is_asked_for_once(self, keys: AppOnlyAuth) -> None:
+    async def test_is_fetched_once(self, keys: AppOnlyAuth) -> None:
         """A hundred concurrent callers, and all later ones, have one token of one exchange."""
         fetch_token = FetchToken("T1")
         tokens = await asyncio.gather(*(keys.token(fetch_token) for _ in range(100)))
@@ -307,7 +307,7 @@ class TestAppOnlyAuth:
         assert await keys.token(fetch_token, refused=old) == Secret("T2")
         assert len(fetch_token.exchanges) == 2
 
-    async def test_the_same_token_again_is_told_to_all(self, keys: AppOnlyAuth) -> None:
+    async def test_the_same_token_again_is_shared_by_all(self, keys: AppOnlyAuth) -> None:
         """The API returns the same token until it is invalidated. Waiters share that result, without a new fetch."""
         fetch_token = FetchToken("T1", "T1")
         old = await keys.token(fetch_token)
@@ -315,7 +315,7 @@ class TestAppOnlyAuth:
         assert await keys.token(fetch_token, refused=old) == old, "and so does a later caller with the old refusal"
         assert len(fetch_token.exchanges) == 2
 
-    async def test_a_failure_is_shared_by_those_who_waited(self, keys: AppOnlyAuth) -> None:
+    async def test_a_failure_is_shared_by_the_waiters(self, keys: AppOnlyAuth) -> None:
         """Twenty waiters share one failure, each as an exception of its own. The next caller fetches again."""
         failure = AuthenticationError("no", status=403, body=b"{}")
         fetch_token = FetchToken(failure, "T1")
@@ -339,7 +339,7 @@ class TestAppOnlyAuth:
         assert outcomes == [error, Secret("T1"), Secret("T1")]
         assert len(fetch_token.exchanges) == 2
 
-    async def test_who_is_cancelled_hands_over(self, keys: AppOnlyAuth) -> None:
+    async def test_a_cancelled_fetch_hands_over(self, keys: AppOnlyAuth) -> None:
         """If the fetching caller is cancelled, the next in line fetches. A cancelled waiter changes nothing."""
         fetch_token = FetchToken("T1")
         fetch_token.open.clear()
@@ -435,7 +435,7 @@ class TestAppOnlyAuth:
             assert b"canary" not in pickle.dumps(keys, protocol)
         assert "canary" not in f"{keys} {vars(keys)}"
 
-    async def test_a_copy_works_and_a_pickle_says_why_it_does_not(self, keys: AppOnlyAuth) -> None:
+    async def test_a_copy_works_and_a_pickle_raises(self, keys: AppOnlyAuth) -> None:
         """A copy is the same key and fetches a token of its own. A pickle holds nothing, and raises on use."""
         await keys.token(FetchToken("T1"))
         for twin in (copy.copy(keys), copy.deepcopy(keys)):
@@ -476,12 +476,12 @@ class FarAway(FakeTransport):
         return await super().send(request, timeout=timeout)
 
 
-def is_mint(request: Request) -> bool:
+def is_token_request(request: Request) -> bool:
     return request.method == "POST"
 
 
-def mints(api: FakeApi) -> int:
-    return sum(map(is_mint, api.requests))
+def token_requests(api: FakeApi) -> int:
+    return sum(map(is_token_request, api.requests))
 
 
 def rotate(api: FakeApi, token: str = "AAAAanother%2Ftoken%3D") -> str:
@@ -491,7 +491,9 @@ def rotate(api: FakeApi, token: str = "AAAAanother%2Ftoken%3D") -> str:
 
 
 def sent_with(api: FakeApi) -> list[str]:
-    return [request.headers["authorization"].partition(" ")[2] for request in api.requests if not is_mint(request)]
+    return [
+        request.headers["authorization"].partition(" ")[2] for request in api.requests if not is_token_request(request)
+    ]
 
 
 class TestMinting:
@@ -500,15 +502,15 @@ class TestMinting:
         keys = keys_of(api)
         async with client_of(api, keys) as one, client_of(api, keys) as two:
             await asyncio.gather(*(client.get_usage() for client in (one, two) for _ in range(10)))
-        assert mints(api) == 1
-        assert is_mint(api.requests[0])
+        assert token_requests(api) == 1
+        assert is_token_request(api.requests[0])
         assert set(sent_with(api)) == {api.apps[0].token}
 
-    async def test_costs_no_place_and_tells_nothing_of_the_window(self, api: FakeApi, clock: VirtualClock) -> None:
+    async def test_costs_no_place_and_leaves_the_window_unchanged(self, api: FakeApi, clock: VirtualClock) -> None:
         """Fifty calls still go in the first window. The headers of a fetch_token are not those of the window."""
         limits = {"x-rate-limit-limit": "450", "x-rate-limit-remaining": "3", "x-rate-limit-reset": "1768479000"}
-        minted = {"token_type": "bearer", "access_token": api.apps[0].token}
-        api.fail(Fault.status(200, minted, headers=limits), when=is_mint)
+        token_body = {"token_type": "bearer", "access_token": api.apps[0].token}
+        api.fail(Fault.status(200, token_body, headers=limits), when=is_token_request)
         states = []
 
         class Told(LocalRateLimiter):
@@ -557,7 +559,7 @@ class TestMinting:
         """
         limiter = LocalRateLimiter(clock=api.clock)
         async with client_of(api, limiter=limiter, retry=RetryPolicy.none(), transport=FarAway(api)) as client:
-            api.fail(fault, when=is_mint)
+            api.fail(fault, when=is_token_request)
             errors = await asyncio.gather(*(client.get_usage() for _ in range(10)), return_exceptions=True)
             assert {type(error) for error in errors} == {kind}
             for error in errors:
@@ -566,14 +568,14 @@ class TestMinting:
                 assert not isinstance(error, RateLimitedError) or (
                     not error.window_exhausted and error.rate_limit is None
                 )
-            assert all(map(is_mint, api.requests))
+            assert all(map(is_token_request, api.requests))
             assert len(api.requests) == min(sent, 1)
             assert client.rate_limit is None
             assert not limiter._queues, "no place was requested"
             api.assert_all_used()
             assert (await client.get_usage()).rate_limit is not None
         api.requests.clear()
-        api.fail(fault, times=math.inf, when=is_mint)
+        api.fail(fault, times=math.inf, when=is_token_request)
         async with client_of(api, retry=RetryPolicy(max_wait=700), timeout=5) as client:
             with pytest.raises(kind):
                 await client.get_usage()
@@ -590,17 +592,17 @@ class TestMinting:
 
     async def test_its_own_429_is_waited_for_and_closes_no_window(self, api: FakeApi, clock: VirtualClock) -> None:
         """Too many token requests: a client with a token continues meanwhile."""
-        api.fail(Fault.rate_limited(headers={"retry-after": "60"}), when=is_mint)
-        api.fail(Fault.slow(1), when=is_mint)
+        api.fail(Fault.rate_limited(headers={"retry-after": "60"}), when=is_token_request)
+        api.fail(Fault.slow(1), when=is_token_request)
         limiter = LocalRateLimiter(clock=clock)
         keys = keys_of(api)
         async with client_of(api, keys, limiter=limiter) as client:
             first = asyncio.create_task(client.get_usage())
             await settle()
-            assert mints(api) == 1
+            assert token_requests(api) == 1
             assert not limiter._queues
             await first
-        assert mints(api) == 2
+        assert token_requests(api) == 2
         assert 60 <= clock.monotonic() <= 902
 
     async def test_an_outage_is_not_multiplied(self, api: FakeApi) -> None:
@@ -617,7 +619,7 @@ class TestMinting:
 
     async def test_closing_ends_it(self, api: FakeApi, clock: VirtualClock) -> None:
         """A client that is closed while it fetches a token ends its calls. Another client's waiting calls go on."""
-        api.fail(Fault.slow(5), when=is_mint, times=2)
+        api.fail(Fault.slow(5), when=is_token_request, times=2)
         keys = keys_of(api)
         async with client_of(api, keys) as other:
             client = client_of(api, keys)
@@ -629,14 +631,14 @@ class TestMinting:
             assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {ClientClosedError}
             assert clock.monotonic() < 5
             assert (await patient).project_id == api.project.id
-        assert mints(api) == 2
+        assert token_requests(api) == 2
 
     def test_threads_and_loops_share_a_token(self, api: FakeApi) -> None:
         """One key for the clients of several loops, one after the other. One token is fetched."""
         keys = keys_of(api)
         for _ in range(3):
             asyncio.run(client_of(api, keys).get_usage())
-        assert mints(api) == 1
+        assert token_requests(api) == 1
 
 
 class TestRenewal:
@@ -651,8 +653,8 @@ class TestRenewal:
             api.requests.clear()
             results = await asyncio.gather(*(client.get_usage() for _ in range(calls)))
             assert len(results) == calls
-        assert mints(api) == 1
-        at = next(place for place, request in enumerate(api.requests) if is_mint(request))
+        assert token_requests(api) == 1
+        at = next(place for place, request in enumerate(api.requests) if is_token_request(request))
         assert set(sent_with(api)[at:]) == {new}, "calls that waited in the queue use the new token"
         assert at == min(calls, 59)
         assert len(sent_with(api)) == calls + at
@@ -662,13 +664,13 @@ class TestRenewal:
         async with client_of(api, transport=FarAway(api)) as client:
             await client.get_usage()
             api.requests.clear()
-            api.fail(Fault.status(401), when=lambda request: not is_mint(request), times=20)
+            api.fail(Fault.status(401), when=lambda request: not is_token_request(request), times=20)
             errors = await asyncio.gather(*(client.get_usage() for _ in range(20)), return_exceptions=True)
         assert {type(error) for error in errors} == {AuthenticationError}
         assert not any(error.retryable for error in errors if isinstance(error, TwUsageError))
         assert {request.url.rpartition("/")[2] for request in api.requests} == {"token", "tweets"}
         assert len(sent_with(api)) == 20
-        assert mints(api) == 1
+        assert token_requests(api) == 1
 
     async def test_a_second_refusal_ends_the_call(self, api: FakeApi) -> None:
         """A token that is refused, and then the one that took its place: no loop."""
@@ -679,8 +681,8 @@ class TestRenewal:
             return False
 
         async with client_of(api) as client:
-            api.fail(Fault.empty(), when=lambda request: is_mint(request) and renewed(request))
-            api.fail(Fault.status(401), when=lambda request: not is_mint(request), times=math.inf)
+            api.fail(Fault.empty(), when=lambda request: is_token_request(request) and renewed(request))
+            api.fail(Fault.status(401), when=lambda request: not is_token_request(request), times=math.inf)
             with pytest.raises(AuthenticationError):
                 await client.get_usage()
         assert sent_with(api) == ["AAAA-0", "AAAA-1"]
@@ -695,7 +697,7 @@ class TestRenewal:
             assert caught.value.retryable
             assert len(sent_with(api)) == 2
             await client.get_usage()
-        assert mints(api) == 2
+        assert token_requests(api) == 2
 
     async def test_costs_no_retry_of_the_budget(self, api: FakeApi) -> None:
         """A renewed token does not mean an outage. It is used immediately, also with an empty retry budget."""
@@ -711,10 +713,10 @@ class TestRenewal:
         async with client_of(api) as client:
             await client.get_usage()
             rotate(api)
-            api.fail(Fault.status(503), when=is_mint)
+            api.fail(Fault.status(503), when=is_token_request)
             await asyncio.gather(*(client.get_usage() for _ in range(10)))
             rotate(api, "AAAAthird")
-            api.fail(Fault.status(403), when=is_mint)
+            api.fail(Fault.status(403), when=is_token_request)
             with pytest.raises(AuthenticationError, match="API key and secret"):
                 await client.get_usage()
 

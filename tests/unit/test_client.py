@@ -119,9 +119,7 @@ async def test_fields_choose(client: UsageClient) -> None:
     assert len(usage.daily_client_app_usage[0].usage) == 90
 
 
-async def test_a_result_knows_when_it_came_and_what_is_left_of_the_window(
-    client: UsageClient, clock: VirtualClock
-) -> None:
+async def test_a_result_has_its_arrival_and_the_calls_left(client: UsageClient, clock: VirtualClock) -> None:
     """fetched_at is the client's clock; rate_limit is the response's own."""
     assert client.rate_limit is None
     usage = await client.get_usage()
@@ -182,7 +180,7 @@ async def test_a_capped_month_does_not_close_the_window(client: UsageClient, api
     assert clock.monotonic() == 0.0
 
 
-async def test_a_capped_month_says_nothing_of_the_window(api: FakeApi, clock: VirtualClock) -> None:
+async def test_a_capped_month_leaves_the_window_unchanged(api: FakeApi, clock: VirtualClock) -> None:
     """Its headers are another endpoint's, with 39,999 calls left. They open no place here, and are not reported."""
     async with make_client(api, transport=FakeTransport(api, latency=1)) as client:
         api.fail(Fault.usage_capped())
@@ -339,7 +337,7 @@ async def test_a_limiter_of_ones_own_is_used(api: FakeApi) -> None:
     assert list(limiter._queues) == [Secret(api.apps[0].token).fingerprint]
 
 
-async def test_an_auth_of_ones_own_is_asked_before_every_call(api: FakeApi) -> None:
+async def test_a_users_auth_is_called_before_every_call(api: FakeApi) -> None:
     """A token may change between two calls; a plain str will do."""
 
     class Rotating:
@@ -455,7 +453,7 @@ def at(moment: datetime, seconds: float) -> datetime:
     return moment + timedelta(seconds=seconds)
 
 
-async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) -> None:
+async def test_a_wait_for_the_window_is_reported(api: FakeApi, clock: VirtualClock) -> None:
     """When it begins. Its length, its end by the server's clock, its reason. A call without a wait reports nothing."""
     waits: list[tuple[float, Wait]] = []
     noon = clock.now()
@@ -468,7 +466,7 @@ async def test_a_wait_for_the_window_is_told(api: FakeApi, clock: VirtualClock) 
     assert waits == [(100.0, Wait(801.0, at(noon, 901), "no calls left in the app's 15-minute window"))]
 
 
-async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
+async def test_a_backoff_is_reported(api: FakeApi, clock: VirtualClock) -> None:
     """The wait between two attempts, too."""
     waits: list[Wait] = []
     noon = clock.now()
@@ -478,7 +476,7 @@ async def test_a_backoff_is_told(api: FakeApi, clock: VirtualClock) -> None:
     assert waits == [Wait(45.0, at(noon, 45), "the last attempt failed (ServerError)")]
 
 
-async def test_a_429_is_told_once(api: FakeApi) -> None:
+async def test_a_429_is_reported_once(api: FakeApi) -> None:
     """The one wait until the window opens, and no other."""
     waits: list[Wait] = []
     api.fail(Fault.rate_limited())
@@ -585,7 +583,7 @@ async def test_a_reused_result_lets_others_run(client: UsageClient) -> None:
         await asyncio.wait_for(poll(), 0.01)
 
 
-async def test_a_machine_that_slept_asks_anew(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
+async def test_a_suspended_machine_calls_again(client: UsageClient, api: FakeApi, clock: VirtualClock) -> None:
     """A result grows old while the machine is suspended, though its monotonic clock stands still."""
     first = await client.get_usage()
     clock.suspend(8 * 3600)
@@ -601,7 +599,7 @@ async def test_a_result_of_a_plain_call_is_reused_too(client: UsageClient, api: 
     assert await client.get_usage(days=7, max_age=1) is first
 
 
-async def test_without_max_age_it_always_asks(client: UsageClient, api: FakeApi) -> None:
+async def test_without_max_age_it_always_calls(client: UsageClient, api: FakeApi) -> None:
     """None never uses the cache, and max_age=0 only a response of this very instant."""
     await client.get_usage()
     await client.get_usage()
@@ -666,7 +664,7 @@ async def test_the_last_caller_takes_the_request_along(api: FakeApi) -> None:
     assert all(task.cancelled() for task in tasks)
 
 
-async def test_nothing_runs_on_for_nobody(api: FakeApi) -> None:
+async def test_nothing_runs_on_without_a_caller(api: FakeApi) -> None:
     """With its only caller gone, the shared request ends. No task is left, and its place is given back."""
     gate = Gate(api)
     async with make_client(api, transport=gate) as client:
@@ -731,7 +729,7 @@ async def test_closing_ends_a_call_that_backs_off(api: FakeApi) -> None:
         await call
 
 
-async def test_a_closed_client_says_so(api: FakeApi) -> None:
+async def test_a_closed_client_raises(api: FakeApi) -> None:
     """No call begins on a closed client, not even one with a young result."""
     client = make_client(api)
     await client.get_usage()
@@ -754,7 +752,7 @@ async def test_closing_twice_and_from_two_tasks_is_fine(api: FakeApi) -> None:
         await call
 
 
-async def test_a_caller_who_is_cancelled_while_it_closes_stays_cancelled(api: FakeApi) -> None:
+async def test_a_caller_cancelled_while_it_closes_stays_cancelled(api: FakeApi) -> None:
     """CancelledError is not turned into something else."""
     gate = Gate(api)
     client = make_client(api, transport=gate)
@@ -818,7 +816,7 @@ async def test_a_client_that_closes_in_the_step_of_a_call_opens_nothing() -> Non
     assert client._transport._session is None  # type: ignore[attr-defined]
 
 
-async def test_an_error_of_somebody_elses_is_shared_as_it_is(api: FakeApi) -> None:
+async def test_a_foreign_error_is_shared_unchanged(api: FakeApi) -> None:
     """What a user's transport raises may not be made to be copied."""
 
     class OddError(Exception):
@@ -879,7 +877,7 @@ async def test_keywords_go_before_the_environment(api: FakeApi, monkeypatch: pyt
     assert api.requests[0].url.startswith("http://localhost:1/2/usage/tweets?days=1&")
 
 
-def test_a_wrong_base_url_in_the_environment_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_base_url_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who never wrote base_url learns which variable it is."""
     monkeypatch.setenv("X_BEARER_TOKEN", "AAAA")
     monkeypatch.setenv("TWUSAGE_BASE_URL", "http://api.x.com")
@@ -903,7 +901,7 @@ def test_an_empty_base_url_in_the_environment_is_none(monkeypatch: pytest.Monkey
     assert UsageClient.from_env()._base_url == "https://api.twitter.com"
 
 
-def test_an_environment_without_a_token_is_told_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_a_token_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the variable to set."""
     for name in ("X_BEARER_TOKEN", "TWITTER_BEARER_TOKEN", "BEARER_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -148,7 +148,7 @@ class TestDocumentedAnswers:
         "usage_bare_days",
     ],
 )
-def test_every_known_variation_says_the_same(name: str) -> None:
+def test_every_known_variation_decodes_to_the_same(name: str) -> None:
     """Whatever envelope the numbers come in, they are the same values."""
     assert decode_usage(fixture(name)) == EXPECTED
 
@@ -158,7 +158,7 @@ class TestDaysOfApps:
         """The newest documents' list of days gives the project's days and each app's."""
         assert decode_usage(fixture("usage_days_of_apps")) == UNCOUNTED
 
-    def test_apps_told_directly_win(self) -> None:
+    def test_apps_in_their_own_field_win(self) -> None:
         """If the apps are in their own field as well, that one counts."""
         document = json.loads(fixture("usage_days_of_apps"))
         document["data"]["daily_client_app_usage"] = live()["data"]["daily_client_app_usage"]
@@ -314,7 +314,7 @@ class TestLeaves:
         """A whole surrogate pair is one character, and no flaw."""
         assert decode_usage(rb'{"data": {"name": "\ud83d\ude00"}}').extra == {"name": "\U0001f600"}
 
-    def test_a_repeat_tells_what_the_first_did_not(self) -> None:
+    def test_a_repeated_row_adds_a_missing_count(self) -> None:
         """Of two rows for one day, the one with a count counts."""
         for counts in [(None, 5), (5, None), (5, 5)]:
             days = [{"date": "2023-11-01", "usage": count} for count in counts]
@@ -704,7 +704,7 @@ class TestRefusedJson:
         ],
         ids=lambda value: ascii(value)[:50],
     )
-    def test_what_json_must_not_say(self, body: bytes, path: str) -> None:
+    def test_values_that_json_must_not_contain(self, body: bytes, path: str) -> None:
         """NaN, infinities, half characters and endless numbers are refused, with their path."""
         error = refused(body)
         assert error.path == path

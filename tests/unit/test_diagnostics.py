@@ -358,7 +358,7 @@ class TestClientForbidden:
         problem = Problem(type="https://api.x.com/2/problems/client-forbidden")
         assert the(call(ForbiddenError("", status=403, problem=problem)), "app.no-project").message.endswith("tion")
 
-    def test_what_it_says_is_escaped_and_cut(self) -> None:
+    def test_the_reply_is_escaped_and_cut(self) -> None:
         """The server may send anything."""
         extra = dict.fromkeys(("reason", "required_enrollment", "registration_url"), "\x1b[2J" + "x" * 10**5)
         problem = Problem(type="client-forbidden", extra=extra)
@@ -427,7 +427,7 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_where_they_are(self, environ: dict[str, str], message: str) -> None:
+    def test_found_variables(self, environ: dict[str, str], message: str) -> None:
         """It names the variables that count, and those that are set but do not. So the right one is changed."""
         assert check_environment(environ) == (Finding("credentials.found", "ok", message),)
 
@@ -906,7 +906,7 @@ class TestCheck:
                 with pytest.raises(asyncio.CancelledError):
                     await client.check()
 
-    async def test_what_the_server_says_is_escaped_and_cut(
+    async def test_the_servers_text_is_escaped_and_cut(
         self, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
         """A server may say anything, and as much as it likes. Findings are read on terminals and in logs."""

@@ -132,7 +132,7 @@ def test_all_lists_every_error() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_only_what_may_mend_itself_is_retryable(cls: type[TwUsageError]) -> None:
+def test_only_transient_errors_are_retryable(cls: type[TwUsageError]) -> None:
     """A connection, a timeout, a used-up window and a server error are retryable; nothing else is."""
     assert cls("x").retryable is (cls in {ConnectError, RequestTimeoutError, RateLimitedError, ServerError})
     assert cls("x").retry_once is False

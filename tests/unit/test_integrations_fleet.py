@@ -69,7 +69,7 @@ def store() -> Store:
     return Store()
 
 
-def test_one_probe_goes_and_the_others_ask_again(store: Store) -> None:
+def test_one_probe_goes_and_the_others_poll(store: Store) -> None:
     """Any process, 20 times a second at most. The others go by its response."""
     (place,) = store.take("a")
     reply = store.exchange("b", 3)
@@ -108,7 +108,7 @@ def test_a_wait_of_known_length_is_written_again_at_its_half(store: Store) -> No
     assert store.fleet().turns == {}
 
 
-def test_a_spent_window_is_waited_for_in_stages(store: Store) -> None:
+def test_the_wait_for_a_used_up_window_has_stages(store: Store) -> None:
     """A look in 5 s. At the opening, each process a little after those before it, and 0.2 s at most."""
     store.probed(0)
     assert store.exchange("a", 30).pause == 5.0
@@ -345,7 +345,7 @@ def test_arguments_are_the_processs_own(store: Store) -> None:
     assert store.fleet().window.calls_per_window == 45
 
 
-def test_an_unknown_window_says_nothing(store: Store) -> None:
+def test_a_malformed_window_is_ignored(store: Store) -> None:
     """No limit, no server's time, no opening."""
     reply = store.exchange("a", 1)
     assert (reply.rate_limit, reply.server_now, reply.opens_in, reply.window_length) == (None, None, None, 900.0)

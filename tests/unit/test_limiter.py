@@ -86,7 +86,7 @@ def closed(seconds: float) -> Callable[[Slot], None]:
     return lambda slot: slot.close_window(seconds)
 
 
-async def test_a_free_place_is_taken_at_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_free_place_is_taken_immediately(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """A free place costs no time and no round of the loop."""
     await probe(limiter, clock, 5)
     slot = limiter.slot("app")
@@ -107,7 +107,7 @@ async def test_waiters_go_in_the_order_they_came(limiter: LocalRateLimiter, cloc
     assert clock.monotonic() == careful(900.0)
 
 
-async def test_nobody_overtakes_those_who_wait(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_waiters_are_not_overtaken(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """A call that arrives as the window opens goes behind the waiters."""
     await probe(limiter, clock, 0)
     log: list[object] = []
@@ -119,7 +119,7 @@ async def test_nobody_overtakes_those_who_wait(limiter: LocalRateLimiter, clock:
     assert log == ["early", "late"]
 
 
-async def test_the_time_waited_is_told(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_the_time_waited_is_reported(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """The slot of a call that waited has the seconds."""
     await probe(limiter, clock, 0)
     async with limiter.slot("app") as slot:
@@ -134,7 +134,7 @@ async def test_apps_do_not_wait_for_each_other(limiter: LocalRateLimiter, clock:
         assert slot.waited == 0.0
 
 
-async def test_a_wait_that_is_too_long_is_refused_at_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_wait_that_is_too_long_raises_immediately(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """It raises now, with the time to retry at, and never sleeps first."""
     await probe(limiter, clock, 0)
     with pytest.raises(
@@ -161,7 +161,7 @@ async def test_the_place_in_the_queue_counts(limiter: LocalRateLimiter, clock: V
     await asyncio.gather(*waiting)
 
 
-async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
+async def test_waiters_of_a_probe_are_rejected_by_a_used_up_window(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """The probe's response rejects waiters with a small max_wait immediately. The others stay."""
@@ -178,7 +178,7 @@ async def test_those_who_wait_for_a_probe_hear_of_a_spent_window(
     assert log == ["patient"]
 
 
-async def test_those_behind_the_last_places_hear_when_these_are_spent(
+async def test_waiters_behind_the_last_places_are_rejected_when_these_are_used(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """While the last places are under way a wait is not certain. Once they are used up, waiters are rejected."""
@@ -267,9 +267,7 @@ async def test_a_waiter_cancelled_before_the_place_is_free_is_passed_over(
     assert clock.monotonic() == 0.0
 
 
-async def test_a_cancelled_waiter_is_not_told_that_it_waits_too_long(
-    limiter: LocalRateLimiter, clock: VirtualClock
-) -> None:
+async def test_a_cancelled_waiter_is_not_rejected(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Cancelled in the tick in which its wait turns out too long, it stays cancelled."""
     async with limiter.slot("app") as slot:
         impatient = asyncio.create_task(go(limiter, [], "impatient", max_wait=1.0))
@@ -284,7 +282,7 @@ async def test_a_cancelled_waiter_is_not_told_that_it_waits_too_long(
     assert results[2] is None
 
 
-async def test_who_is_cancelled_as_its_wait_turns_out_too_long_is_cancelled(
+async def test_a_waiter_cancelled_in_the_tick_of_its_rejection_is_cancelled(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """It has been refused, and has not run since. A cancellation is never swallowed."""
@@ -389,7 +387,7 @@ async def test_a_refusal_before_any_header_has_none(limiter: LocalRateLimiter) -
     assert caught.value.retry_after == 900.0
 
 
-async def test_a_slot_knows_how_long_it_was_waited_for(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_slot_has_the_seconds_waited(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """From the request of the place on, whatever the clock showed then."""
     await clock.sleep(100.0)
     await call(limiter, closed(50.0))
@@ -424,9 +422,7 @@ async def test_the_last_waiter_leaves_no_timer_behind(limiter: LocalRateLimiter)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
-    limiter: LocalRateLimiter, clock: VirtualClock
-) -> None:
+async def test_a_call_at_the_opening_waits_for_another_response(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """However long that takes. The queue's timer, which was to wake them now, is over for both."""
 
     async def just_in_time() -> float:
@@ -447,7 +443,7 @@ async def test_whoever_comes_as_the_window_opens_waits_for_another_answer(
     assert await late == 7.0
 
 
-async def test_while_nobody_knows_how_long_no_timer_runs() -> None:
+async def test_without_a_known_wait_no_timer_runs() -> None:
     """Waiters of another's response are woken by that. A clock never gets a sleep without an end."""
     slept: list[float] = []
 
@@ -476,7 +472,7 @@ async def test_the_last_second_is_a_wait_too(limiter: LocalRateLimiter, clock: V
     assert await call(limiter, silent, max_wait=0.5) == 0.5
 
 
-async def test_patience_is_spent_while_nothing_is_known(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_max_wait_runs_while_the_wait_is_unknown(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Ten seconds behind a probe are ten seconds less for the window."""
     probe = limiter.slot(APP)
     await probe.__aenter__()
@@ -619,7 +615,7 @@ async def waits(limiter: LocalRateLimiter, reported: Callable[[Wait], None], **k
         slot.refund()
 
 
-async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_wait_is_reported_once(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Its length, its end by the server's clock, and its reason. Without a change there is no further call."""
     await probe(limiter, clock, 0)
     reported = WaitLog(clock)
@@ -631,7 +627,7 @@ async def test_a_wait_is_told_once(limiter: LocalRateLimiter, clock: VirtualCloc
     assert wait.reason == "no calls left in the app's 15-minute window"
 
 
-async def test_the_server_clock_is_told(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_the_server_clock_is_reported(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """A server that is ten minutes ahead of us. Its time is what the reset means."""
     ahead = dt.timedelta(minutes=10)
     async with limiter.slot("app") as slot:
@@ -641,7 +637,7 @@ async def test_the_server_clock_is_told(limiter: LocalRateLimiter, clock: Virtua
     assert wait.waits[0][1].until == dt.datetime(2026, 1, 15, 12, 25, tzinfo=dt.UTC)
 
 
-async def test_a_call_that_goes_at_once_tells_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_call_without_a_wait_reports_nothing(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Nor does one that waits for another's response, whose duration is unknown."""
     reported = WaitLog(clock)
     async with limiter.slot("app") as slot:
@@ -652,7 +648,7 @@ async def test_a_call_that_goes_at_once_tells_nothing(limiter: LocalRateLimiter,
     assert reported.waits == []
 
 
-async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_changed_wait_is_reported_again(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """When the probe that all waited for is refused, for instance. A change of a second at most is none."""
     await probe(limiter, clock, 0)
     reported = WaitLog(clock)
@@ -667,9 +663,7 @@ async def test_a_wait_that_becomes_another_is_told_again(limiter: LocalRateLimit
     assert [seconds for _, seconds in reported.seconds()] == pytest.approx([900.0, 900.0, 1200.0, 1200.0])
 
 
-async def test_who_comes_while_the_last_place_is_under_way_is_told_later(
-    limiter: LocalRateLimiter, clock: VirtualClock
-) -> None:
+async def test_a_call_behind_the_last_place_is_notified_later(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Another waiter was notified of the same instant before. This one was not."""
     await probe(limiter, clock, 1)
     first, second = WaitLog(clock), WaitLog(clock)
@@ -757,7 +751,7 @@ async def test_a_window_that_was_not_seen_from_its_first_call_shows_no_length(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_server_at_the_end_of_time_is_still_told_of(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_server_at_the_end_of_time_is_still_reported(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """A Date in the last second of the year 9999 is nonsense, and no crash."""
     end = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
     async with limiter.slot("app") as slot:
@@ -767,7 +761,7 @@ async def test_a_server_at_the_end_of_time_is_still_told_of(limiter: LocalRateLi
     assert heard.waits[0][1].until == end
 
 
-async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_a_wait_is_reported_again_when_it_changes(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """By more than a second. A smaller change is ignored, also for waiters at their max_wait."""
     reported: dict[str, list[float]] = {"early": [], "late": []}
     await call(limiter, left(clock, 10))
@@ -792,9 +786,7 @@ async def test_a_wait_is_told_again_when_it_changes(limiter: LocalRateLimiter, c
     assert [await early, await late] == [1002.0, 1002.0]
 
 
-async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
-    limiter: LocalRateLimiter, clock: VirtualClock
-) -> None:
+async def test_a_call_at_the_opening_gets_no_wait(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Before the queue has noticed. There is a queue, but nothing to wait for but another's answer."""
     reported: list[Wait] = []
 
@@ -811,7 +803,7 @@ async def test_whoever_comes_as_the_window_opens_is_told_of_no_wait(
     assert clock.monotonic() == 50.0
 
 
-async def test_everybody_is_told_of_their_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_every_waiter_is_notified_of_its_own_window(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """With one call a window, the third in the queue waits for three. A waiter that has left does not count."""
     reported: dict[str, float] = {}
 
@@ -857,7 +849,7 @@ async def test_waiters_behind_one_that_leaves_are_notified_in_the_next_window(
     await settle()
 
 
-async def test_what_is_told_after_a_refusal_is_what_is_waited(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
+async def test_the_wait_reported_after_a_429_is_kept(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Its duration counts, and a concurrent response with the same headers does not shorten it."""
     reported: list[Wait] = []
     await call(limiter, left(clock, 2))
@@ -895,7 +887,7 @@ async def test_after_a_suspend_one_probe_goes(limiter: LocalRateLimiter, clock: 
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0, 5.1, -5.1])
-async def test_a_spent_window_stays_spent_whatever_the_wall_clock_says(
+async def test_a_used_up_window_stays_so_whatever_the_wall_clock_shows(
     limiter: LocalRateLimiter, clock: VirtualClock, seconds: float
 ) -> None:
     """The clock may just have been set. Waits are monotonic: they neither end early nor grow; then a probe goes."""
@@ -968,9 +960,7 @@ async def test_ten_thousand_are_cancelled_in_no_time(limiter: LocalRateLimiter, 
     assert not len(limiter._queues["app"]._waiting)
 
 
-async def test_who_cancels_all_tasks_does_not_put_the_others_to_sleep(
-    limiter: LocalRateLimiter, clock: VirtualClock
-) -> None:
+async def test_cancelling_all_tasks_does_not_stall_the_waiters(limiter: LocalRateLimiter, clock: VirtualClock) -> None:
     """Some programs cancel all tasks that they find. The queue's own is replaced while calls wait."""
     await probe(limiter, clock, 0)
     log: list[object] = []
@@ -985,7 +975,7 @@ async def test_who_cancels_all_tasks_does_not_put_the_others_to_sleep(
     assert clock.monotonic() == careful(900.0)
 
 
-async def test_a_call_that_hangs_over_the_windows_end_keeps_nobody(
+async def test_a_call_that_hangs_over_the_windows_end_blocks_no_waiter(
     limiter: LocalRateLimiter, clock: VirtualClock
 ) -> None:
     """It holds the last place. The wait for it is unknown, but when the window is over the waiters go."""
@@ -1154,7 +1144,9 @@ async def test_the_smallest_limiter_there_is(clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("taken", [1, 3])
 @pytest.mark.parametrize("slow", [1, 2, 3])
-async def test_a_queue_that_is_slower_than_foreseen_is_told_at_once(clock: VirtualClock, slow: int, taken: int) -> None:
+async def test_a_queue_slower_than_predicted_is_notified_immediately(
+    clock: VirtualClock, slow: int, taken: int
+) -> None:
     """A long queue is not notified of each window that opens as predicted. But when another program takes its places,
     be it one, waiters that would wait too long are rejected immediately, after any number of good windows.
     """
@@ -1265,7 +1257,7 @@ async def predictions(
     [[(5, 900.0)], [(5, 900.0), (5, 1200.0)], [(5, 900.0), (5, 300.0)], [(10, 900.0), (10, 900.0), (2, 900.0)]],
     ids=["the same", "longer", "shorter", "fewer calls"],
 )
-async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+async def test_every_waiter_is_notified_of_its_start(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
     """However the windows turn out. To a thousandth, and to a second or two."""
     for went, reported in await predictions(clock, 40, *windows):
         assert reported is None or reported == pytest.approx(went, abs=2.0, rel=0.001)
@@ -1274,7 +1266,7 @@ async def test_everybody_is_told_when_they_go(clock: VirtualClock, windows: list
 @pytest.mark.parametrize(
     "windows", [[(5, 900.0), (5, 1200.0)], [(10, 900.0), (2, 900.0)]], ids=["longer", "fewer calls"]
 )
-async def test_nobody_waits_longer_than_they_would(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
+async def test_no_waiter_exceeds_its_max_wait(clock: VirtualClock, windows: list[tuple[int, float]]) -> None:
     """When a window turns out longer or smaller than the last one, waiters beyond their max_wait are rejected."""
     ends = [when for when, _ in await predictions(clock, 15, *windows, max_wait=1900.0)]
     assert max(ends) < 1900.0

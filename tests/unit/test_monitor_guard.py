@@ -231,7 +231,9 @@ async def test_reads_of_others_count(api: FakeApi, client: UsageClient, clock: V
 # -- Cancellation ------------------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_while_asking_reserves_nothing(client: UsageClient, clock: VirtualClock) -> None:
+async def test_a_reservation_cancelled_during_its_request_reserves_nothing(
+    client: UsageClient, clock: VirtualClock
+) -> None:
     """The caller is gone, and so is its claim."""
     guard = UsageGuard(client)
     task = asyncio.create_task(guard.spend(600))

@@ -380,7 +380,7 @@ async def test_another_reset_day_is_another_cycle(api: FakeApi, client: UsageCli
     assert names(await take(events, 1)) == ["ThresholdCrossed"]
 
 
-async def test_another_project_starts_anew(api: FakeApi, client: UsageClient, history: Any) -> None:
+async def test_another_project_starts_again(api: FakeApi, client: UsageClient, history: Any) -> None:
     """An app that moves to another project has changed no cap."""
     events = watch(client, history=history)
     await take(events, 1)

@@ -97,7 +97,7 @@ class TestUsageRequest:
         assert request.headers == {"accept": "application/json", "user-agent": f"twusage/{twusage.__version__}"}
 
     @pytest.mark.parametrize("days", [1, 7, 90])
-    def test_days_alone_ask_for_both_daily_fields(self, days: int) -> None:
+    def test_days_alone_request_both_daily_fields(self, days: int) -> None:
         """Days alone would change nothing in the response, so both daily fields are requested."""
         assert usage_request(days=days).url == f"{BASE}?days={days}&{BOTH_DAILY}"
 
@@ -646,7 +646,7 @@ def test_every_known_error(name: str, host: str) -> None:
     assert (error.problem.detail or "").rstrip(".").split("`")[0] in str(error)
 
 
-def test_messages_say_what_to_do() -> None:
+def test_messages_have_advice() -> None:
     """The message is the API's text, and the advice."""
     error = refusal(Response(403, {}, fixture("error_403_client_forbidden")))
     assert str(error) == (
@@ -881,7 +881,7 @@ class TestTooManyRequests:
         error = refusal(Response(429, WINDOW | {"date": HTTP_NOW}, PLAIN), now=NOW + dt.timedelta(hours=5))
         assert error.retry_after == 601
 
-    def test_the_clients_clock_where_there_is_no_date(self) -> None:
+    def test_the_clients_clock_without_a_date(self) -> None:
         """Without a date, the time of the response's arrival counts."""
         error = refusal(Response(429, WINDOW, PLAIN), now=NOW + dt.timedelta(seconds=100))
         assert error.retry_after == 501
@@ -975,7 +975,7 @@ class TestServerTrouble:
         error = refusal(Response(503, WINDOW | {"date": HTTP_NOW}, b""))
         assert (error.retry_at, error.retry_after) == (None, None)
 
-    def test_others_do_not_say(self) -> None:
+    def test_other_systems_have_no_value(self) -> None:
         """A permanent error has no time to retry at."""
         for status in (400, 401, 402, 403, 404):
             error = refusal(Response(status, WINDOW | {"date": HTTP_NOW, "retry-after": "120"}, b""))
@@ -1176,7 +1176,7 @@ KEY, API_SECRET = "key-canary", "secret-canary"
 MINTED = "AAAAminted%2Fcanary%3D"
 
 
-def minting_refusal(response: Response, request: Request | None = None) -> Any:
+def token_request_error(response: Response, request: Request | None = None) -> Any:
     """The error of a response to a token request."""
     with pytest.raises(TwUsageError) as caught:
         read_token(response, request=request or token_request(KEY, API_SECRET), fetched_at=NOW)
@@ -1240,7 +1240,7 @@ class TestReadToken:
     )
     def test_no_token(self, body: bytes) -> None:
         """A malformed token is one kind of error, retried once. It is not quoted, because it may be a part of one."""
-        error = minting_refusal(Response(200, {}, body))
+        error = token_request_error(Response(200, {}, body))
         assert type(error) is DecodeError
         assert (error.path, error.excerpt, error.retry_once) == ("$.access_token", "", True)
 
@@ -1260,15 +1260,15 @@ class TestReadToken:
     )
     def test_refusals(self, status: int, body: bytes, kind: type[TwUsageError], advice: str) -> None:
         """Each has advice about a key, not about a token. None mentions the window of the calls."""
-        error = minting_refusal(Response(status, WINDOW, body))
+        error = token_request_error(Response(status, WINDOW, body))
         assert type(error) is kind
         assert advice in str(error)
         assert getattr(error, "rate_limit", None) is None
         assert not getattr(error, "window_exhausted", False)
 
     def test_a_429_waits_for_its_own_window(self) -> None:
-        """The reset in its headers is that of the mints."""
-        assert minting_refusal(Response(429, WINDOW | {"date": HTTP_NOW})).retry_after == 601
+        """The reset in its headers is that of the token requests."""
+        assert token_request_error(Response(429, WINDOW | {"date": HTTP_NOW})).retry_after == 601
 
     def test_an_echo_is_taken_out(self) -> None:
         """Of the key, of the secret, of both as they were sent, in whatever spelling."""
@@ -1278,7 +1278,7 @@ class TestReadToken:
             f"{sent} {sent.removeprefix('Basic ')} key/canary:secret=canary key%2Fcanary secret%3Dcanary key%2fcanary"
         )
         assert redact_credentials(echo.encode(), request).count(b"canary") == 0
-        error = minting_refusal(
+        error = token_request_error(
             Response(403, {"x-transaction-id": echo}, json.dumps({"title": echo}).encode()), request
         )
         assert "[Basic credentials]" in str(error)
@@ -1310,7 +1310,7 @@ def test_a_variable_is_not_quoted(value: str) -> None:
     assert "AAAA" not in str(caught.value)
 
 
-def test_a_large_refusal_is_told_by_its_status() -> None:
+def test_a_large_error_body_is_read_by_its_status() -> None:
     """A body beyond 64 KiB is not a problem document, and parsing it would block other tasks."""
     body = b'{"title": "UsageCapExceeded", "detail": "' + b"x" * 2**16 + b'"}'
     with pytest.raises(RateLimitedError) as caught:
@@ -1320,7 +1320,7 @@ def test_a_large_refusal_is_told_by_its_status() -> None:
 
 
 @pytest.mark.parametrize("token", ["", '\\"AAAA\\"', "'AAAA", "AAAA`", "AA AA", "AA\u00e9"])
-def test_a_minted_token_that_is_none(token: str) -> None:
+def test_a_malformed_token_in_a_response(token: str) -> None:
     """A string that no header can carry, or a quoted one, is not a bearer token: and it is not shown."""
     body = f'{{"token_type": "bearer", "access_token": "{token}"}}'.encode()
     with pytest.raises(DecodeError, match="contains no bearer token") as caught:

@@ -140,7 +140,7 @@ async def test_a_recovery_gives_the_result(clock: VirtualClock) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_another_try_cannot_mend_is_raised_at_once(error: TwUsageError, clock: VirtualClock) -> None:
+async def test_permanent_errors_are_raised_immediately(error: TwUsageError, clock: VirtualClock) -> None:
     """One attempt, no waiting, the error itself."""
     attempt, log = attempts(error, "never")
     with pytest.raises(type(error)) as caught:
@@ -150,7 +150,7 @@ async def test_what_another_try_cannot_mend_is_raised_at_once(error: TwUsageErro
     assert clock.monotonic() == 0.0
 
 
-async def test_it_stops_where_a_retry_ends_in_something_final(clock: VirtualClock) -> None:
+async def test_it_stops_when_a_retry_ends_in_a_permanent_error(clock: VirtualClock) -> None:
     """A retry that meets a capped month raises that, with attempts left."""
     attempt, log = attempts(CONNECT, UsageCapExceededError("capped", status=429), "never")
     with pytest.raises(UsageCapExceededError):
@@ -175,7 +175,9 @@ async def test_garbled_answers_are_counted_among_other_failures(clock: VirtualCl
 
 
 @pytest.mark.parametrize("budget", [RetryTokenBucket(), RetryTokenBucket(0)], ids=["full", "empty"])
-async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTokenBucket, clock: VirtualClock) -> None:
+async def test_another_token_is_tried_immediately_and_costs_nothing(
+    budget: RetryTokenBucket, clock: VirtualClock
+) -> None:
     """A 401 for which another token is at hand. No wait and nothing of the budget, and a second one ends the call."""
     error = AuthenticationError("401", status=401)
     error.retryable = error.retry_once = True
@@ -188,7 +190,7 @@ async def test_another_token_is_tried_at_once_and_costs_nothing(budget: RetryTok
     assert budget.tokens_x10 == before
 
 
-async def test_an_exception_of_somebody_elses_passes(clock: VirtualClock) -> None:
+async def test_a_foreign_exception_passes(clock: VirtualClock) -> None:
     """An exception of a user's transport that is not a TwUsageError is not retried, first or later."""
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, ZeroDivisionError())
@@ -224,7 +226,7 @@ async def test_a_cancellation_inside_an_attempt_passes(clock: VirtualClock) -> N
     assert begun == 2
 
 
-async def test_a_window_that_is_spent_is_left_to_the_limiter(clock: VirtualClock) -> None:
+async def test_a_used_up_window_is_left_to_the_limiter(clock: VirtualClock) -> None:
     """The next attempt begins immediately. It waits for its place in the window."""
     attempt, _ = attempts(RateLimitedError("429", status=429, retry_after=900.0), "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
@@ -291,14 +293,14 @@ async def test_a_429_that_is_not_the_windows_waits_fifteen_seconds_at_least(
     assert clock.monotonic() == 15.0
 
 
-async def test_a_server_that_says_when_is_obeyed(clock: VirtualClock) -> None:
+async def test_the_servers_retry_after_is_obeyed(clock: VirtualClock) -> None:
     """Retry-After of a 503 is the least that is waited."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), "done")
     assert await run(RetryPolicy(), attempt, clock) == "done"
     assert clock.monotonic() == 45.0
 
 
-async def test_a_server_that_asks_for_too_much_is_not_waited_for(clock: VirtualClock) -> None:
+async def test_a_retry_after_beyond_max_wait_raises(clock: VirtualClock) -> None:
     """A wait that would exceed max_wait is not begun."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), "never")
     with pytest.raises(ServerError):
@@ -324,7 +326,7 @@ async def test_max_wait_is_for_the_whole_call(clock: VirtualClock) -> None:
     assert clock.monotonic() == 1.5
 
 
-async def test_an_attempt_is_told_how_long_it_may_wait(clock: VirtualClock) -> None:
+async def test_an_attempt_gets_the_wait_that_is_left(clock: VirtualClock) -> None:
     """Earlier waits are charged to the next attempt's budget, and so are an attempt's own."""
     budgets = []
 
@@ -462,7 +464,7 @@ def test_a_budget_is_the_apps_on_its_loop() -> None:
 # -- Reports of waits --------------------------------------------------------------------------------------------------
 
 
-async def test_a_wait_between_two_attempts_is_told(clock: VirtualClock) -> None:
+async def test_a_wait_between_two_attempts_is_reported(clock: VirtualClock) -> None:
     """How long, until when, and why: before it begins. The window's waits are the limiter's to tell."""
     attempt, _ = attempts(ServerError("503", status=503, retry_after=45.0), WINDOW, CONNECT, "done")
     waits: list[tuple[float, Wait]] = []
@@ -612,7 +614,7 @@ async def test_a_retry_of_ones_own_may_try_what_is_not_tried_otherwise(clock: Vi
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("before", [(), (CONNECT,)], ids=["first", "later"])
-async def test_some_things_are_final_whatever_a_piece_says(
+async def test_permanent_errors_override_a_users_retry(
     before: tuple[Exception, ...], final: BaseException, clock: VirtualClock
 ) -> None:
     """Quota errors, our own rejections, cancellations, foreign exceptions. The user's retry= is not called."""
@@ -623,14 +625,14 @@ async def test_some_things_are_final_whatever_a_piece_says(
     assert log == [*before, final]
 
 
-async def test_a_result_is_a_result_whatever_a_piece_says(clock: VirtualClock) -> None:
+async def test_a_result_overrides_a_users_retry(clock: VirtualClock) -> None:
     """retry= is called with errors: a good response is never thrown away."""
     for before in ([], [CONNECT]):
         attempt, _ = attempts(*before, "done", "never")
         assert await run(RetryPolicy(retry=tenacity.retry_always), attempt, clock) == "done"
 
 
-async def test_a_piece_that_raises_is_heard(clock: VirtualClock) -> None:
+async def test_an_exception_of_a_users_piece_is_raised(clock: VirtualClock) -> None:
     """A bug in a piece of the user's own is not hidden."""
     for policy in (RetryPolicy(stop=lambda _: 1 / 0 > 0), RetryPolicy(wait=lambda _: 1 / 0)):
         attempt, _ = attempts(CONNECT, "never")

@@ -127,7 +127,7 @@ def test_reads_without_sense_are_a_mistake_of_the_test(api: FakeApi, count: Any)
         api.read_posts(api.apps[0], count)
 
 
-def test_its_history_is_there_before_anybody_asks(api: FakeApi) -> None:
+def test_its_history_exists_before_the_first_request(api: FakeApi) -> None:
     """A test may set the cap by the usage before its first request."""
     assert len(api.apps[0].reads) == 90
     before = api.project.usage()
@@ -168,7 +168,7 @@ def test_a_program_that_reads_for_ever_is_stopped(clock: VirtualClock) -> None:
         loop()
 
 
-def test_a_fault_that_is_none_is_told_at_once(api: FakeApi) -> None:
+def test_an_invalid_fault_raises_immediately(api: FakeApi) -> None:
     """A forgotten call, or no times at all, is a mistake of the test, raised on creation."""
     with pytest.raises(TypeError, match="takes a Fault"):
         api.fail(Fault.rate_limited)  # type: ignore[arg-type]
@@ -309,7 +309,7 @@ def test_an_app_outside_a_project_is_refused(api: FakeApi) -> None:
     ("method", "path"), [("GET", "/2/tweets"), ("POST", "/2/usage/tweets"), ("GET", "/oauth2/token")]
 )
 def test_another_path_is_a_404(api: FakeApi, method: str, path: str) -> None:
-    """There is one endpoint, and the one that mints tokens."""
+    """There is one endpoint, and the one that issues tokens."""
     assert api.handle(Request(method, f"https://api.twitter.com{path}")).status == 404
 
 
@@ -353,20 +353,20 @@ def test_the_servers_clock_may_be_wrong(api: FakeApi) -> None:
 # -- Minting -----------------------------------------------------------------------------------------------------------
 
 
-def mint(api: FakeApi, key: str, secret: str, scheme: str = "Basic") -> Response:
+def fetch_token(api: FakeApi, key: str, secret: str, scheme: str = "Basic") -> Response:
     credentials = base64.b64encode(f"{quote(key)}:{quote(secret)}".encode()).decode()
     headers = {"authorization": f"{scheme} {credentials}"}
     return api.handle(Request("POST", "https://api.x.com/oauth2/token", headers, b"grant_type=client_credentials"))
 
 
-def test_an_app_mints_its_token(api: FakeApi) -> None:
+def test_an_app_fetches_its_token(api: FakeApi) -> None:
     """Key and secret give the app's one token, time and again."""
     app = api.apps[1]
-    assert body(mint(api, app.api_key, app.api_secret)) == {"token_type": "bearer", "access_token": app.token}
+    assert body(fetch_token(api, app.api_key, app.api_secret)) == {"token_type": "bearer", "access_token": app.token}
 
 
 @pytest.mark.parametrize("authorization", ["Basic %%%", "Basic /w==", "Basic a2V5OnNlY3JldA==", "Bearer x", ""])
-def test_bad_credentials_mint_nothing(api: FakeApi, authorization: str) -> None:
+def test_bad_credentials_get_no_token(api: FakeApi, authorization: str) -> None:
     """As documented: 403 with code 99."""
     response = api.handle(Request("POST", "https://api.x.com/oauth2/token", {"authorization": authorization}))
     assert response.status == 403
@@ -390,7 +390,7 @@ def test_a_fault_can_choose_its_requests(api: FakeApi) -> None:
     assert ask(api, "days=9").status == 503
 
 
-def test_a_fault_that_was_never_met_is_told(api: FakeApi) -> None:
+def test_an_unused_fault_is_reported(api: FakeApi) -> None:
     """A test that does not reach its target is not a test."""
     api.fail(Fault.status(503), times=2)
     ask(api)
@@ -409,7 +409,7 @@ def test_a_fault_can_last_for_ever(api: FakeApi) -> None:
     api.assert_all_used()
 
 
-def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
+def test_a_program_that_calls_without_end_is_stopped(api: FakeApi) -> None:
     """An endless retry loop ends here instead of hanging the test. It may even catch every Exception."""
     api.max_requests = 100
 
@@ -422,7 +422,7 @@ def test_a_program_that_asks_for_ever_is_stopped(api: FakeApi) -> None:
         loop()
 
 
-def test_a_spent_window_stays_spent(api: FakeApi) -> None:
+def test_a_used_up_window_stays_used_up(api: FakeApi) -> None:
     """Fault.rate_limited() is consistent: until the reset every call is rejected."""
     api.fail(Fault.rate_limited())
     first = ask(api, now=100.0)

@@ -32,7 +32,7 @@ async def test_sleepers_wake_in_their_order() -> None:
     assert log == [("a", 10.0), ("b", 20.0), ("b2", 20.0), ("c", 30.0)]
 
 
-async def test_it_stands_still_while_anybody_works() -> None:
+async def test_it_stands_still_while_a_task_runs() -> None:
     """Time does not pass under a task that is still running, however many steps it takes."""
     clock = VirtualClock()
     sleeper = asyncio.create_task(clock.sleep(5))
@@ -132,7 +132,7 @@ async def test_wall_and_monotonic_time_can_be_pulled_apart() -> None:
     assert (clock.time() - before, clock.monotonic()) == (3600.0, 0.0)
 
 
-async def test_a_test_that_nobody_moves_on_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stalled_test_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """With auto=False and no advance, the sleep raises with advice, instead of hanging."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
     clock = VirtualClock(auto=False)
@@ -140,7 +140,7 @@ async def test_a_test_that_nobody_moves_on_is_told_so(monkeypatch: pytest.Monkey
         await clock.sleep(900)
 
 
-async def test_a_sleep_without_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sleep_without_end_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a clock that moves itself cannot reach infinity."""
     monkeypatch.setattr(clock_module, "_STALLED_AFTER", 0.01)
     with pytest.raises(RuntimeError, match="sleeps for inf s of virtual time, which never end"):

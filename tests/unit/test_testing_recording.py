@@ -88,19 +88,19 @@ async def test_no_secret_reaches_the_file(api: FakeApi, path: Path) -> None:
     request = Request("GET", "https://api.x.com/2/usage/tweets", {"authorization": f"Bearer {token}"})
     for _ in range(3):
         await transport.send(request, timeout=1)
-    api.fail(Fault.status(200, {"token_type": "bearer", "access_token": "minted-secret"}))
-    mint = Request("POST", "https://api.x.com/oauth2/token", {"authorization": "Basic c2VjcmV0"})
-    await transport.send(mint, timeout=1)
+    api.fail(Fault.status(200, {"token_type": "bearer", "access_token": "issued-secret"}))
+    token_request = Request("POST", "https://api.x.com/oauth2/token", {"authorization": "Basic c2VjcmV0"})
+    await transport.send(token_request, timeout=1)
     text = path.read_text()
-    assert not [secret for secret in (token, "secret7", "minted-secret", "c2VjcmV0") if secret in text]
+    assert not [secret for secret in (token, "secret7", "issued-secret", "c2VjcmV0") if secret in text]
     assert "[Bearer credentials]" in text
 
 
-async def test_a_minted_token_is_found_wherever_it_stands(api: FakeApi, path: Path) -> None:
+async def test_a_fetched_token_is_found_in_any_place(api: FakeApi, path: Path) -> None:
     """Deep in the document as well as on top."""
-    api.fail(Fault.status(200, {"data": [{"access_token": "minted-secret"}, 1]}))
+    api.fail(Fault.status(200, {"data": [{"access_token": "issued-secret"}, 1]}))
     await RecordingTransport(FakeTransport(api), path).send(Request("GET", "https://api.x.com/"), timeout=1)
-    assert "minted-secret" not in path.read_text()
+    assert "issued-secret" not in path.read_text()
 
 
 async def test_a_header_that_is_no_text_is_recorded(api: FakeApi, path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_bytes_that_are_no_json_are_kept(api: FakeApi, path: Path) -> None
     assert (await ReplayTransport(path).send(request, timeout=1)).body == odd
 
 
-async def test_a_request_that_was_not_recorded_is_told(api: FakeApi, path: Path, clock: VirtualClock) -> None:
+async def test_an_unrecorded_request_raises(api: FakeApi, path: Path, clock: VirtualClock) -> None:
     """It names the request, and what the file has."""
     async with recorded_by(api, path) as client:
         await client.get_usage()
@@ -154,7 +154,7 @@ async def test_each_exchange_is_played_once(api: FakeApi, path: Path, clock: Vir
             await client.get_usage()
 
 
-async def test_what_was_never_asked_for_is_told(api: FakeApi, path: Path) -> None:
+async def test_unused_recordings_are_reported(api: FakeApi, path: Path) -> None:
     """assert_all_used fails if a test made fewer requests than were recorded."""
     async with recorded_by(api, path) as client:
         await client.get_usage()
@@ -176,7 +176,7 @@ async def test_an_unknown_error_is_a_transport_error(path: Path) -> None:
         assert type(caught.value) is TransportError
 
 
-async def test_a_recording_of_nothing_says_so(path: Path) -> None:
+async def test_an_empty_recording_raises(path: Path) -> None:
     """An empty recording has no responses."""
     path.write_text('{"twusage_recording": 1, "exchanges": []}')
     with pytest.raises(AssertionError, match="It contains: nothing"):

@@ -48,7 +48,7 @@ def test_as_many_go_as_the_headers_leave() -> None:
     assert [bool(window.acquire(1.0)) for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_spent_window_opens_one_second_after_its_reset() -> None:
+def test_a_used_up_window_opens_one_second_after_its_reset() -> None:
     """The reset comes in whole seconds. A call at the very second would still be refused."""
     window = probed(0)
     assert window.seconds_until_free(0.0) == careful(901.0)
@@ -85,7 +85,7 @@ def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
     assert window.seconds_until_free(10.0) == careful(891.0 - ahead)
 
 
-def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
+def test_the_first_date_bounds_the_end_of_the_window() -> None:
     """It had been thought to last longer. From when it may be over, calls only probe."""
     window = RateWindow()
     window.observe(0.0, 1, seen(9), 0.0, estimated=True)
@@ -209,7 +209,7 @@ def test_a_lost_probe_has_one_successor() -> None:
     assert [bool(window.acquire(60.0)) for _ in range(49)] == [True] * 48 + [False]
 
 
-def test_between_two_windows_that_nobody_told_of_nobody_goes() -> None:
+def test_between_two_assumed_windows_no_call_goes() -> None:
     """The server's window began between the first call's sending and the last probe's response. Its end is as vague."""
     window = RateWindow()
     silent(window, 0.0, 30.0)
@@ -316,7 +316,7 @@ def test_a_slow_answer_leaves_much_unknown() -> None:
     assert window.opens_at == pytest.approx(60.0 + 91.0 * 1.00025)
 
 
-def test_a_window_that_nobody_told_of_is_not_probed_around_its_end() -> None:
+def test_an_assumed_window_is_not_probed_around_its_end() -> None:
     """There the responses have no headers."""
     window = RateWindow()
     silent(window, 0.0, 1.0)
@@ -347,7 +347,7 @@ def test_no_probe_goes_beside_a_whole_window_of_old_calls() -> None:
     assert window.acquire(902.0)
 
 
-def test_a_late_answer_out_of_the_last_window_says_nothing_of_this_one() -> None:
+def test_a_late_response_of_the_last_window_is_ignored() -> None:
     """Neither while this one is unknown, whatever its own Date, nor when it is known. It is not ambiguous."""
     window = probed(5)
     old = window.acquire(890.0)
@@ -371,7 +371,7 @@ def test_a_late_call_that_is_lost_does_not_make_the_window_known() -> None:
     assert [bool(window.acquire(904.0)) for _ in range(47)] == [True] * 46 + [False]
 
 
-def test_a_lost_call_counts_until_a_later_one_tells_of_it() -> None:
+def test_a_lost_call_counts_until_a_later_response_shows_it() -> None:
     """A response to a call that went before the loss may not include it, however late it arrives."""
     window = probed(5)
     early, lost = window.acquire(1.0), window.acquire(1.0)
@@ -396,7 +396,7 @@ def test_a_lost_call_of_an_unknown_window_counts_as_well() -> None:
     assert [bool(window.acquire(904.0)) for _ in range(2)] == [True, False]
 
 
-def test_a_server_that_always_tells_the_same_reset_is_counted_by_the_document() -> None:
+def test_a_server_with_a_constant_reset_is_counted_by_the_document() -> None:
     """The believed window is impossible by now, and the next response is believed again."""
     window = probed(5)
     for _ in range(2):
@@ -430,7 +430,7 @@ def test_a_429_closes_the_window(retry_after: float | None, wait: float) -> None
     assert window.seconds_until_free(100.0) == pytest.approx(wait)
 
 
-def test_refusals_that_tell_nothing_space_out() -> None:
+def test_429s_without_headers_space_out() -> None:
     """Each makes the next one wait half as long again, up to a minute; a new window ends that."""
     window = RateWindow()
     now, waits = 0.0, []
@@ -448,7 +448,7 @@ def test_refusals_that_tell_nothing_space_out() -> None:
     assert window.seconds_until_free(now) == 1.0
 
 
-def test_fifty_refusals_at_once_are_one() -> None:
+def test_fifty_concurrent_429s_count_as_one() -> None:
     """A whole window of calls that is refused together waits no longer than one call that is."""
     window = probed(50)
     for _ in range(50):
@@ -520,7 +520,7 @@ def test_after_a_suspend_the_window_is_unknown() -> None:
     assert window.opens_at == pytest.approx(10.0 + 501.0 * 1.00025)
 
 
-def test_after_a_suspend_a_spent_window_stays_spent() -> None:
+def test_after_a_suspend_a_used_up_window_stays_used_up() -> None:
     """The wall clock may just have been set. Reserved calls are not used to probe."""
     window = probed(3)
     window.reserve = 3
@@ -581,7 +581,7 @@ def test_a_refusal_does_not_make_windows_longer() -> None:
     assert window.seconds_until_free(0.5) == pytest.approx(2999.5)
 
 
-def test_a_window_that_opens_now_says_nothing() -> None:
+def test_a_window_that_opens_now_is_ignored() -> None:
     """A response may be written in the very second in which its window opens.
 
     A float may be rounded up as well as down.
@@ -624,7 +624,7 @@ def test_how_far_apart_windows_are() -> None:
 
 
 @pytest.mark.parametrize("now", [901.0, 901.5])
-def test_an_answer_out_of_a_window_that_is_over_by_what_others_told(now: float) -> None:
+def test_a_response_of_a_window_that_is_over_by_other_responses(now: float) -> None:
     """It was long under way. By its own Date the window would still last, by an earlier answer's it is over."""
     window, seen = RateWindow(), RateLimit(50, 9, datetime.fromtimestamp(900, UTC))
     window.acquire(0.0)

@@ -36,7 +36,7 @@ def test_what_is_slow_to_read() -> None:
     assert [(failure.why, failure.case.response.body[:80]) for failure in failed] == []
 
 
-def test_the_seed_says_it_all() -> None:
+def test_the_seed_is_sufficient() -> None:
     """The same seed makes the same cases, and another seed others."""
     one, same, other = (
         [case.response.body for case in itertools.islice(cases(random.Random(seed)), 50)] for seed in ("a", "a", "b")

@@ -14,7 +14,7 @@ def test_no_429_that_could_have_been_known_of(world: World, workers: int) -> Non
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_simulation_tells_policies_apart(name: str) -> None:
+def test_the_simulation_distinguishes_policies(name: str) -> None:
     """The rules that are in use elsewhere do meet 429s in it. A simulation without any would prove nothing."""
     world = World("plain")
     assert misses(world, 16, asyncio.run(run(OTHERS[name], world, 16, seed=0)))
