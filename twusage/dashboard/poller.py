@@ -212,7 +212,7 @@ def _status_of(error: Exception) -> str:
 
 
 def _in_words(error: Exception) -> str:  # noqa: PLR0911 - a table
-    """Return the cause as a clause, to be followed by "since 13:25 UTC"."""
+    """Return the cause as a clause before "since 13:25 UTC"."""
     match error:
         case TwUsageError() if is_page(error):
             return "A page of a proxy or firewall came instead of the API's response"
