@@ -184,6 +184,7 @@ class TestServe:
         result = run("serve", "--demo", "--host", host)
         assert result.exit_code == 2
         assert "password" in sentence(result)
+        assert "TWUSAGE_SERVE_PASSWORD" in sentence(result)
 
     @pytest.mark.parametrize("given", ["short", "x" * 15])
     def test_short_password(self, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
