@@ -189,6 +189,14 @@ class TestShow:
         assert page[16].endswith("█  so far")
         assert len(page[16]) <= 80
 
+    def test_legend_in_colour(self) -> None:
+        """Squares of the apps' colours, in the legend and in the list of apps; ASCII keeps its sign."""
+        page = lines(show_text(view(), Screen(80, color=True), by_app=True))
+        assert page[9].endswith("■ collector  ■ alerts bot  ■ research notebook")
+        assert page[19].startswith("  ■ collector ")
+        page = lines(show_text(view(), Screen(80, color=True, ascii_only=True)))
+        assert page[9].endswith("# collector  # alerts bot  # research notebook")
+
 
 class TestManyDays:
     def test_columns(self) -> None:
