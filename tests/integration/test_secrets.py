@@ -16,7 +16,6 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import traceback
@@ -650,20 +649,17 @@ def test_the_command(debug: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not sweep.hits, sweep.hits
 
 
-async def test_the_shared_store(sweep: Sweep, tmp_path: Path) -> None:
+async def test_the_shared_store(sweep: Sweep) -> None:
     """What is kept in Redis: its keys and its values."""
     pytest.importorskip("redis")
-    from test_integrations_redis import Server as Redis
+    from redis_server import RedisServer
 
     from twusage.integrations.redis import RedisRateLimiter
 
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
     api = FakeApi()
     api.apps[0].tokens[:] = [MINTED, TOKEN]
     api.apps[0].api_key, api.apps[0].api_secret = KEY, SECRET
-    redis = Redis(str(tmp_path))
-    try:
+    with RedisServer.running() as redis:
         limiter = RedisRateLimiter(redis.url)
         for make in AUTHS.values():
             async with UsageClient(make(), transport=FakeTransport(api), limiter=limiter) as client:
@@ -674,8 +670,6 @@ async def test_the_shared_store(sweep: Sweep, tmp_path: Path) -> None:
             sweep.look("a key", key)
             sweep.look("a value", str(redis.client.dump(key)))
         await limiter.aclose()
-    finally:
-        redis.kill()
 
 
 # -- The sweep itself --------------------------------------------------------------------------------------------------

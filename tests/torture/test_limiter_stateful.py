@@ -199,6 +199,9 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         """Let everything run until all wait again."""
         await self.clock.advance(0.0)
 
+    async def close(self) -> None:
+        """Close what the limiter has opened."""
+
     # -- What is what --------------------------------------------------------------------------------------------------
 
     @property
@@ -383,6 +386,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
             self.do()
             for call in self.calls:  # whatever they ended with has been seen
                 _ = call.task.cancelled() or call.task.exception()
+            self.loop.run_until_complete(self.close())
             self.loop.close()
 
 
