@@ -663,7 +663,14 @@ def states() -> dict[str, RateWindow]:
     held = probed(5)
     held.acquire(1.1)
     held.acquire(2.2)
-    return {"unknown": RateWindow(), "probed": probed(3), "closed": spent, "document": document, "in flight": held}
+    return {
+        "unknown": RateWindow(),
+        "first call": probed(49),
+        "probed": probed(3),
+        "closed": spent,
+        "document": document,
+        "in flight": held,
+    }
 
 
 @pytest.mark.parametrize("name", states())
@@ -671,6 +678,7 @@ def test_a_state_survives_json(name: str) -> None:
     """Exactly, with infinities as null; and the loaded window goes on like the saved one."""
     window = states()[name]
     text = json.dumps(window.to_state(), allow_nan=False)
+    assert json.loads(text) == window.to_state()
     loaded = RateWindow.from_state(json.loads(text))
     assert json.dumps(loaded.to_state()) == text
     for each in (window, loaded):
@@ -703,6 +711,23 @@ def test_a_clock_that_is_set_changes_no_wait(name: str) -> None:
             assert stepped.sent_at[ticket] + 3600.0 == pytest.approx(window.sent_at[ticket])
 
 
+@pytest.mark.parametrize("name", states())
+def test_a_clock_that_is_set_moves_each_instant(name: str) -> None:
+    """Every instant moves with the clock, the server's offset moves against it, and nothing else changes."""
+    before, window = states()[name].to_state(), states()[name]
+    window.on_clock_step(-3600.0)
+    after = window.to_state()
+    for field, value in before.items():
+        if field == "sent_at":
+            assert after[field] == {ticket: sent_at - 3600.0 for ticket, sent_at in value.items()}
+        elif value is not None and field.endswith(("_at", "_until")):
+            assert after[field] == value - 3600.0, field
+        elif value is not None and field == "server_offset":
+            assert after[field] == value + 3600.0
+        else:
+            assert after[field] == value, field
+
+
 def test_free_places_are_those_that_may_go() -> None:
     """Less what is in flight and what is reserved; in an unknown window, or near its reset, one probe may."""
     window = RateWindow(reserve=2)
@@ -711,4 +736,6 @@ def test_free_places_are_those_that_may_go() -> None:
     window.acquire(1.0)
     assert window.free_places(1.0) == 2
     assert window.free_places(900.0) == math.inf
+    window.release(2.0, 1, confirmed=False)
+    assert window.free_places(2.0) == 2
     assert window.calls_per_window == 48
