@@ -83,6 +83,7 @@ def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
     assert window.opens_at == careful(901.0)
     window.observe(10.0, 1, seen(0), 10.0 + ahead)
     assert window.seconds_until_free(10.0) == careful(891.0 - ahead)
+    assert window.server_offset == ahead
 
 
 def test_the_first_date_tells_until_when_a_window_surely_lasts() -> None:
@@ -217,6 +218,16 @@ def test_between_two_windows_that_nobody_told_of_nobody_goes() -> None:
     assert window.acquire(899.9)
     assert window.seconds_until_free(900.0) == 60.0
     assert window.acquire(960.0)
+
+
+def test_lost_calls_of_a_window_without_headers_do_not_count_in_the_next() -> None:
+    """After such a window one lost probe is again followed by a second one."""
+    window = RateWindow()
+    silent(window, 0.0, 30.0)
+    silent(window, 40.0, 60.0)
+    silent(window, 960.0, 970.0)
+    assert window.acquire(970.0)
+    assert not window.acquire(970.0)
 
 
 def test_headers_after_silence_are_believed() -> None:
@@ -581,6 +592,25 @@ def test_a_refusal_does_not_make_windows_longer() -> None:
     assert window.seconds_until_free(0.5) == pytest.approx(2999.5)
 
 
+def test_only_a_known_reset_has_a_margin_for_drift() -> None:
+    """It is part of ``opens_at``: a window that a 429 closes, or that is unknown, includes none."""
+    window = probed(5)
+    assert window.drift_margin == pytest.approx(901.0 * 0.00025)
+    window.close(1.0, 1, 30.0)
+    assert window.drift_margin == 0.0
+    window = probed(5)
+    assert window.seconds_until_free(902.0) == 0.0
+    assert window.drift_margin == 0.0
+
+
+def test_the_server_time_is_known_from_responses() -> None:
+    """Until one has a date, the wall time replaces it."""
+    window = RateWindow()
+    assert window.server_time(5.0, 77.0) == 77.0
+    window.observe(10.0, 1, seen(9), 310.0)
+    assert window.server_time(20.0, 77.0) == 320.0
+
+
 def test_a_window_that_opens_now_says_nothing() -> None:
     """An answer that was written in the very second in which its window opens, at whatever time by our clock: a float
     may be rounded up as well as down.
@@ -617,6 +647,14 @@ def test_how_far_apart_windows_are() -> None:
     window.acquire(100.0)
     window.observe(100.4, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
     assert window.length == pytest.approx(901.4)
+
+
+def test_a_window_that_another_program_opened_has_no_known_length() -> None:
+    """Its first call is not known, so the document's 900 s count."""
+    window = RateWindow()
+    window.acquire(100.0)
+    window.observe(100.4, 1, seen(30), 0.0)
+    assert window.length == 900.0
 
 
 @pytest.mark.parametrize("now", [901.0, 901.5])
