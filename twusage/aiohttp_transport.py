@@ -297,7 +297,7 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
             # to the next request (RFC 9112, 6.3; faults: test_what_came_unasked_is_no_answer).
-            while (protocol := connection.protocol) in self._seen:
+            while (protocol := connection.protocol) and protocol in self._seen:
                 if not protocol.should_close:
                     return connection
                 connection.close()
