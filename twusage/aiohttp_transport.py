@@ -182,7 +182,7 @@ class AiohttpTransport:
             **options,
         ) as response:
             # If the block is left before the end of the body, aiohttp closes the connection.
-            headers = Headers(response.headers.items())
+            headers = Headers(response.headers)
             return Response(response.status, headers, await self._read_body(response, headers))
 
     async def _read_body(self, response: aiohttp.ClientResponse, headers: Headers) -> bytes:
@@ -190,13 +190,13 @@ class AiohttpTransport:
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip"}:  # Not shown: it may echo the token.
             raise ProtocolError("the response's content-encoding is unknown; only gzip was offered")
-        if (response.content_length or 0) > self._max_body:
-            raise self._oversized()
         if not encoding and response.content.is_eof():  # The usual case: no timer and no copy, 5 % of a request.
             whole = await response.content.readany()
             if len(whole) > self._max_body:
                 raise self._oversized()
             return whole
+        if (response.content_length or 0) > self._max_body:
+            raise self._oversized()
         return await self._read_chunks(response, compressed=encoding.endswith("gzip"))
 
     async def _read_chunks(self, response: aiohttp.ClientResponse, *, compressed: bool) -> bytes:
@@ -297,7 +297,9 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
             # to the next request (RFC 9112, 6.3; faults: test_what_came_unasked_is_no_answer).
-            while (protocol := connection.protocol) and protocol in self._seen and protocol.should_close:
+            while (protocol := connection.protocol) and protocol in self._seen:
+                if not protocol.should_close:
+                    return connection
                 connection.close()
                 connection = await super().connect(req, traces, timeout)
         except aiohttp.ClientConnectorError:
