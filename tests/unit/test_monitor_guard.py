@@ -196,6 +196,20 @@ async def test_own_reads_leave_only_with_a_new_response(client: UsageClient, clo
     assert await guard.remaining() == 600
 
 
+async def test_a_response_that_another_caller_fetched_confirms_by_its_arrival(
+    client: UsageClient, clock: VirtualClock
+) -> None:
+    """Reads within ``max_age + lag`` before it count, although the guard sees it later."""
+    guard = UsageGuard(client, max_age=300, lag=900)
+    await guard.spend(100)  # settled at 0.2 s
+    await clock.sleep(1100)
+    await client.get_usage()  # arrives 1,100 s after them
+    await clock.sleep(200)
+    assert await guard.remaining() == 500
+    await clock.sleep(101)
+    assert await guard.remaining() == 600
+
+
 async def test_reads_of_one_second_are_one_entry(client: UsageClient, clock: VirtualClock) -> None:
     """A guard in use for hours without a response keeps one entry a second, rounded up."""
     guard = UsageGuard(client)

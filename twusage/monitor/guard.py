@@ -246,10 +246,11 @@ class UsageGuard:
     def _take(self, usage: Usage) -> None:
         if self._seen is not None and usage is self._seen.usage:
             return
-        # When another caller of the client fetched it, it may be as old as max_age.
-        now = self._clock.monotonic()
-        self._seen = _Seen(usage, cycle_of(usage), now)
-        self._ledger.forget(now - self._unconfirmed_for)
+        # Another caller of the client may have fetched it, up to max_age ago.
+        age = max(0.0, self._clock.time() - usage.fetched_at.timestamp())
+        arrived = self._clock.monotonic() - age
+        self._seen = _Seen(usage, cycle_of(usage), arrived)
+        self._ledger.forget(arrived - self._unconfirmed_for)
 
 
 def _check_reads(reads: object) -> None:
