@@ -206,6 +206,18 @@ def forecast(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST)
+def monitor(session: nox.Session) -> None:
+    """Print what a guard lets over the cap, a year of a watch, and what a history loses. `-- guard` runs one of them.
+
+    The other names are `year` and `history`. The tests run short forms.
+    """
+    session.install("-e", ".[history,postgres]")
+    scripts = {"guard": "guard_grid", "year": "virtual_year", "history": "history_table"}
+    for name in session.posargs or scripts:
+        session.run("python", f"tests/torture/monitor/{scripts[name]}.py")
+
+
+@nox.session(python=OLDEST)
 def fuzz(session: nox.Session) -> None:
     """Decode a million generated responses and check each result. `-- --cases 5000000` is the long form."""
     session.install("-e", ".[speed]", *group("tests"))  # so that both readers are compared

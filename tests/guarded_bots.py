@@ -38,12 +38,11 @@ class LateApi(FakeTransport):
             app._reads[day] = app._reads.get(day, 0) + count
             self._fake._bodies.clear()
         cycle = self._cycle(now)
-        behind = self._behind and now - cycle.previous().resets_at < dt.timedelta(seconds=self._late)
-        count = self._fake.project.usage(cycle.start - dt.timedelta(days=1)) if behind else None
+        ended = self._fake.project.usage(cycle.start - dt.timedelta(days=1))
         response = await super().send(request, timeout=timeout)
-        if count is None:
+        if not self._behind or now - cycle.previous().resets_at >= dt.timedelta(seconds=self._late):
             return response
-        body = re.sub(rb'("project_usage": )"\d+"', rb'\1"%d"' % count, response.body)
+        body = re.sub(rb'("project_usage": )"\d+"', rb'\1"%d"' % ended, response.body)
         return Response(response.status, response.headers, body)
 
     def _now(self) -> dt.datetime:

@@ -3,12 +3,12 @@
 import asyncio
 import datetime as dt
 import math
-import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from guarded_bots import LateApi, run_bots
 
 from twusage import (
     BudgetExceededError,
@@ -22,7 +22,7 @@ from twusage import (
     UsageCapExceededError,
     UsageClient,
 )
-from twusage.monitor import BillingCycle, UsageGuard
+from twusage.monitor import UsageGuard
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 CAP = 1000
