@@ -179,7 +179,7 @@ def fleet(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def torture(session: nox.Session) -> None:
-    """Run the fault catalogue, and the short forms of fuzz, soak, simulation, forecast, monitor and stateful machine."""
+    """Run the fault catalogue, and short forms of fuzz, soak, simulation, forecast, monitor and stateful machine."""
     session.install("-e", WITH_EXTRAS, *group("tests"))
     session.run("pytest", "tests/torture", *session.posargs)
 
