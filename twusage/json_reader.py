@@ -41,6 +41,7 @@ __all__ = [
     "decode_error",
     "decode_problem",
     "excerpt",
+    "is_unfamiliar",
     "parse_digits",
     "problem_from",
     "too_deep",
@@ -102,6 +103,18 @@ def decode_problem(body: bytes) -> Problem:
     return problem_from(document)
 
 
+_FAMILIAR = {"title", "type", "detail", "errors", "data", "code"}
+
+
+def is_unfamiliar(body: bytes) -> bool:
+    """Return whether a body is a JSON object with none of the names of this API's problems. Never raises."""
+    try:
+        document = decode_document(body)
+    except DecodeError:
+        return False
+    return bool(document) and document.keys().isdisjoint(_FAMILIAR)
+
+
 def problem_from(value: object) -> Problem:
     """Return one problem, from any of the shapes of this API family. Never raises."""
     if not isinstance(value, dict):
@@ -112,8 +125,10 @@ def problem_from(value: object) -> Problem:
     }
     if type(extra.get("status")) is int:
         named["status"] = extra.pop("status")
-    if isinstance(extra.get("message"), str):  # the older shape of this API family: {"code": 89, "message": "..."}
-        named.setdefault("detail", extra["message"])
+    # "message" is the older shape of this API family, {"code": 89, "message": "..."}; the others are of gateways.
+    for name in ("message", "error_description", "error"):
+        if isinstance(extra.get(name), str):
+            named.setdefault("detail", extra[name])
     return Problem(**named, extra=extra)
 
 
