@@ -560,6 +560,14 @@ class TestBrokenAnswers:
         await transport.send(server.request(), timeout=AT_ONCE)
         await server.all_gone()
 
+    async def test_too_many_headers_are_named(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """100 headers are read; the error names more than aiohttp takes."""
+        server = await serve(says(answer(GOOD, *(b"x-%d: y" % n for n in range(100)))))
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+        server = await serve(says(answer(GOOD, *(b"x-%d: y" % n for n in range(40_000)))))
+        error = await refusal(transport, server.request(), ProtocolError)
+        assert "it has too many headers" in str(error)
+
     @pytest.mark.parametrize("where", ["value", "name", "reason"])
     async def test_an_absurd_header_is_named(self, serve: Serve, transport: AiohttpTransport, where: str) -> None:
         """The error names what is too large: retried once."""
