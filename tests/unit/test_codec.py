@@ -1021,7 +1021,9 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
     ours = {"errors", "rate_limit", "fetched_at", "extra"}
     data = {name: value for name, value in written.items() if name not in ours}
     assert decode_usage(encoded({"data": data})) == usage
-    assert len(usage.to_rows()) == sum(len(app.usage) for app in usage.daily_client_app_usage)
+    project = usage.daily_project_usage
+    series = usage.daily_client_app_usage or ([project] if project else [])  # Without any app, the project's.
+    assert len(usage.to_rows()) == sum(len(each.usage) for each in series)
 
 
 def decodes_or_refuses(body: bytes) -> None:
