@@ -19,7 +19,7 @@ from twusage.errors import ConfigurationError
 from twusage.protocol import DEFAULT_BASE_URL, check_base_url
 from twusage.token_file import ADVICE_COPY_PAIR, ADVICE_COPY_TOKEN, PORTAL_PAGE, Flaw, credential_flaw
 
-__all__ = ["check_address", "check_environment", "check_secrets", "finding_of"]
+__all__ = ["check_address", "check_environment", "check_secrets", "finding_of", "malformed_proxy"]
 
 TOKEN, (KEY, SECRET) = TOKEN_VARIABLES[0], KEY_VARIABLES[0]
 _AS_PAIR = f"in {KEY} and {SECRET}, or as an AppOnlyAuth"
@@ -83,6 +83,11 @@ def _enumerate(names: Sequence[str]) -> str:
 def finding_of(flaw: Flaw) -> Finding:
     """Return the error that a flaw is."""
     return Finding(flaw.code, "error", flaw.message, flaw.advice)
+
+
+def malformed_proxy(error: ConfigurationError) -> Finding:
+    """Return the error for a variable that is not the URL of an HTTP proxy. ``error`` names it."""
+    return Finding("proxy.malformed", "error", str(error), "Use the form http://host:3128, or unset the variable")
 
 
 def check_secrets(*secrets: Secret) -> Finding | None:
