@@ -55,7 +55,7 @@ _BODY_POLL_INTERVAL = 0.1
 _MAX_HEADER = 2**16
 # OpenSSL's X509_V_ERR_* codes.
 _CERTIFICATE_REASONS: dict[int, ConnectReason] = {9: "not-yet-valid", 10: "expired", 62: "hostname", 64: "hostname"}
-_ISSUER_UNKNOWN = {19, 20, 21}
+_ISSUER_UNKNOWN = {18, 19, 20, 21}
 _SOCKET_REASONS: dict[int | None, ConnectReason] = {
     errno.ECONNREFUSED: "refused",
     errno.ETIMEDOUT: "timeout",
@@ -453,9 +453,10 @@ def _tls_error(error: Exception) -> TlsError:
 
 
 def _has_ca_store() -> bool:
-    # Slim container images have none; Windows has a store of its own.
+    # Slim container images have none, or an empty file; Windows has a store of its own.
     paths = ssl_module.get_default_verify_paths()
-    return sys.platform == "win32" or bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))  # noqa: PTH208
+    has_file = bool(paths.cafile and os.path.getsize(paths.cafile))  # noqa: PTH202
+    return sys.platform == "win32" or has_file or bool(paths.capath and os.listdir(paths.capath))  # noqa: PTH208
 
 
 def _flaw(error: BaseException | None) -> str:

@@ -464,6 +464,8 @@ class TestReasons:
         for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
             assert (type(twin), twin.reason, str(twin)) == (type(caught.value), reason, str(caught.value))
 
+    @pytest.mark.parametrize("code", [18, 19, 20, 21])
+    @pytest.mark.parametrize("has_empty_file", [False, True])
     async def test_a_machine_without_ca_certificates(
         self,
         web: aioresponses,
@@ -471,11 +473,16 @@ class TestReasons:
         canary_request: Request,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
+        code: int,
+        has_empty_file: bool,
     ) -> None:
-        """A slim container image has no CA store: the error names the package to install."""
-        paths = SimpleNamespace(cafile=None, capath=str(tmp_path))
+        """A slim container image has no CA store, or an empty one: the error names the package to install."""
+        file, directory = tmp_path / "ca.crt", tmp_path / "certs"
+        file.touch()
+        directory.mkdir()
+        paths = SimpleNamespace(cafile=str(file) if has_empty_file else None, capath=str(directory))
         monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
-        web.get(ADDRESS, exception=certificate_error(20, "unable to get local issuer certificate"))
+        web.get(ADDRESS, exception=certificate_error(code, "unable to get local issuer certificate"))
         with pytest.raises(TlsError, match="install the package ca-certificates") as caught:
             await transport.send(canary_request, timeout=1)
         assert caught.value.reason == "no-ca-store"
