@@ -120,6 +120,14 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     return wire
 
 
+def _all_commands(group: click.Group, prefix: str = "") -> Iterator[str]:
+    """The names of all commands, groups and their subcommands included."""
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}"
+        if isinstance(command, click.Group):
+            yield from _all_commands(command, f"{prefix}{name} ")
+
+
 def run(*arguments: str, stdin: str | None = None, charset: str = "utf-8", **env: str | None) -> Result:
     # Until 8.2, click's runner mixed the two streams unless it was told otherwise.
     apart: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}
@@ -690,6 +698,13 @@ class TestHelp:
     def test_version(self) -> None:
         """The version, and nothing else."""
         assert run("--version").stdout == f"twusage {sdk.__version__}\n"
+
+    @pytest.mark.parametrize("command", sorted(_all_commands(twusage)))
+    def test_every_command(self, command: str) -> None:
+        """An example among the first 12 lines, and no line beyond 80 columns."""
+        lines = run(*command.split(), "--help").stdout.splitlines()
+        assert any(line.strip().startswith("$ twusage ") for line in lines[:12])
+        assert [line for line in lines if len(line) > 80] == []
 
     def test_bare(self) -> None:
         """Without a command: the help, and all is well."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from twusage.cli import check as module
 from twusage.models import Usage
 from twusage.protocol import Response
 
+ROOT = Path(__file__).parents[2]
 __all__ = ["_plain_environment", "wire"]
 
 
@@ -114,6 +118,25 @@ def test_failures(wire: Wire, response: Any, code: int, line: str) -> None:
     result = run("check")
     assert (result.exit_code, result.stdout, result.stderr) == (code, f"{line}\n", "")
     assert wire.timeouts == [10.0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_line_cannot_be_written() -> None:
+    """A full disk is UNKNOWN, without a word on stderr: exit code 1 would read as WARNING."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "twusage", "check", "--demo"]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_a_closed_stdout_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level of a line that is lost is UNKNOWN."""
+
+    def fail(_: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(module, "write", fail)
+    assert run("check", "--demo").exit_code == 3
 
 
 def test_the_deadline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,14 @@ def test_a_malformed_line(url: str, tmp_path: Path) -> None:
     sentence(result)
 
 
+@pytest.mark.parametrize(("command", "verb"), [("load", "read"), ("export", "written")])
+def test_a_file_that_fails(url: str, tmp_path: Path, command: str, verb: str) -> None:
+    """The sentence says what failed, not only why."""
+    result = run("history", command, str(tmp_path / "none" / "usage.csv"), "--history", url)
+    assert result.exit_code == 1
+    assert sentence(result) == f"the file cannot be {verb}: No such file or directory"
+
+
 def test_without_sqlalchemy(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra: one sentence that says what to install. Another missing module is a bug."""
     real = builtins.__import__

@@ -184,6 +184,7 @@ class TestServe:
         result = run("serve", "--demo", "--host", host)
         assert result.exit_code == 2
         assert "password" in sentence(result)
+        assert "TWUSAGE_SERVE_PASSWORD" in sentence(result)
 
     @pytest.mark.parametrize("given", ["short", "x" * 15])
     def test_short_password(self, given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,19 +335,28 @@ class TestReport:
     def test_cannot_be_written(self, tmp_path: Path) -> None:
         """A directory that does not exist is one sentence, and so is a directory in the file's place."""
         assert run("report", "--demo", "-o", str(tmp_path / "none" / "report.html")).exit_code == 1
-        (tmp_path / "taken").mkdir()
-        result = run("report", "--demo", "-o", str(tmp_path / "taken"))
+        (tmp_path / "taken.html").mkdir()
+        result = run("report", "--demo", "-o", str(tmp_path / "taken.html"))
         assert result.exit_code == 1
-        assert sentence(result)
-        assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+        assert sentence(result).startswith("the report cannot be written: ")
+        assert [path.name for path in tmp_path.iterdir()] == ["taken.html"]
+
+    @pytest.mark.parametrize("name", ["report", "report.txt", "report.pdf", ""])
+    def test_other_endings(self, tmp_path: Path, name: str) -> None:
+        """A file of another kind is a wrong option, and nothing is written."""
+        result = run("report", "--demo", "-o", str(tmp_path / name))
+        assert result.exit_code == 2
+        assert "ends with .html or .png" in sentence(result)
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("title", [(), ("--title", "$x$")])
     def test_png(self, tmp_path: Path, title: tuple[str, ...]) -> None:
-        """A name that ends with .png makes a picture."""
+        """A name that ends with .png makes a picture, 1200 pixels wide."""
         pytest.importorskip("matplotlib")
         file = tmp_path / "report.PNG"
         assert run("report", "--demo", "-o", str(file), *title).exit_code == 0
         assert file.read_bytes().startswith(b"\x89PNG")
+        assert int.from_bytes(file.read_bytes()[16:20], "big") == 1200
 
     @pytest.mark.parametrize(("name", "extra"), [("report.png", "plot"), ("report.html", "cli")])
     def test_incomplete_installation(

@@ -203,6 +203,14 @@ def test_many_apps(client: UsageClient) -> None:
     assert re.findall(r'app="(.*?)"', scrape(client, max_apps=0)) == ["other"]
 
 
+def test_an_app_whose_id_is_other(client: UsageClient) -> None:
+    """It shares the series of the rest: Prometheus refuses one that comes twice."""
+    usage = usage_of(apps=3)
+    apps = (evolve(usage.daily_client_app_usage[0], client_app_id="other"), *usage.daily_client_app_usage[1:])
+    text = scrape(with_usage(client, evolve(usage, daily_client_app_usage=apps)), max_apps=1)
+    assert re.findall(r'app="(.*?)"', text) == ["other"]
+
+
 @pytest.mark.parametrize("max_apps", [-1, 1.0, None, True])
 def test_wrong_bound(client: UsageClient, max_apps: Any) -> None:
     """The bound is a count."""

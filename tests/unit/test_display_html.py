@@ -116,7 +116,7 @@ class TestStates:
         problem = Problem(headline="The API refuses the token", since=NOW, detail="Status 401", advice="Copy it again")
         html = waiting_page(Feed(now=NOW, every=300, next_at=next_at, problem=problem))
         assert "The API refuses the token." in html
-        assert "Status 401. Since 14:10 UTC. No numbers have come yet." in html
+        assert "Status 401 since 14:10 UTC. No numbers have come yet." in html
         assert "Copy it again." in html
         assert "<pre>twusage doctor</pre>" in html
         assert ("a call is under way" if next_at is None else "next try 14:10 UTC") in html
@@ -295,6 +295,20 @@ class TestDays:
 
 
 class TestCards:
+    @pytest.mark.parametrize(
+        ("fields", "note"),
+        [
+            ({}, "Pace 34,000 a day; safe: 47,000"),
+            ({"known_days": 2}, "Pace unknown safe: 47,000 a day"),
+            ({"known_days": 2, "cap": None}, "Pace unknown Resets in"),
+            ({"cap": 500_000}, "Pace 34,000 a day Resets in"),
+            ({"cap": 30_000_000, "per_day": 2_345_678}, "Pace 2.35 million a day; safe: 2.05 million"),
+        ],
+    )
+    def test_pace(self, fields: dict[str, Any], note: str) -> None:
+        """The pace and the safe one, as far as they are known."""
+        assert note in text(page(view(**fields), FEED))
+
     def test_events(self) -> None:
         """What happened in this cycle, with its time."""
         crossed = ThresholdCrossed(

@@ -189,6 +189,14 @@ class TestShow:
         assert page[16].endswith("█  so far")
         assert len(page[16]) <= 80
 
+    def test_legend_in_colour(self) -> None:
+        """Squares of the apps' colours, in the legend and in the list of apps; ASCII keeps its sign."""
+        page = lines(show_text(view(), Screen(80, color=True), by_app=True))
+        assert page[9].endswith("■ collector  ■ alerts bot  ■ research notebook")
+        assert page[19].startswith("  ■ collector ")
+        page = lines(show_text(view(), Screen(80, color=True, ascii_only=True)))
+        assert page[9].endswith("# collector  # alerts bot  # research notebook")
+
 
 class TestManyDays:
     def test_columns(self) -> None:
@@ -199,6 +207,13 @@ class TestManyDays:
         assert page[14].startswith("   25 k ▓ ▓ ▓ ▓")
         assert page[17] == "        " + " ".join("█" * 30)
         assert page[18] == "      0             2 Nov         9 Nov         16 Nov         today"
+
+    def test_today_is_dim(self) -> None:
+        """In all of its cells: none has a ground, which would stay bright."""
+        chart = show_text(view(30), Screen(80, color=True)).split("\n")[10:18]
+        today = [line.spans[-1] for line in chart if line.cell_len == 8 + 2 * 29 + 1]
+        assert len(today) >= 2
+        assert all(str(span.style).endswith(" dim") and " on " not in str(span.style) for span in today)
 
     def test_weeks(self) -> None:
         """Days for which there are no columns are rows of weeks."""

@@ -12,6 +12,7 @@ from twusage.display.format import (
     clock_time,
     cut,
     duration,
+    in_words,
     number,
     percent,
     plural,
@@ -68,7 +69,10 @@ class TestVerdict:
             ({"cap": 900_000}, "To last until Thu 10 Dec, read at most 26,200 posts a day. The pace is 34,000."),
             (
                 {"cap": 500_000},
-                "522,849 of 500,000 posts read, 22,849 over. The next cycle begins on Thu 10 Dec, in 14 d 9 h.",
+                (
+                    "522,849 of 500,000 posts read, 22,849 over. The next cycle begins on Thu 10 Dec 2026, "
+                    "00:00 UTC, in 14 d 9 h."
+                ),
             ),
             ({"cap": 522_849, "cap_reset_day": None}, "522,849 of 522,849 posts read."),
             ({"known_days": 3}, "A forecast needs at least 3 full days; 2 days known."),
@@ -83,7 +87,9 @@ class TestVerdict:
 
     def test_the_likely_range(self) -> None:
         """While the cap lasts, the detail is the range of the forecast."""
-        assert view().verdict.detail.startswith("Likely between 9")
+        detail = view().verdict.detail
+        assert detail.startswith("About 1.01 million of 1.2 million posts; likely between 9")
+        assert detail.endswith(" and 1.08 million.")
 
 
 class TestGauge:
@@ -279,6 +285,10 @@ def test_to_dict() -> None:
         (number(None), "unknown"),
         (rounded(33_849), "33,800"),
         (rounded(0.4), "0"),
+        (in_words(33_849), "33,800"),
+        (in_words(999_600), "1 million"),
+        (in_words(1_012_280), "1.01 million"),
+        (in_words(1_200_000_000_000), "1,200 billion"),
         (short_number(50_000), "50 k"),
         (short_number(1_500_000), "1.5 M"),
         (short_number(2_000_000_000), "2 G"),

@@ -72,6 +72,18 @@ def test_safe_pace(fields: dict[str, Any], safe: bool) -> None:
     assert any(text.startswith("safe pace") for text in legend(usage_of(**fields))) is safe
 
 
+def test_the_legend_covers_no_column() -> None:
+    """It stands above the highest one, also with all of its entries."""
+    axes = plot_usage(usage_of(apps=6, cap=900_000))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.savefig(BytesIO())
+    top = max(bar.get_window_extent().y1 for container in axes.containers for bar in container)
+    found = axes.get_legend()
+    assert found is not None
+    assert found.get_window_extent().y0 > top
+
+
 def test_picture() -> None:
     """The picture can be written; a name is not taken for mathematics."""
     apps = (ClientAppUsage("$\\frac{$", series(*[5] * 40), 40),)

@@ -131,7 +131,11 @@ class _Limits:
 
 
 def _end(result: Result) -> click.exceptions.Exit:
-    write(f"{result.line}\n")
+    try:
+        write(f"{result.line}\n")
+    except OSError:
+        # The line is lost: exit code 1 would read as WARNING.
+        return click.exceptions.Exit(int(Level.UNKNOWN))
     return click.exceptions.Exit(int(result.level))
 
 

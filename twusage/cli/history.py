@@ -7,7 +7,8 @@ import datetime as dt
 import io
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -123,7 +124,8 @@ def export(*, file: Path | None, url: str | None, demo: bool) -> None:
     paper = io.StringIO()
 
     async def export_to(history: History) -> int:
-        return await history.export(paper if file is None else file)
+        with _naming("the file cannot be written"):
+            return await history.export(paper if file is None else file)
 
     with telling_if_slow("exporting the history ..."):
         count = _with(_place(url, demo=demo), export_to, demo=demo and url is None)
@@ -146,7 +148,8 @@ def load(*, file: Path, url: str | None, demo: bool) -> None:
     """  # noqa: D301 - click's mark for lines that are not wrapped
 
     async def load_from(history: History) -> int:
-        return await history.load(sys.stdin if str(file) == "-" else file)
+        with _naming("the file cannot be read"):
+            return await history.load(sys.stdin if str(file) == "-" else file)
 
     with telling_if_slow("loading the history ..."):
         count = _with(_place(url, demo=demo), load_from, demo=demo and url is None)
@@ -162,6 +165,15 @@ def _place(url: str | None, *, demo: bool) -> str:
     if url is None and not demo:
         raise click.UsageError("a history is needed: give --history sqlite:///usage.db, or set TWUSAGE_HISTORY")
     return url or _DEMO_URL
+
+
+@contextmanager
+def _naming(failure: str) -> Iterator[None]:
+    """Name what failed in an OSError, of which only the system's reason is shown."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{failure}: {error.strerror}") from None
 
 
 def _with(url: str, job: Callable[[History], Awaitable[T]], *, demo: bool = False) -> T:

@@ -18,6 +18,16 @@ from twusage.protocol import usage_request
 __all__ = ["report"]
 
 
+_PICTURE_WIDTH = 1200
+"""Pixels."""
+
+
+def _checked_output(_: click.Context, __: click.Parameter, output: str) -> str:
+    if output != "-" and not output.lower().endswith((".html", ".png")):
+        raise click.UsageError("-o takes a file that ends with .html or .png, or - for HTML on stdout")
+    return output
+
+
 def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
     usage_request(days=days)  # raises what the call would raise, before anything looks for a token
     return days
@@ -30,7 +40,8 @@ def _checked_days(_: click.Context, __: click.Parameter, days: int) -> int:
     "output",
     required=True,
     metavar="FILE",
-    help="The file: HTML, or a picture if it ends with .png; - writes HTML on stdout.",
+    callback=_checked_output,
+    help="The file, which ends with .html or .png; - writes HTML on stdout.",
 )
 @click.option(
     "--days",
@@ -82,13 +93,20 @@ def _picture(view: View, access: Access, title: str | None) -> bytes:
     assert figure is not None  # plot_usage made it
     figure.suptitle(f"{title}: {view.verdict.headline}" if title else view.verdict.headline, parse_math=False)
     content = BytesIO()
-    figure.savefig(content, format="png", dpi=150)
+    figure.savefig(content, format="png", dpi=_PICTURE_WIDTH / figure.get_figwidth())
     return content.getvalue()
 
 
 def _replace(path: str, content: bytes) -> None:
     """Replace the file atomically: a reader sees the old one or the new one, and a failure leaves the old one."""
     path = os.path.realpath(path)
+    try:
+        _write_and_rename(path, content)
+    except OSError as error:
+        raise OSError(error.errno, f"the report cannot be written: {error.strerror}") from None
+
+
+def _write_and_rename(path: str, content: bytes) -> None:
     descriptor, draft = tempfile.mkstemp(prefix=".twusage-", dir=os.path.dirname(path))  # noqa: PTH120
     try:
         with os.fdopen(descriptor, "wb") as file:

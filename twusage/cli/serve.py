@@ -78,7 +78,7 @@ def serve(
     \b
     $ twusage serve --demo
     $ twusage serve --every 5m --history sqlite:///usage.db
-    $ twusage serve --host 0.0.0.0 --allow-host usage.example.org --password-file password
+    $ twusage serve --host 0.0.0.0 --allow-host example.org --password-file secret
 
     It calls the API every five minutes, however many people look at it. By default, only this machine can reach it.
     Elsewhere it demands a password of at least 16 characters; a reverse proxy adds TLS. SIGTERM ends it with 0.

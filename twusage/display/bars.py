@@ -58,8 +58,13 @@ class Screen:
         return text.encode("ascii", "backslashreplace").decode() if self.ascii_only else text
 
     def mark(self, color: int) -> Cell:
-        """The full cell of a part, which stands for it in a legend, too."""
+        """The full cell of a part."""
         return (self.glyphs.textures[0 if self.color else color], APP_COLORS[color])
+
+    def key(self, color: int) -> Cell:
+        """What stands for a part in a legend: its texture, or a square of its colour."""
+        sign, style = self.mark(color)
+        return ("■" if self.color and not self.ascii_only else sign, style)
 
 
 Cell = tuple[str, str]

@@ -45,12 +45,20 @@ def column_chart(view: View, screen: Screen) -> list[Text]:
             gap = " "
             if sign == " " and row == safe_row and view.cycle is not None and day.date in view.cycle:
                 sign, gap, style = screen.glyphs.safe, screen.glyphs.safe, "dim"
-            cells += [(sign, f"{style} dim" if day.today and style else style)] * thick
+            elif day.today and style:
+                sign, style = _dimmed(sign, style)
+            cells += [(sign, style)] * thick
             cells += [(gap, style if gap != " " else "")] * (slot - thick)
         line = text_of(cells)
         line.rstrip()
         lines.append(line)
     return [*lines, _dates(view, slot)]
+
+
+def _dimmed(sign: str, style: str) -> Cell:
+    """The cell, dim; of two colours only the lower one, because terminals do not dim a ground."""
+    color, _, ground = style.partition(" on ")
+    return ("█" if ground else sign, f"{color} dim")
 
 
 def _safe_row(safe: int, top: float, rows: int) -> int | None:

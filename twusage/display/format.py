@@ -11,6 +11,7 @@ __all__ = [
     "cut",
     "day_name",
     "duration",
+    "in_words",
     "number",
     "percent",
     "plural",
@@ -39,6 +40,16 @@ def rounded(count: float) -> str:
     """A count with three figures: ``33,800``."""
     unit: int = 10 ** max(0, len(str(int(count))) - 3)
     return f"{round(count / unit) * unit:,}"
+
+
+def in_words(count: float) -> str:
+    """A count for a sentence, with three figures: ``33,800``, ``1.01 million``."""
+    text = rounded(count)
+    figures = int(text.replace(",", ""))
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if figures >= unit:
+            return f"{figures / unit:,g} {name}"
+    return text
 
 
 def short_number(count: float) -> str:

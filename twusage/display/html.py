@@ -25,9 +25,9 @@ from twusage.display.format import (
     cut,
     day_name,
     duration,
+    in_words,
     number,
     plural,
-    rounded,
     whole_percent,
 )
 from twusage.display.view import LARGEST, NOT_BY_ANY_APP, App, Day, View
@@ -111,14 +111,14 @@ def waiting_page(feed: Feed) -> str:
             "advice": "",
         }
     else:
-        detail = f"{_sentence(problem.detail)} " if problem.detail else ""
+        since = f"{problem.detail} since" if problem.detail else "Since"
         model |= {
             "title": "No numbers · twusage",
             "freshness": "a call is under way" if feed.next_at is None else f"next try {_utc(feed.next_at)}",
             "pill": "No numbers",
             "tone": "bad",
             "headline": _sentence(problem.headline),
-            "detail": f"{detail}Since {_utc(problem.since)}. No numbers have come yet.",
+            "detail": f"{since} {_utc(problem.since)}. No numbers have come yet.",
             "advice": _sentence(problem.advice or "This command finds the cause"),
         }
     return _render(model, None)
@@ -184,7 +184,7 @@ def _with_numbers(view: View, feed: Feed) -> dict[str, Any]:
         "figures": _figures(view),
         "spans": _spans(feed),
         "no_days": not any(day.reads for day in view.days),
-        "safe_pace": "" if pace is None else f"safe pace: {rounded(pace)} a day{above}",
+        "safe_pace": "" if pace is None else f"safe pace: {in_words(pace)} a day{above}",
         "columns": svg.columns(view),
         "table": _table(view),
         "period": f"{day_name(view.days[0].date)} to {day_name(view.days[-1].date)}",
@@ -224,14 +224,20 @@ def _figures(view: View) -> list[dict[str, str]]:
         _figure("Left", number(left), part),
         _figure(
             "Pace",
-            UNKNOWN if ahead.per_day is None else rounded(ahead.per_day),
-            "a day" if pace is None else f"a day; safe: {rounded(pace)}",
+            UNKNOWN if ahead.per_day is None else in_words(ahead.per_day),
+            _pace_note(ahead.per_day is not None, pace),
         ),
     ]
     if view.cycle is None or view.seconds_left is None:
         return [*figures, _figure("Resets in", UNKNOWN, "")]
     end = view.cycle.end
     return [*figures, _figure("Resets in", duration(view.seconds_left), f"{day_name(end)} {end.year}, 00:00 UTC")]
+
+
+def _pace_note(known: bool, safe: int | None) -> str:
+    if not known:
+        return "" if safe is None else f"safe: {in_words(safe)} a day"
+    return "a day" if safe is None else f"a day; safe: {in_words(safe)}"
 
 
 def _figure(name: str, value: str, note: str) -> dict[str, str]:

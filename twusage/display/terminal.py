@@ -342,7 +342,7 @@ def _days(view: View, screen: Screen) -> list[Text]:
 def _heading(title: str, series: Sequence[Series], screen: Screen) -> list[Text]:
     head = Text.assemble((title, "bold"), (" (UTC)", "bold dim"))
     names = [
-        Text.assemble(screen.mark(each.color), " ", (_cut(screen.safe(each.label), screen.width - 4), "bold"))
+        Text.assemble(screen.key(each.color), " ", (_cut(screen.safe(each.label), screen.width - 4), "bold"))
         for each in series
     ]
     if not names:
@@ -428,7 +428,7 @@ def _apps(view: View, screen: Screen, most: int | None) -> list[Text]:
     widest = max(map(cell_len, names))
     room = min(screen.width - widest - len(figures[0]) - 8, _WIDEST_APP_BAR)
     for app, name, figure in zip(listed, names, figures, strict=True):
-        line = Text.assemble("  ", screen.mark(app.color), f" {set_cell_size(name, widest)}  {figure}")
+        line = Text.assemble("  ", screen.key(app.color), f" {set_cell_size(name, widest)}  {figure}")
         cells: list[Cell] = []
         if app.fraction and room >= _SHORTEST_BAR:
             cells = bar(

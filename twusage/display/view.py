@@ -28,10 +28,10 @@ from twusage.display.format import (
     cut,
     day_name,
     duration,
+    in_words,
     number,
     plural,
     printable,
-    rounded,
     whole_percent,
 )
 from twusage.models import EPOCH, ClientAppUsage, DailySeries, RateLimit, Usage
@@ -346,11 +346,12 @@ def _verdict(usage: Usage, ahead: Forecast, cycle: BillingCycle | None, now: dt.
         return Verdict(State.EARLY, "Too early to tell", f"{number(used)} of {plural(cap, 'post')} read", why)
     if ahead.expected >= cap:
         return _runs_out(ahead, cycle)
-    likely = f"Likely between {rounded(ahead.low or 0)} and {rounded(ahead.high)} of {plural(cap, 'post')}."
+    likely = f"likely between {in_words(ahead.low or 0)} and {in_words(ahead.high)}"
+    about = f"About {in_words(ahead.expected)} of {in_words(cap)} posts; {likely}."
     end = f"{whole_percent(ahead.expected / cap)} of the cap by {day_name(cycle.end)}"
     if ahead.high >= cap:
-        return Verdict(State.CLOSE, "Close to the cap", f"Close: {end}, perhaps more than all of it", likely)
-    return Verdict(State.ON_TRACK, "On track", f"On track for {end}", likely)
+        return Verdict(State.CLOSE, "Close to the cap", f"Close: {end}, perhaps more than all of it", about)
+    return Verdict(State.ON_TRACK, "On track", f"On track for {end}", about)
 
 
 def _used_up(used: int, cap: int, cycle: BillingCycle | None, now: dt.datetime) -> Verdict:
@@ -359,7 +360,7 @@ def _used_up(used: int, cap: int, cycle: BillingCycle | None, now: dt.datetime) 
     if cycle is not None:
         headline += f". Reading stops until {day_name(cycle.end)}"
         left = duration((cycle.resets_at - now).total_seconds())
-        detail += f" The next cycle begins on {day_name(cycle.end)}, in {left}."
+        detail += f" The next cycle begins on {day_name(cycle.end)} {cycle.end.year}, 00:00 UTC, in {left}."
     return Verdict(State.USED_UP, "Cap used up", headline, detail)
 
 
@@ -371,8 +372,8 @@ def _runs_out(ahead: Forecast, cycle: BillingCycle) -> Verdict:
         State.RUNS_OUT,
         "Will run out",
         f"At this pace, the cap runs out on {day_name(day)}, {early} before the reset",
-        f"To last until {day_name(cycle.end)}, read at most {rounded(allowance)} posts a day. "
-        f"The pace is {rounded(pace)}.",
+        f"To last until {day_name(cycle.end)}, read at most {in_words(allowance)} posts a day. "
+        f"The pace is {in_words(pace)}.",
     )
 
 

@@ -106,6 +106,8 @@ def _decorate(ax: Axes, usage: Usage, days: list[dt.date]) -> None:
                     label=f"safe pace: {ahead.daily_allowance:,} a day",
                 )
     if ax.get_legend_handles_labels()[0]:
+        # Space above the columns, so that the legend covers none of them.
+        ax.set_ylim(top=ax.get_ylim()[1] * 1.2)
         ax.legend(frameon=False, loc="upper left", fontsize="small", ncols=3)
 
 

@@ -118,10 +118,12 @@ class UsageCollector(Collector):
         for share in () if shares is None else shares.apps:
             used[share.client_app_id] = used.get(share.client_app_id, 0) + share.used
         ranked = sorted(used.items(), key=lambda pair: pair[1], reverse=True)
-        for app, count in ranked[: self._max_apps]:
-            families["app_used_posts"].add_metric([project, app], count)
+        shown = dict(ranked[: self._max_apps])
         if rest := ranked[self._max_apps :]:
-            families["app_used_posts"].add_metric([project, OTHER_APPS], sum(count for _, count in rest))
+            # An app may have this id, and Prometheus refuses a series that comes twice.
+            shown[OTHER_APPS] = shown.get(OTHER_APPS, 0) + sum(count for _, count in rest)
+        for app, count in shown.items():
+            families["app_used_posts"].add_metric([project, app], count)
 
 
 def _families() -> dict[str, GaugeMetricFamily | CounterMetricFamily]:
