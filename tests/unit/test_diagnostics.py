@@ -172,6 +172,8 @@ class TestForm:
             (REFRESH_TOKEN, "token.user-context"),
             (OAUTH1, "token.oauth1"),
             ("my-token", "token.unfamiliar"),
+            (TOKEN + ";", "token.unfamiliar"),
+            (TOKEN + ",", "token.unfamiliar"),
         ],
     )
     def test_what_a_token_is_suspected_of(self, token: str, code: str) -> None:

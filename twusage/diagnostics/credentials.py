@@ -137,6 +137,9 @@ def _suspect_encoding(token: str) -> Finding | None:
             f"{ADVICE_COPY_TOKEN}. crontab ends a command at a %, and .bat files remove it: put the token in a file"
         )
         return Finding("token.cut-off", "warning", message, advice)
+    if re.search(r"[^\w%-]", token):  # such as the semicolon or the comma of the line that it was copied from
+        message = "the bearer token contains a character that tokens of the portal do not contain"
+        return Finding("token.unfamiliar", "warning", message, ADVICE_COPY_TOKEN)
     return None
 
 
