@@ -363,7 +363,7 @@ def _type_slug(problem: Problem) -> str:
 
 
 def is_enrollment(problem: Problem) -> bool:
-    """True if the API says that the app or the account is not enrolled in what the endpoint requires."""
+    """True if the app or the account is not enrolled in what the endpoint requires."""
     reason = problem.extra.get("reason")
     return _type_slug(problem) == "client-forbidden" or (
         isinstance(reason, str) and reason.lower().endswith("not-enrolled")
