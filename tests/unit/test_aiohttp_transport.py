@@ -17,7 +17,7 @@ from unittest import mock
 
 import aiohttp
 import pytest
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aioresponses import aioresponses
 from yarl import URL
 
@@ -339,6 +339,15 @@ class TestErrors:
         web.get(ADDRESS, exception=AttributeError("a bug"))
         with pytest.raises(AttributeError, match="a bug"):
             await transport.send(canary_request, timeout=1)
+
+
+async def test_too_many_headers(web: aioresponses, transport: AiohttpTransport, canary_request: Request) -> None:
+    """More than 128 headers are too many for aiohttp 3.14: the error names the cause."""
+    error = aiohttp.ClientResponseError(mock.Mock(), ())
+    error.__cause__ = BadHttpMessage("Too many headers received")
+    web.get(ADDRESS, exception=error)
+    with pytest.raises(ProtocolError, match=r"^the response is not valid HTTP: it has too many headers$"):
+        await transport.send(canary_request, timeout=1)
 
 
 class ProxyError(Exception):
