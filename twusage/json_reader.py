@@ -100,6 +100,8 @@ def decode_problem(body: bytes) -> Problem:
     if document.keys().isdisjoint({"title", "type", "detail"}):
         for problem in as_list(document.get("errors")):
             return problem_from(problem)
+        if isinstance(document.get("error"), dict):  # of another service
+            return problem_from(document["error"])
     return problem_from(document)
 
 

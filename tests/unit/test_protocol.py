@@ -900,6 +900,7 @@ class TestTooManyRequests:
         [
             ({"message": "Missing Authentication Token"}, "Missing Authentication Token"),
             ({"error": "blocked by policy 7", "status": 403}, "blocked by policy 7"),
+            ({"error": {"code": 403, "message": "blocked by policy 7"}}, "blocked by policy 7"),
             ({"type": "https://developers.cloudflare.com/errors/1020/", "title": "Error 1020"}, "Error 1020"),
             ({"type": "http://twitter.com.example/x", "title": "Odd"}, "Odd"),
             ({"login": "octocat"}, None),
