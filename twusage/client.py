@@ -256,7 +256,8 @@ class UsageClient:
                 budget.charge_wait(self._clock.monotonic() - queued_at)
             raise
         except AuthenticationError as error:
-            if await credentials.token(refused=token) != token:
+            # A page does not mean that the token is wrong.
+            if not error.from_edge and await credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # Retry with the new token.
             raise
 

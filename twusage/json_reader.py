@@ -42,6 +42,7 @@ __all__ = [
     "decode_error",
     "decode_problem",
     "excerpt",
+    "is_unfamiliar",
     "parse_digits",
     "problem_from",
     "too_deep",
@@ -102,7 +103,21 @@ def decode_problem(body: bytes) -> Problem:
     if document.keys().isdisjoint({"title", "type", "detail"}):
         for problem in as_list(document.get("errors")):
             return problem_from(problem)
+        if isinstance(document.get("error"), dict):  # of another service
+            return problem_from(document["error"])
     return problem_from(document)
+
+
+_FAMILIAR = {"title", "type", "detail", "errors", "data", "code"}
+
+
+def is_unfamiliar(body: bytes) -> bool:
+    """Return whether a body is a JSON object with none of the names of this API's problems. Never raises."""
+    try:
+        document = decode_document(body)
+    except DecodeError:
+        return False
+    return bool(document) and document.keys().isdisjoint(_FAMILIAR)
 
 
 def problem_from(value: object) -> Problem:
@@ -115,8 +130,10 @@ def problem_from(value: object) -> Problem:
     }
     if type(extra.get("status")) is int:
         named["status"] = extra.pop("status")
-    if isinstance(extra.get("message"), str):  # the older shape of this API family: {"code": 89, "message": "..."}
-        named.setdefault("detail", extra["message"])
+    # "message" is the older shape of this API family, {"code": 89, "message": "..."}; the others are of gateways.
+    for name in ("message", "error_description", "error"):
+        if isinstance(extra.get(name), str):
+            named.setdefault("detail", extra[name])
     return Problem(**named, extra=extra)
 
 

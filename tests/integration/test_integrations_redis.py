@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import importlib
 import json
 import logging
@@ -993,6 +994,21 @@ def test_another_event_loop(server: Server) -> None:
     asyncio.run(first())
     with pytest.raises(ConfigurationError, match="another event loop"):
         asyncio.run(call(limiter))
+
+
+def test_a_loop_that_ends_at_once() -> None:
+    """A task that asyncio.run() cancels before it has begun leaves no coroutine that was never awaited."""
+
+    async def main() -> None:
+        connection = RedisRateLimiter("redis://127.0.0.1:1")._connection
+        call = asyncio.ensure_future(connection.connect())
+        await asyncio.sleep(0)
+        for task in connection._tasks:
+            task.cancel()
+        await asyncio.wait([call])
+
+    asyncio.run(main())
+    gc.collect()  # pytest makes an error of the warning.
 
 
 def test_without_redis_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,29 +1,14 @@
-"""Tells a page or plain text of a firewall, a proxy or the API's edge from a response of the API. Pure."""
+"""Tells a response of a firewall, a proxy or the API's edge from one of the API. Pure."""
 
 from __future__ import annotations
 
 from twusage.errors import ApiError, DecodeError, RateLimitedError
 
-__all__ = ["holds_page", "is_page"]
+__all__ = ["is_from_edge"]
 
 
-def is_page(error: BaseException) -> bool:
-    """Return whether an error stands for a page or plain text, whatever its status."""
-    match error:
-        case RateLimitedError(window_exhausted=True):
-            return False  # Its headers are the API's.
-        case ApiError() | RateLimitedError():
-            return error.from_edge
-        case DecodeError(path="$"):
-            return _is_not_json(error.excerpt)
-        case _:
-            return False
-
-
-def holds_page(body: bytes) -> bool:
-    """Return whether this body of a 200 is a page or plain text."""
-    return _is_not_json(body[:1000].decode(errors="replace"))
-
-
-def _is_not_json(text: str) -> bool:
-    return text.lstrip("\ufeff \t\r\n")[:1] not in {"", "{", "["}
+def is_from_edge(error: BaseException) -> bool:
+    """Return whether an error stands for a response that the API did not send, whatever its status."""
+    if isinstance(error, RateLimitedError) and error.window_exhausted:
+        return False  # Its headers are the API's.
+    return isinstance(error, ApiError | RateLimitedError | DecodeError) and error.from_edge
