@@ -181,7 +181,7 @@ def fleet(session: nox.Session) -> None:
 def torture(session: nox.Session) -> None:
     """Run the fault catalogue, and short forms of the other torture tests.
 
-    They are fuzz, soak, simulation, forecast and the stateful machine.
+    They are fuzz, soak, simulation, forecast, monitor and the stateful machine.
     """
     session.install("-e", WITH_EXTRAS, *group("tests"))
     session.run("pytest", "tests/torture", *session.posargs)
@@ -206,6 +206,18 @@ def forecast(session: nox.Session) -> None:
     """Measure the forecast's error and its range's coverage on 1,100 projects. `-- --seed 1` repeats a run."""
     session.install("-e", ".")
     session.run("python", "tests/torture/forecast/forecast_table.py", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def monitor(session: nox.Session) -> None:
+    """Print what a guard lets over the cap, a year of a watch, and what a history loses. `-- guard` runs one of them.
+
+    The other names are `year` and `history`. The tests run short forms.
+    """
+    session.install("-e", ".[history,postgres]")
+    scripts = {"guard": "guard_grid", "year": "virtual_year", "history": "history_table"}
+    for name in session.posargs or scripts:
+        session.run("python", f"tests/torture/monitor/{scripts[name]}.py")
 
 
 @nox.session(python=OLDEST)

@@ -25,7 +25,7 @@ from weakref import WeakSet
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from yarl import URL
 
 from twusage.errors import (
@@ -36,11 +36,10 @@ from twusage.errors import (
     ProtocolError,
     RequestTimeoutError,
     TlsError,
-    TransportError,
     TwUsageError,
 )
 from twusage.event_loop import LoopBinding, running_task
-from twusage.protocol import Headers, Request, Response
+from twusage.protocol import Headers, Request, Response, is_proxy_url
 
 __all__ = ["AiohttpTransport"]
 
@@ -56,7 +55,7 @@ _BODY_POLL_INTERVAL = 0.1
 _MAX_HEADER = 2**16
 # OpenSSL's X509_V_ERR_* codes.
 _CERTIFICATE_REASONS: dict[int, ConnectReason] = {9: "not-yet-valid", 10: "expired", 62: "hostname", 64: "hostname"}
-_ISSUER_UNKNOWN = {19, 20, 21}
+_ISSUER_UNKNOWN = {18, 19, 20, 21}
 _SOCKET_REASONS: dict[int | None, ConnectReason] = {
     errno.ECONNREFUSED: "refused",
     errno.ETIMEDOUT: "timeout",
@@ -64,6 +63,8 @@ _SOCKET_REASONS: dict[int | None, ConnectReason] = {
     errno.ENETUNREACH: "unreachable",
 }
 _SESSION_CLOSED = "the connections were closed during this call"
+# The proxy is not quoted, because it may hold a password.
+_NO_PROXY_URL = "{} must be the URL of an HTTP proxy, such as http://host:3128"
 _OTHER_LOOP = "the given aiohttp session is bound to another event loop; create one per loop and process"
 
 
@@ -99,6 +100,12 @@ class AiohttpTransport:
             raise ConfigurationError("ssl must be an ssl.SSLContext; verification cannot be turned off")
         if type(limit) is not int or limit < 1:
             raise ConfigurationError(f"limit must be an int of at least 1, got {limit!r}")
+        if not (session is None or (callable(getattr(session, "request", None)) and hasattr(session, "closed"))):
+            # Not quoted: it may be a token or a proxy's URL by mistake.
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession, got {type(session).__name__}")
+        if not (proxy is None or is_proxy_url(proxy)):
+            del proxy  # Keeps its password out of tracebacks.
+            raise ConfigurationError(_NO_PROXY_URL.format("proxy"))
         self._session = session
         self._owns_session = session is None
         self._limit = limit
@@ -115,14 +122,11 @@ class AiohttpTransport:
             "middlewares": (_send_once,),
             "raise_for_status": False,
             "ssl": ssl or True,
-        } | ({} if proxy is None else {"proxy": _check_proxy(proxy, "proxy")})
+        } | ({} if proxy is None else {"proxy": proxy})
 
     async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - the total, enforced here
         """Send one request and return its response. See ``Transport.send``."""
         session = await self._get_session()
-        options = self._options
-        if self._trust_env and (proxy := _environment_proxy(request.url)):
-            options = options | {"proxy": proxy}
         failure: TwUsageError
         queued = True
         try:
@@ -130,8 +134,9 @@ class AiohttpTransport:
             # host would be blamed for a busy pool (faults: connect, "ThePool").
             async with asyncio.timeout(timeout), self._semaphore:
                 queued = False
-                # A frame of its own: its locals hold the response, and do not stay in the traceback.
-                return await self._exchange(session, request, options, timeout)
+                # A frame of its own: its locals hold the response and the proxy's password, and do not stay in the
+                # traceback.
+                return await self._exchange(session, request, timeout)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not session.closed or task is None or task.cancelling():
@@ -140,13 +145,13 @@ class AiohttpTransport:
                 raise error.with_traceback(None)  # noqa: B904 - it is the same error
             # aiohttp cancels calls that wait for a look-up when the session closes (wire: test_closing_ends_calls).
             failure = ClientClosedError(_SESSION_CLOSED)
-        except TransportError as error:
+        except TwUsageError as error:
             # The frames of the traceback hold the headers and the body (wire: test_what_was_refused_is_not_kept).
             failure = error.with_traceback(None)
         except Exception as error:
             # A caller's session raises exceptions of other packages, such as aiohttp-socks (TestForeignErrors). On the
             # own session anything else is a bug and must be visible.
-            if self._owns_session and not isinstance(error, _AIOHTTP_ERRORS):
+            if self._owns_session and not (session.closed or isinstance(error, _AIOHTTP_ERRORS)):
                 raise
             failure = _translate_error(error, request, timeout)
             if queued:
@@ -170,9 +175,11 @@ class AiohttpTransport:
         self,
         session: aiohttp.ClientSession,
         request: Request,
-        options: dict[str, Any],
         timeout: float,  # noqa: ASYNC109 - half of it is for connecting
     ) -> Response:
+        options = self._options
+        if self._trust_env and (proxy := _environment_proxy(request.url)):
+            options = options | {"proxy": proxy}
         async with session.request(
             request.method,
             _url(request.url),
@@ -182,7 +189,7 @@ class AiohttpTransport:
             **options,
         ) as response:
             # If the block is left before the end of the body, aiohttp closes the connection.
-            headers = Headers(response.headers.items())
+            headers = Headers(response.headers)
             return Response(response.status, headers, await self._read_body(response, headers))
 
     async def _read_body(self, response: aiohttp.ClientResponse, headers: Headers) -> bytes:
@@ -190,13 +197,13 @@ class AiohttpTransport:
         encoding = headers.get("content-encoding", "").strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip"}:  # Not shown: it may echo the token.
             raise ProtocolError("the response's content-encoding is unknown; only gzip was offered")
-        if (response.content_length or 0) > self._max_body:
-            raise self._oversized()
         if not encoding and response.content.is_eof():  # The usual case: no timer and no copy, 5 % of a request.
             whole = await response.content.readany()
             if len(whole) > self._max_body:
                 raise self._oversized()
             return whole
+        if (response.content_length or 0) > self._max_body:
+            raise self._oversized()
         return await self._read_chunks(response, compressed=encoding.endswith("gzip"))
 
     async def _read_chunks(self, response: aiohttp.ClientResponse, *, compressed: bool) -> bytes:
@@ -230,6 +237,9 @@ class AiohttpTransport:
         running_task()  # asyncio.timeout() raises a RuntimeError without one.
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=_Connector(), cookie_jar=aiohttp.DummyCookieJar())
+        # Private, because the public ``loop`` is deprecated.
+        if not self._owns_session and getattr(self._session, "_loop", None) not in {None, asyncio.get_running_loop()}:
+            raise ConfigurationError(_OTHER_LOOP)
         if self._session.closed:
             raise ConfigurationError("the given aiohttp session is closed; keep it open as long as the client")
         session = self._session
@@ -251,24 +261,17 @@ def _url(text: str) -> URL:
     return URL(text, encoded=True)
 
 
-def _check_proxy(proxy: Any, name: str) -> str:
-    try:
-        parts = urlsplit(proxy)
-        if isinstance(proxy, str) and parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
-            return proxy
-    except (ValueError, AttributeError):
-        pass
-    # Not quoted: it may hold a password.
-    raise ConfigurationError(f"{name} must be the URL of an HTTP proxy, such as http://host:3128")
-
-
 def _environment_proxy(url: str) -> str | None:
     # Not aiohttp's trust_env: it also reads netrc, and a login found there fails beside our Authorization header.
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or proxy_bypass(parts.netloc):
         return None
-    return _check_proxy(proxy if "://" in proxy else f"http://{proxy}", f"{parts.scheme.upper()}_PROXY")
+    proxy = proxy.strip()
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if not is_proxy_url(proxy):
+        raise ConfigurationError(_NO_PROXY_URL.format(f"{parts.scheme.upper()}_PROXY"))
+    return proxy
 
 
 class _DisconnectedBeforeResponse(aiohttp.ClientError):
@@ -279,7 +282,7 @@ class _ProxyDisconnected(aiohttp.ClientError):
     """The proxy closed the connection instead of opening the tunnel. Nothing was sent to the server."""
 
 
-_AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError)
+_AIOHTTP_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -297,7 +300,9 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
             # to the next request (RFC 9112, 6.3; faults: test_unsolicited_bytes_are_not_a_response).
-            while (protocol := connection.protocol) and protocol in self._seen and protocol.should_close:
+            while (protocol := connection.protocol) and protocol in self._seen:
+                if not protocol.should_close:
+                    return connection
                 connection.close()
                 connection = await super().connect(req, traces, timeout)
         except aiohttp.ClientConnectorError:
@@ -334,7 +339,10 @@ class _Resolver(AbstractResolver):
             with suppress(RuntimeError):  # The loop was closed in the meantime.
                 loop.call_soon_threadsafe(lambda: found.done() or settle())
 
-        threading.Thread(target=look_up, name="twusage look-up", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name="twusage look-up", daemon=True).start()
+        except RuntimeError:  # The process may have no more threads, as with the pids limit of a container.
+            raise OSError(errno.EAGAIN, "no thread for the look-up") from None
         return await found
 
     async def close(self) -> None:
@@ -392,7 +400,7 @@ def _inflate(inflater: Any, chunk: bytes) -> tuple[bytes, bytes]:
     return part, inflater.unconsumed_tail
 
 
-def _translate_error(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911, PLR0912 - a table
+def _translate_error(error: Exception, request: Request, timeout: float) -> TwUsageError:  # noqa: C901, PLR0911 - a table
     """Return aiohttp's error as ours, with only type and system reason."""
     match error:
         case aiohttp.ConnectionTimeoutError():
@@ -416,8 +424,6 @@ def _translate_error(error: Exception, request: Request, timeout: float) -> TwUs
             return ProtocolError(f"the response is not valid HTTP{_flaw(error)}", retry_once=True)
         case OSError():  # Of a socket that was never connected; later ones are _DisconnectedBeforeResponse.
             return ConnectError(f"no connection ({_system_reason(error)})", reason=_SOCKET_REASONS.get(error.errno))
-        case _ if type(error) is RuntimeError:
-            return ConfigurationError(_OTHER_LOOP)
         case aiohttp.ClientError() | ValueError():
             return ProtocolError(f"aiohttp cannot send this request ({type(error).__name__})")
         case _:
@@ -449,9 +455,10 @@ def _tls_error(error: Exception) -> TlsError:
 
 
 def _has_ca_store() -> bool:
-    # Slim container images have none; Windows has a store of its own.
+    # Slim container images have none, or an empty file; Windows has a store of its own.
     paths = ssl_module.get_default_verify_paths()
-    return sys.platform == "win32" or bool(paths.cafile or (paths.capath and os.listdir(paths.capath)))  # noqa: PTH208
+    has_file = bool(paths.cafile and os.path.getsize(paths.cafile))  # noqa: PTH202
+    return sys.platform == "win32" or has_file or bool(paths.capath and os.listdir(paths.capath))  # noqa: PTH208
 
 
 def _flaw(error: BaseException | None) -> str:
@@ -459,11 +466,14 @@ def _flaw(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, LineTooLong):
             return ": its status line or a header is too large"
+        if isinstance(error, BadHttpMessage) and error.message.startswith("Too many headers"):
+            return ": it has too many headers"
         error = error.__cause__
     return ""
 
 
 def _system_reason(error: OSError) -> str:
-    # Exceptions of other packages may quote a proxy's password.
+    # Not the text of the exception, unless the resolver's, because it may quote a proxy's password.
     known = type(error).__module__ in {"builtins", "socket"} or isinstance(error, aiohttp.ClientError)
-    return ascii((known and error.strerror) or type(error).__name__)[1:-1]
+    text = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return ascii((known and text) or type(error).__name__)[1:-1]

@@ -31,7 +31,7 @@ from twusage.errors import (
 from twusage.event_loop import LoopBinding, running_task
 from twusage.limiter import LocalRateLimiter, RateLimiter, Slot, default_limiter
 from twusage.models import RateLimit, Usage, UsageField
-from twusage.protocol import DEFAULT_BASE_URL, Request
+from twusage.protocol import DEFAULT_BASE_URL, Request, Response
 from twusage.retry import CallBudget, RetryPolicy, RetryTokenBucket, retry_budgets_for_running_loop
 from twusage.transport import Transport
 
@@ -205,13 +205,6 @@ class UsageClient:
     # -- One call -----------------------------------------------------------------------------------------------------
 
     async def _call(self, request: Request) -> Usage:
-        try:
-            return await self._call_with_retries(request)
-        except TwUsageError:
-            self._activity.up = False
-            raise
-
-    async def _call_with_retries(self, request: Request) -> Usage:
         budget, began = CallBudget(self._retry.max_wait, activity=self._activity), self._clock.monotonic()
         try:
             # The first attempt runs without tenacity: AsyncRetrying adds 15 to 30 µs, as much as the rest of the call.
@@ -220,11 +213,18 @@ class UsageClient:
             failure = error
         else:
             return self._succeed(request, usage, budget)
-        retries = await self._retry.retries(failure, budget, self._clock, since=began, on_wait=self._notify_wait)
-        async for retry in retries:
-            with retry:
-                usage = await self._attempt(request, budget, self._credentials, self._transport)
-        return self._succeed(request, usage, budget)
+        return self._succeed(request, await self._repeat(request, budget, failure, began), budget)
+
+    async def _repeat(self, request: Request, budget: CallBudget, failure: TwUsageError, began: float) -> Usage:
+        try:
+            retries = await self._retry.retries(failure, budget, self._clock, since=began, on_wait=self._notify_wait)
+            async for retry in retries:
+                with retry:
+                    usage = await self._attempt(request, budget, self._credentials, self._transport)
+        except TwUsageError:
+            self._activity.up = False
+            raise
+        return usage
 
     def _succeed(self, request: Request, usage: Usage, budget: CallBudget) -> Usage:
         budget.record_success()
@@ -256,7 +256,8 @@ class UsageClient:
                 budget.charge_wait(self._clock.monotonic() - queued_at)
             raise
         except AuthenticationError as error:
-            if await credentials.token(refused=token) != token:
+            # A page does not mean that the token is wrong.
+            if not error.from_edge and await credentials.token(refused=token) != token:
                 error.retryable = error.retry_once = True  # Retry with the new token.
             raise
 
@@ -268,21 +269,17 @@ class UsageClient:
     async def _exchange(self, request: Request, slot: Slot, transport: Transport) -> Usage:
         self._activity.requests += 1
         try:
-            return await self._send_and_read(request, slot, transport)
+            response = await transport.send(request, timeout=self._timeout)
+            return self._read(response, request, slot)
         except TwUsageError as error:
             self._activity.record_failure(error)
-            raise
-
-    async def _send_and_read(self, request: Request, slot: Slot, transport: Transport) -> Usage:
-        try:
-            response = await transport.send(request, timeout=self._timeout)
-        except ConnectError as error:
-            slot.fail(error)
-            raise
-        except TransportError as error:
-            if error.unsent:
+            if isinstance(error, ConnectError):
+                slot.fail(error)
+            elif isinstance(error, TransportError) and error.unsent:
                 slot.refund()
             raise
+
+    def _read(self, response: Response, request: Request, slot: Slot) -> Usage:
         now = dt.datetime.fromtimestamp(self._clock.time(), dt.UTC)
         reading = protocol.read_response(response, request=request, fetched_at=now)
         slot.observe(reading.rate_limit, reading.server_time)

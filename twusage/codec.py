@@ -28,6 +28,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
+from itertools import repeat
 from operator import itemgetter, lt
 from typing import Any, TypeAlias, TypeGuard
 
@@ -67,7 +68,8 @@ def decode_usage(body: bytes, *, rate_limit: RateLimit | None = None, fetched_at
     if usage is None:
         usage = _decode_tolerantly(document)
     # Frozen, but not shared yet. evolve() would cost a tenth of decoding a small body.
-    usage.__dict__.update(rate_limit=rate_limit, fetched_at=fetched_at)
+    attributes = usage.__dict__
+    attributes["rate_limit"], attributes["fetched_at"] = rate_limit, fetched_at
     return usage
 
 
@@ -180,12 +182,16 @@ _DAY = re.compile(
 _IRREGULAR = (AttributeError, LookupError, TypeError, ValueError, ForbiddenExtraKeysError)
 
 
-def _read_columns(rows: Any, *, fields: int = 0) -> DailySeries:
-    """Return the series of ascending rows with date and count. Raises one of ``_IRREGULAR``.
+def _read_exact_columns(rows: Any, _: object) -> DailySeries:
+    """Return the same, of rows without any other field."""
+    if sum(map(len, rows)) != 2 * len(rows):
+        raise TypeError(rows)
+    return _read_columns(rows)
 
-    With ``fields``, each row must have this number of fields.
-    """
-    if type(rows) is not list or (fields and sum(map(len, rows)) != fields * len(rows)):
+
+def _read_columns(rows: Any) -> DailySeries:
+    """Return the series of rows that ascend and each have a date and a count. Raises one of ``_IRREGULAR``."""
+    if type(rows) is not list:
         raise TypeError(rows)
     values = list(map(_get_usage, rows))
     if not values:
@@ -398,14 +404,14 @@ def _usage_hook(converter: Converter, reset_day: _Structure) -> _Structure:
 def _exactly() -> _Structure:
     """Return the hook for the live API's shape. Any other value raises one of ``_IRREGULAR``."""
     converter = _converter(exact=True)
-    converter.register_structure_hook(DailySeries, lambda rows, _: _read_columns(rows, fields=2))
+    converter.register_structure_hook(DailySeries, _read_exact_columns)
     app = make_dict_structure_fn(ClientAppUsage, converter)
     project = make_dict_structure_fn(ProjectUsage, converter)
 
     def apps(values: Any, _: object) -> tuple[ClientAppUsage, ...]:
         if type(values) is not list:
             raise TypeError(values)
-        return tuple([app(value, ClientAppUsage) for value in values])
+        return tuple(map(app, values, repeat(ClientAppUsage)))
 
     def project_or_none(value: Any, _: object) -> ProjectUsage | None:
         return None if value is None else project(value, ProjectUsage)

@@ -195,11 +195,22 @@ class DecodeError(TwUsageError):
     """The place in the document, such as ``$.data.daily_client_app_usage[2].usage[7].date``."""
     excerpt: str = ""
     """The value at that place: at most 200 characters, escaped, safe to print and to log."""
+    from_edge: bool = False
+    """True if a firewall, proxy or CDN sent the response (a page, or plain text), not the API."""
 
-    def __init__(self, message: str = "", *, path: str = "$", excerpt: str = "", retry_once: bool = False) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        path: str = "$",
+        excerpt: str = "",
+        retry_once: bool = False,
+        from_edge: bool = False,
+    ) -> None:
         super().__init__(message, retry_once=retry_once)
         self.path = path
         self.excerpt = excerpt
+        self.from_edge = from_edge
 
 
 class _ResponseError(TwUsageError):
@@ -221,7 +232,8 @@ class _ResponseError(TwUsageError):
     retry_after: float | None = None
     """Seconds from the response to ``retry_at``, both by the server's clock. ``None`` if unknown."""
     from_edge: bool = False
-    """True if a firewall, proxy or CDN sent the response (a page, or plain text), not the API."""
+    """True if a firewall, proxy or CDN sent the response (a page, plain text, or JSON of another service), not the
+    API."""
 
     def __init__(
         self,

@@ -20,8 +20,10 @@ from typing import Any
 
 import speed_table
 
-# What is measured, in the order of the table. Only one of them is with msgspec: who has it installed uses it.
-MEASURES = ("calls", "pacing", "decode", "decode_with_msgspec", "memory", "imports", "fake", "fleet", "growth")
+# In the order of the table. Only decode_with_msgspec can import msgspec, because twusage uses it if it can.
+MEASURES = (
+    "calls", "pacing", "decode", "decode_with_msgspec", "memory", "monitor", "imports", "fake", "fleet", "growth"
+)  # fmt: skip
 PEERS = ("twusage", "aiohttp", "aioresponses", "cattrs", "httpx", "msgspec", "orjson", "pydantic", "tweepy", "xdk")
 
 

@@ -1,15 +1,10 @@
-"""What is measured, and how. Each function is run in a process of its own by ``bench.py``.
-
-Time is processor time of this process alone: the server is another one, and other load on the machine counts
-little. The two of a pair take turns in blocks of ten milliseconds, and change places after each: a clock that slows
-down or a cache that is lost meets both. Each pair of blocks gives one ratio; the table has their median and their
-quartiles.
-"""
+"""The measurements. ``bench.py`` runs each function in a process of its own; ``timing.py`` has the method."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import json
 import math
 import os
@@ -18,6 +13,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +25,7 @@ from typing import Any
 
 from aioresponses import aioresponses
 from loopback import serving
+from timing import Block, Figures, awaited, compare, figures_of, measure, timed, times
 
 from twusage import AiohttpTransport, LocalRateLimiter, RateLimit, Request, Response, RetryPolicy, UsageClient
 from twusage.clock import SystemClock
@@ -37,12 +34,7 @@ from twusage.protocol import authorize, usage_request
 from twusage.retry import CallBudget, RetryTokenBucket, retry_budgets_for_running_loop
 from twusage.testing import FakeApi, FakeTransport, VirtualClock
 
-Figures = dict[str, Any]
-Block = Callable[[int], object]
-"""Does something so many times."""
-
 TOKEN = "AAAAAAAAAAAAAAAAAAAAABENCH%2Fno%2Freal%2Ftoken%3Dat0all"
-SECONDS = 0.01  # of a block
 NO_END = 10**9
 SMALL = Path(__file__).parents[1] / "fixtures" / "usage_optional_1.json"
 
@@ -50,68 +42,6 @@ SMALL = Path(__file__).parents[1] / "fixtures" / "usage_optional_1.json"
 def settle() -> None:
     """Have twusage choose who reads its JSON. A peer may need the one that it is not to have."""
     decode_usage(small())
-
-
-def compare(ours: Block, theirs: Block, *, rounds: int = 151) -> Figures:
-    """Microseconds for one of each, and the ratio. Blocks in turns, in both orders."""
-    # What was imported (xdk is large) is none of the garbage collector's business here.
-    gc.collect()
-    gc.freeze()
-    sides = (ours, _calibrated(ours)), (theirs, _calibrated(theirs))
-    pairs = []
-    for number in range(rounds):
-        first = number % 2
-        one, other = _block(*sides[first]), _block(*sides[1 - first])
-        pairs.append((other, one) if first else (one, other))
-    return figures_of(pairs, unit="µs", scale=1e6)
-
-
-def figures_of(pairs: Sequence[tuple[float, float]], *, unit: str, scale: float = 1.0) -> Figures:
-    """Medians of both and of their ratio, and the ratio's quartiles."""
-    low, median, high = statistics.quantiles([one / other for one, other in pairs], n=4)
-    ours, theirs = (scale * statistics.median(side) for side in zip(*pairs, strict=True))
-    return {
-        "unit": unit, "ours": ours, "theirs": theirs, "median": median, "low": low, "high": high, "pairs": len(pairs)
-    }  # fmt: skip
-
-
-def _calibrated(block: Block) -> int:
-    count = 1
-    while True:
-        block(count)  # warms up
-        spent = _block(block, count) * count
-        if spent > SECONDS / 2:
-            return max(1, round(count * SECONDS / spent))
-        count *= 2
-
-
-def _block(block: Block, count: int) -> float:
-    start = time.process_time()
-    block(count)
-    return (time.process_time() - start) / count
-
-
-def _times(call: Callable[[], object]) -> Block:
-    def block(count: int) -> None:
-        for _ in range(count):
-            call()
-
-    return block
-
-
-def _awaited(runner: asyncio.Runner, call: Callable[[], Awaitable[object]], at_a_time: int = 1) -> Block:
-    async def calls(count: int) -> None:
-        for _ in range(count):
-            await call()
-
-    async def together(count: int) -> None:
-        for _ in range(math.ceil(count / at_a_time)):
-            await asyncio.gather(*(call() for _ in range(at_a_time)))
-
-    if at_a_time == 1:
-        return lambda count: runner.run(calls(count))
-    # In whole handfuls, so that what a block is divided by is what it did.
-    return lambda count: runner.run(together(count * at_a_time))
 
 
 # -- Bodies ------------------------------------------------------------------------------------------------------------
@@ -136,6 +66,25 @@ def answer(apps: int, days: int, *, until: date = date(2026, 1, 15)) -> bytes:
         ],
     }
     return json.dumps({"data": data}).encode()
+
+
+def with_unknown_field(body: bytes) -> bytes:
+    """The response with a field that the API may add one day."""
+    document = json.loads(body)
+    document["data"]["project_tier"] = "pro"
+    return json.dumps(document).encode()
+
+
+def with_numbers(body: bytes) -> bytes:
+    """The response with numbers for the counts, as the vendor's documents show them."""
+    document = json.loads(body)
+    data = document["data"]
+    for name in ("project_cap", "project_usage"):
+        data[name] = int(data[name])
+    for series in (data["daily_project_usage"], *data["daily_client_app_usage"]):
+        for row in series["usage"]:
+            row["usage"] = int(row["usage"])
+    return json.dumps(document).encode()
 
 
 def small() -> bytes:
@@ -169,17 +118,17 @@ def calls() -> Figures:
             call: peers.Call = runner.run(make(address, TOKEN, opened))
             return call
 
-        call = _awaited(runner, ours(url))
-        figures["call/aiohttp"] = compare(call, _awaited(runner, theirs(peers.aiohttp_call)), rounds=401)
+        call = awaited(runner, ours(url))
+        figures["call/aiohttp"] = compare(call, awaited(runner, theirs(peers.aiohttp_call)), rounds=401)
         figures["call/aiohttp-50"] = _each(
-            50, compare(_awaited(runner, ours(url), 50), _awaited(runner, theirs(peers.aiohttp_call), 50), rounds=201)
+            50, compare(awaited(runner, ours(url), 50), awaited(runner, theirs(peers.aiohttp_call), 50), rounds=201)
         )
         figures["call/aiohttp-30-headers"] = compare(
-            _awaited(runner, ours(with_30_headers)), _awaited(runner, theirs(peers.aiohttp_call, with_30_headers))
+            awaited(runner, ours(with_30_headers)), awaited(runner, theirs(peers.aiohttp_call, with_30_headers))
         )
-        figures["call/tweepy"] = compare(call, _awaited(runner, theirs(peers.tweepy_call)))
-        figures["call/httpx"] = compare(call, _awaited(runner, theirs(peers.httpx_call)))
-        figures["call/xdk"] = compare(call, _times(peers.xdk_call(url, TOKEN)))
+        figures["call/tweepy"] = compare(call, awaited(runner, theirs(peers.tweepy_call)))
+        figures["call/httpx"] = compare(call, awaited(runner, theirs(peers.httpx_call)))
+        figures["call/xdk"] = compare(call, times(peers.xdk_call(url, TOKEN)))
         runner.run(opened.aclose())
     return figures
 
@@ -213,7 +162,7 @@ def pacing() -> Figures:
         budget.record_success()
 
     with asyncio.Runner() as runner:
-        figures = compare(_awaited(runner, paced), _awaited(runner, nothing))
+        figures = compare(awaited(runner, paced), awaited(runner, nothing))
     # Only the added cost is compared: a ratio to nothing has no meaning.
     nothing_at_all = figures["theirs"]
     added = {name: figures[name] * nothing_at_all - nothing_at_all for name in ("median", "low", "high")}
@@ -238,6 +187,8 @@ def decode() -> Figures:
     }
     figures = {f"decode/{name}": compare(ours, _decoding(decoder, body)) for name, decoder in others.items()}
     figures["sparse/json"] = compare(_decoding(decode_usage, sparse_body), _decoding(json.loads, sparse_body))
+    for name, odd in (("unknown", with_unknown_field(body)), ("numbers", with_numbers(body))):
+        figures[f"{name}/json"] = compare(_decoding(decode_usage, odd), _decoding(json.loads, odd))
     figures["small/xdk"] = compare(_decoding(decode_usage, small_body), _decoding(peers.xdk_decode, small_body))
     return figures
 
@@ -257,7 +208,7 @@ def decode_with_msgspec() -> Figures:
 
 
 def _decoding(decoder: Callable[[bytes], object], body: bytes) -> Block:
-    return _times(lambda: decoder(body))
+    return times(lambda: decoder(body))
 
 
 def memory() -> Figures:
@@ -275,6 +226,47 @@ def memory() -> Figures:
     assert len(usage.daily_client_app_usage) == apps
     kept = (after - before) / (apps * days)
     return {"memory": {"unit": "bytes", "median": kept, "low": kept, "high": kept, "pairs": 1}}
+
+
+# -- Will the cap last? ------------------------------------------------------------------------------------------------
+
+
+def monitor() -> Figures:
+    """One month from ten years of days, a forecast, and a reservation."""
+    from twusage.monitor import History, UsageGuard, forecast  # Loads SQLAlchemy.
+
+    month = date(2025, 11, 10), date(2025, 12, 10)
+    limiter = LocalRateLimiter(limit=NO_END)
+    api = FakeApi(cap=NO_END)
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        history = History(f"sqlite:///{folder}/usage.db")
+        runner.run(history.load(io.StringIO(ten_years(apps=100))))
+        client = UsageClient(api.apps[0].token, transport=FakeTransport(api), limiter=limiter)
+        usage = runner.run(client.get_usage(days=90))
+        guard = UsageGuard(client)
+        project = awaited(runner, lambda: history.days("1", *month))
+        apps = awaited(runner, lambda: history.apps("1", *month))
+        figures = {
+            "history/project": measure(project, unit="ms", scale=1e3, rounds=51),
+            "history/apps": measure(apps, unit="ms", scale=1e3, rounds=51),
+            "forecast": measure(times(lambda: forecast(usage)), unit="ms", scale=1e3),
+            "guard": measure(awaited(runner, lambda: guard.spend(1)), unit="µs", scale=1e6),
+        }
+        runner.run(history.aclose())
+        runner.run(client.aclose())
+    return figures
+
+
+def ten_years(apps: int) -> str:
+    """A history's export: the days of a project and of its apps."""
+    dice, start = random.Random(1), date(2016, 1, 1)
+    names = ["", *(str(27_000_000 + app) for app in range(apps))]
+    lines = [
+        f"1,{name},{start + timedelta(days=day)},{dice.randrange(1_000, 40_000)},2026-01-01T00:00:00+00:00"
+        for day in range(3652)
+        for name in names
+    ]
+    return "\n".join(["project_id,client_app_id,date,usage,seen_at", *lines, ""])
 
 
 # -- Without a network -------------------------------------------------------------------------------------------------
@@ -296,7 +288,7 @@ def fake() -> Figures:
         mocked.get(request.url, body=api.handle(request).body, content_type="application/json", repeat=True)
 
         def forgetting(call: Callable[[], Awaitable[object]], requests: Any) -> Block:
-            block = _awaited(runner, call)
+            block = awaited(runner, call)
 
             def forgetful(count: int) -> None:
                 block(count)
@@ -460,7 +452,7 @@ def _grown(block: Block, sizes: Sequence[int], *, rounds: int = 5) -> Figures:
         turn = {}
         for size in sizes if number % 2 else reversed(sizes):
             repeats = max(1, sizes[-1] // 10 // size)
-            turn[size] = _block(_times(partial(block, size)), repeats) / size
+            turn[size] = timed(times(partial(block, size)), repeats) / size
             gc.collect()  # before the next one's clock runs
         turns.append(turn)
     del turns[0]  # warms up

@@ -563,6 +563,12 @@ class TestBrokenAnswers:
         await transport.send(server.request(), timeout=AT_ONCE)
         await server.all_gone()
 
+    async def test_many_headers(self, serve: Serve, transport: AiohttpTransport) -> None:
+        """100 headers, one of them of 20 kB, are read."""
+        headers = (b"x-%d: y" % number for number in range(99))
+        server = await serve(says(answer(GOOD, b"content-security-policy: " + b"z" * 20_000, *headers)))
+        assert (await transport.send(server.request(), timeout=AT_ONCE)).body == GOOD
+
     @pytest.mark.parametrize("where", ["value", "name", "reason"])
     async def test_an_absurd_header_is_named(self, serve: Serve, transport: AiohttpTransport, where: str) -> None:
         """The error names what is too large: retried once."""

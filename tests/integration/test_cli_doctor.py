@@ -394,6 +394,14 @@ class TestProxy:
             assert codes(result)["proxy.unreachable"] == "error"
             assert runner.invoke(twusage, ["show", "--trust-env"], env=env | {"no_proxy": "127.0.0.1"}).exit_code == 0
 
+    def test_that_of_the_environment_is_malformed(self, token: str) -> None:
+        """It is a finding that names the variable, and does not quote its password."""
+        env = {"X_BEARER_TOKEN": token, "https_proxy": "socks5://me:hunter2@127.0.0.1:1", "no_proxy": ""}
+        result = CliRunner(**STREAMS).invoke(twusage, ["doctor", "--json", "--trust-env"], env=env)
+        assert (result.exit_code, codes(result)) == (3, {"credentials.found": "ok", "proxy.malformed": "error"})
+        assert "HTTPS_PROXY must be the URL of an HTTP proxy" in result.stdout
+        assert "hunter2" not in result.stdout + result.stderr
+
     def test_the_environment_beside_made_up_data(self, proxies: list[Any]) -> None:
         """There is nothing to go to, and nothing to refuse."""
         assert CliRunner(**STREAMS).invoke(twusage, ["--trust-env", "show", "--demo"]).exit_code == 0

@@ -191,7 +191,7 @@ class TestPoller:
         (ConnectError("x", reason="refused"), "There is no connection to the API", "network"),
         (ProtocolError("x"), "The network breaks the API's responses", "network"),
         (DecodeError("x", path="$.data", excerpt="1"), "The API's response cannot be read", "decode"),
-        (DecodeError("x", path="$", excerpt="<html>"), "A page of a proxy or firewall came", "decode"),
+        (DecodeError("x", from_edge=True), "A page of a proxy or firewall came", "decode"),
         (ValueError("x"), "The call of the API fails", "other"),
     ],
 )

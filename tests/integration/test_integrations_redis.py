@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import importlib
 import json
 import logging
 import math
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -38,6 +34,7 @@ pytest.importorskip("redis")
 
 import redis as blocking
 import redis.asyncio as aioredis
+from redis_server import RedisServer
 
 from twusage.integrations import redis as shared
 from twusage.integrations.fleet import Exchange, FleetWindow, Reply, _Turn
@@ -51,53 +48,8 @@ KEY = f"twusage:{{{APP}}}"
 QUICK = 0.25  # what a call may pay at most for a Redis that is gone
 
 
-class Server:
-    """A Redis of our own on a Unix socket."""
-
-    def __init__(self, directory: str) -> None:
-        self.socket = Path(directory, "redis.sock")
-        self.url = f"unix://{self.socket}"
-        self.start()
-
-    def start(self) -> None:
-        binary = shutil.which("redis-server") or "redis-server"
-        command = [
-            binary,
-            "--port",
-            "0",
-            "--unixsocket",
-            str(self.socket),
-            "--save",
-            "",
-            "--dir",
-            str(self.socket.parent),
-        ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        self.client = blocking.Redis(unix_socket_path=str(self.socket), decode_responses=True)
-        for _ in range(500):
-            if not self.socket.exists():  # redis-py 5.0 leaves a socket open that cannot connect
-                time.sleep(0.01)
-                continue
-            time.sleep(0.01)
-            try:
-                self.client.ping()
-            except blocking.ConnectionError:
-                time.sleep(0.01)
-            else:
-                return
-        raise AssertionError("redis-server does not start")
-
-    def kill(self) -> None:
-        self.client.close()
-        self.process.kill()
-        self.process.wait()
-        self.socket.unlink()
-
-    def freeze(self) -> None:
-        os.kill(self.process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self.process.pid, signal.SIGCONT)
+class Server(RedisServer):
+    """A Redis whose state of the app tests can read and change."""
 
     def fleet(self) -> FleetWindow:
         """The app's state as it is kept."""
@@ -121,14 +73,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def one_server() -> Iterator[Server]:
-    if shutil.which("redis-server") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("redis-server is missing, and CI demands it: apt-get install redis-server")
-        pytest.skip("redis-server is not installed")
-    with tempfile.TemporaryDirectory(prefix="tw") as directory:
-        server = Server(directory)
+    with Server.running() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture
@@ -1051,6 +997,21 @@ def test_another_event_loop(server: Server) -> None:
     asyncio.run(first())
     with pytest.raises(ConfigurationError, match="another event loop"):
         asyncio.run(call(limiter))
+
+
+def test_a_loop_that_ends_immediately() -> None:
+    """A task that asyncio.run() cancels before it has begun leaves no coroutine that was never awaited."""
+
+    async def main() -> None:
+        connection = RedisRateLimiter("redis://127.0.0.1:1")._connection
+        call = asyncio.ensure_future(connection.connect())
+        await asyncio.sleep(0)
+        for task in connection._tasks:
+            task.cancel()
+        await asyncio.wait([call])
+
+    asyncio.run(main())
+    gc.collect()  # pytest makes an error of the warning.
 
 
 def test_without_redis_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("psycopg")
 
 from histories import ALWAYS, DAY, LARGEST, NOW, PROJECT, contents, series, usage
+from history_writers import cancel_writes, run_writers
 
 from twusage.monitor import CycleRecord, History
 from twusage.monitor import history as module
@@ -273,61 +274,13 @@ def _of_project(response: Usage, project: str) -> Usage:
     )
 
 
-WRITER = """
-import asyncio, datetime as dt, sys
-from twusage import DailySeries, ProjectUsage, Usage
-from twusage.monitor import History
-
-async def main(url, writer, writes):
-    async with History(url) as history:
-        for number in range(1, writes + 1):
-            first = dt.date(2026, 1, 1)
-            days = DailySeries((first, first + dt.timedelta(days=1000 * (writer + 1) + number)), (number, number))
-            at = dt.datetime(2026, 3, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=number, microseconds=writer)
-            await history.record(Usage("p", 5, number, 1, ProjectUsage("p", days), fetched_at=at))
-            print(number, flush=True)
-
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
-"""
-
-
-COMMAND = [sys.executable, "-W", "error", "-c", WRITER]
-
-
 async def test_five_processes_and_one_is_killed(history_url: str) -> None:
     """A confirmed record is stored, whatever happens to its process. The others lose nothing."""
     # Enough for the killed one not to be done before it is killed.
-    writes, killed = ["20", "20", "900", "20", "20"], 2
-    processes = [
-        await asyncio.create_subprocess_exec(*COMMAND, history_url, str(writer), number, stdout=subprocess.PIPE)
-        for writer, number in enumerate(writes)
-    ]
-
-    async def acknowledged(writer: int) -> int:
-        stdout, last = processes[writer].stdout, 0
-        assert stdout is not None
-        async for line in stdout:
-            last = int(line)
-            if writer == killed and last == 10:
-                processes[writer].send_signal(signal.SIGKILL)
-        await processes[writer].wait()
-        return last
-
-    async with asyncio.timeout(60):
-        numbers = await asyncio.gather(*map(acknowledged, range(5)))
-    assert [process.returncode for process in processes] == [0, 0, -signal.SIGKILL, 0, 0]
-    async with History(history_url) as history:
-        days = await history.days("p", *ALWAYS)
-        (cycle,) = await history.cycles("p")
-    own = [[day.usage for day in days if _writer_of(day.date) == writer] for writer in range(5)]
-    for counts, number in zip(own, numbers, strict=True):
-        assert counts[:number] == list(range(1, number + 1))
-        assert len(counts) <= number + 1  # one may have been stored and not confirmed
-    assert days.counts[0] == cycle.usage == max(map(len, own))
-
-
-def _writer_of(day: dt.date) -> int:
-    return (day - dt.date(2026, 1, 1)).days // 1000 - 1
+    written = await run_writers(history_url, [20, 20, 900, 20, 20], killed=2, after=10)
+    assert written.exits == [0, 0, -signal.SIGKILL, 0, 0]
+    assert written.lost == 0
+    assert written.unacknowledged <= 1  # one may have been stored and not confirmed
 
 
 async def test_many_processes_create_the_same_history(history_url: str) -> None:
@@ -343,28 +296,9 @@ async def test_many_processes_create_the_same_history(history_url: str) -> None:
 
 async def test_cancelled_at_every_step(history_url: str) -> None:
     """A cancelled write is complete or absent, and the next one meets no lock."""
-    days = {DAY - dt.timedelta(days=number): 1 for number in range(40)}
-    async with History(history_url) as other:
-        for step in range(30):
-            project = f"step {step}"
-            history = History(history_url)
-            task = asyncio.create_task(_record_and_close(history, usage(dict(days), project=project)))
-            for _ in range(step % 10):
-                await asyncio.sleep(0)
-            await asyncio.sleep(step // 10 * 0.001)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            await history.aclose()
-            stored, _, cycles = await contents(other, project)
-            assert len(stored) in {0, 40}
-            assert len(cycles) == (len(stored) == 40)
-            await other.record(usage({DAY: step}, project="next"))
-
-
-async def _record_and_close(history: History, response: Usage) -> None:
-    async with history:
-        await history.record(response)
+    cancelled = await cancel_writes(history_url, random.Random(15), 30)
+    assert cancelled.part == 0
+    assert cancelled.nothing > 0
 
 
 class Held(ThreadPoolExecutor):

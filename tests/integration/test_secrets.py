@@ -16,13 +16,12 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -39,6 +38,7 @@ from twusage import (
     AppOnlyAuth,
     BearerToken,
     ConfigurationError,
+    HistoryError,
     LocalRateLimiter,
     ProtocolError,
     Request,
@@ -48,6 +48,7 @@ from twusage import (
     UsageClient,
 )
 from twusage import aiohttp_transport as http_module
+from twusage.monitor import UsageGuard, WatchFailing, watch
 from twusage.protocol import Headers, token_request, usage_request
 from twusage.testing import FakeApi, FakeServer, FakeTransport, Fault, RecordingTransport, VirtualClock
 
@@ -657,20 +658,17 @@ def test_the_command(debug: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not sweep.hits, sweep.hits
 
 
-async def test_the_shared_store(sweep: Sweep, tmp_path: Path) -> None:
+async def test_the_shared_store(sweep: Sweep) -> None:
     """What is kept in Redis: its keys and its values."""
     pytest.importorskip("redis")
-    from test_integrations_redis import Server as Redis
+    from redis_server import RedisServer
 
     from twusage.integrations.redis import RedisRateLimiter
 
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
     api = FakeApi()
     api.apps[0].tokens[:] = [FETCHED_TOKEN, TOKEN]
     api.apps[0].api_key, api.apps[0].api_secret = KEY, SECRET
-    redis = Redis(str(tmp_path))
-    try:
+    with RedisServer.running() as redis:
         limiter = RedisRateLimiter(redis.url)
         for make in AUTHS.values():
             async with UsageClient(make(), transport=FakeTransport(api), limiter=limiter) as client:
@@ -681,8 +679,62 @@ async def test_the_shared_store(sweep: Sweep, tmp_path: Path) -> None:
             sweep.look("a key", key)
             sweep.look("a value", str(redis.client.dump(key)))
         await limiter.aclose()
-    finally:
-        redis.kill()
+
+
+@pytest.mark.parametrize("auth", AUTHS)
+async def test_the_monitor(auth: str, sweep: Sweep) -> None:
+    """A guard's refusal with its cause, and a watch's events, against a server that echoes what it was sent."""
+    clock = VirtualClock()
+    for sent, when in sent_headers(auth):
+        for fault in [*PLAIN_FAULTS, *itertools.chain(*map(echo_faults, echoed(sent)[:3]))]:
+            sweep.case = f"{auth}, {sent.partition(' ')[0]}, {fault}"
+            api = fake_of(clock)
+            api.fail(fault, times=2, when=when)
+            transport = FakeTransport(api)
+            async with UsageClient(
+                AUTHS[auth](), transport=transport, clock=clock, retry=RetryPolicy.none(), timeout=2
+            ) as client:
+                guard = UsageGuard(client)
+                try:
+                    await guard.spend(1)
+                except TwUsageError as error:
+                    sweep.look_at_error(error)
+                sweep.look_at("the guard", guard)
+                events = watch(client)
+                try:
+                    for _ in range(3):
+                        event = await anext(events)
+                        sweep.look("an event", event)
+                        if isinstance(event, WatchFailing):
+                            sweep.look_at_error(event.error)
+                        sweep.look("an event as JSON", json.dumps(event.to_dict()))
+                except TwUsageError as error:
+                    sweep.look_at_error(error)
+                sweep.look_at("the watch", events)
+                await events.aclose()
+
+
+async def test_a_watched_history(sweep: Sweep, tmp_path: Path, unused_tcp_port: int) -> None:
+    """The history's file; and a PostgreSQL that is down, whose URL has a secret as its password."""
+    pytest.importorskip("psycopg")
+    pytest.importorskip("sqlalchemy")
+    from twusage.monitor import History
+
+    clock = VirtualClock(auto=False)
+    client = UsageClient(TOKEN, transport=FakeTransport(fake_of(clock)), clock=clock)
+    unreachable = f"postgresql://user:{quote(SECRET, safe='')}@127.0.0.1:{unused_tcp_port}/db"
+    async with client, History(f"sqlite:///{tmp_path}/usage.db") as history, aclosing(History(unreachable)) as down:
+        for each in (history, down):
+            events = watch(client, thresholds=[0.0001], history=each)
+            for _ in range(2):
+                sweep.look_at("an event", await anext(events))
+            await events.aclose()
+            sweep.look_at("the history", each)
+        with pytest.raises(HistoryError) as caught:
+            await down.record(await client.get_usage())
+        sweep.look_at_error(caught.value)
+    for file in tmp_path.iterdir():
+        sweep.look(file.name, file.read_bytes().decode("latin-1"))
 
 
 # -- The sweep itself --------------------------------------------------------------------------------------------------

@@ -199,6 +199,9 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         """Let everything run until all wait again."""
         await self.clock.advance(0.0)
 
+    async def close(self) -> None:
+        """Close what the limiter has opened."""
+
     # -- What is what --------------------------------------------------------------------------------------------------
 
     @property
@@ -383,6 +386,7 @@ class LimiterBeforeServer(RuleBasedStateMachine):
             self.do()
             for call in self.calls:  # whatever they ended with has been seen
                 _ = call.task.cancelled() or call.task.exception()
+            self.loop.run_until_complete(self.close())
             self.loop.close()
 
 
@@ -592,8 +596,8 @@ def test_the_machine_finds_the_windows_bugs_among_processes(bug: type[Any], monk
     finds(bug, ProcessesBeforeServer)
 
 
-def finds(bug: type[Any], machine: type[LimiterBeforeServer]) -> None:
+def finds(bug: type[Any], machine: type[LimiterBeforeServer], *, examples: int = 2000) -> None:
     """Run the machine until it fails for that reason."""
-    plan = settings(PLAN, max_examples=2000, phases=[Phase.generate], report_multiple_bugs=False)
+    plan = settings(PLAN, max_examples=examples, phases=[Phase.generate], report_multiple_bugs=False)
     with pytest.raises(AssertionError, match=FOUND_BY[bug]):
         run_state_machine_as_test(machine, settings=plan)

@@ -7,15 +7,17 @@ import asyncio
 import copy
 import pickle
 import ssl
+import threading
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 from aioresponses import aioresponses
 from yarl import URL
 
@@ -131,18 +133,54 @@ class TestAsking:
 
     @pytest.mark.parametrize(
         "proxy",
-        ["127.0.0.1:8080", 8080, "socks5://host:1080", "http://", "http://host:0", "http://[", b"http://host", ""],
+        [
+            *("127.0.0.1:8080", 8080, "socks5://host:1080", "http://", "http://host:0", "http://[", b"http://host", ""),
+            *(
+                "http://my host:1",
+                "http://host:1\n",
+                "http://a..b",
+                f"http://{'a' * 64}",
+                "http://.",
+                "http://256.1.1.1",
+            ),
+            *("http://a\\b", "http://a:1:2", "http:host:1", [], {"https": "http://host"}),
+        ],
     )
     def test_a_proxy_that_is_no_url(self, proxy: Any) -> None:
         """A proxy that aiohttp could not use is refused on creation. It is not quoted: it may hold a password."""
         with pytest.raises(ConfigurationError, match=r"^proxy must be the URL of an HTTP proxy, such as http://"):
             AiohttpTransport(proxy=proxy)
 
+    async def test_a_proxys_password_is_not_in_a_traceback(
+        self, canary_request: Request, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """No frame of twusage keeps the proxy in its locals, whether it is malformed or cannot be reached."""
+        clear_proxies(monkeypatch)
+
+        def password_in_ours(error: BaseException) -> bool:
+            frames = traceback.TracebackException.from_exception(error, capture_locals=True).stack[1:]
+            return "secret" in str([frame.locals for frame in frames])
+
+        with pytest.raises(ConfigurationError) as caught:
+            AiohttpTransport(proxy="socks5://me:secret@proxy.test")
+        assert not password_in_ours(caught.value)
+        for proxy in ("http://me:secret@127.0.0.1:1", "socks5://me:secret@proxy.test"):
+            monkeypatch.setenv("https_proxy", proxy)
+            transport = AiohttpTransport(trust_env=True)
+            with (
+                pytest.raises((ConnectError, ConfigurationError)) as failed,
+                mock.patch.object(aiohttp.ClientSession, "_request", side_effect=OSError(5, proxy)),
+            ):
+                await transport.send(canary_request, timeout=1)
+            assert not password_in_ours(failed.value)
+            await transport.aclose()
+
     @pytest.mark.parametrize(
         ("environment", "proxy"),
         [
             ({"https_proxy": "http://me:secret@proxy.test:3128"}, "http://me:secret@proxy.test:3128"),
             ({"https_proxy": "proxy.test:3128"}, "http://proxy.test:3128"),
+            ({"https_proxy": "http://proxy.test:3128\n"}, "http://proxy.test:3128"),
             ({"all_proxy": "http://proxy.test"}, "http://proxy.test"),
             ({"http_proxy": "http://proxy.test"}, None),
             ({"https_proxy": "http://proxy.test", "no_proxy": "api.test"}, None),
@@ -301,6 +339,15 @@ class TestErrors:
             await transport.send(canary_request, timeout=1)
 
 
+async def test_too_many_headers(web: aioresponses, transport: AiohttpTransport, canary_request: Request) -> None:
+    """More than 128 headers are too many for aiohttp 3.14: the error names the cause."""
+    error = aiohttp.ClientResponseError(mock.Mock(), ())
+    error.__cause__ = BadHttpMessage("Too many headers received")
+    web.get(ADDRESS, exception=error)
+    with pytest.raises(ProtocolError, match=r"^the response is not valid HTTP: it has too many headers$"):
+        await transport.send(canary_request, timeout=1)
+
+
 class ProxyError(Exception):
     """As python_socks, under aiohttp-socks, raises it."""
 
@@ -321,6 +368,7 @@ class TestForeignErrors:
             ProxyConnectionError(111, "Could not connect to proxy secret"),
             ProxyTimeoutError("Proxy connection timed out: secret"),
             LookupError("secret"),
+            RuntimeError("secret"),
             ExceptionGroup("secret", [OSError("secret")]),
             type("LoopError", (RuntimeError,), {})("secret"),
         ],
@@ -336,6 +384,43 @@ class TestForeignErrors:
         assert caught.value.__cause__ is caught.value.__context__ is None
         frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
         assert frames == ["test_of_a_callers_session", "send"]
+
+    async def test_of_the_system(self, web: aioresponses, canary_request: Request) -> None:
+        """An OSError is shown in the system's words: its own text may hold a login."""
+        web.get(ADDRESS, exception=OSError(5, "secret"))
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(ConnectError, match=r"^no connection \(Input/output error\)$"):
+                await AiohttpTransport(session).send(canary_request, timeout=1)
+
+    async def test_of_the_closed_session(
+        self, web: aioresponses, transport: AiohttpTransport, canary_request: Request
+    ) -> None:
+        """Whatever aiohttp raises on a session that was closed during the call is a ClientClosedError."""
+
+        async def close_and_fail(*_: object, **__: object) -> None:
+            assert transport._session is not None
+            await transport._session.close()
+            raise RuntimeError("Session is closed")
+
+        web.get(ADDRESS, callback=close_and_fail)
+        with pytest.raises(ClientClosedError):
+            await transport.send(canary_request, timeout=1)
+
+    @pytest.mark.parametrize("session", ["http://me:secret@proxy", 7, object(), {}, aiohttp])
+    def test_no_session(self, session: Any) -> None:
+        """What is not a session is rejected when it is given, and not quoted."""
+        with pytest.raises(ConfigurationError, match=r"^session must be an aiohttp.ClientSession, got") as caught:
+            AiohttpTransport(session)
+        assert "secret" not in str(caught.value)
+
+    async def test_no_thread_for_the_look_up(
+        self, transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the process has no more threads, the name cannot be looked up: a ConnectError."""
+        monkeypatch.setattr(threading.Thread, "start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+        with pytest.raises(ConnectError, match="Resource temporarily unavailable") as caught:
+            await transport.send(Request("GET", "http://host.invalid/"), timeout=1)
+        assert caught.value.reason == "dns"
 
 
 def connector_error(kind: type[aiohttp.ClientConnectorError], error: OSError, host: str = "api.test") -> Exception:
@@ -386,6 +471,8 @@ class TestReasons:
         for twin in (pickle.loads(pickle.dumps(caught.value)), copy.copy(caught.value)):
             assert (type(twin), twin.reason, str(twin)) == (type(caught.value), reason, str(caught.value))
 
+    @pytest.mark.parametrize("code", [18, 19, 20, 21])
+    @pytest.mark.parametrize("has_empty_file", [False, True])
     async def test_a_machine_without_ca_certificates(
         self,
         web: aioresponses,
@@ -393,11 +480,16 @@ class TestReasons:
         canary_request: Request,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
+        code: int,
+        has_empty_file: bool,
     ) -> None:
-        """A slim container image has no CA store. The error names the package to install."""
-        paths = SimpleNamespace(cafile=None, capath=str(tmp_path))
+        """A slim container image has no CA store, or an empty one. The error names the package to install."""
+        file, directory = tmp_path / "ca.crt", tmp_path / "certs"
+        file.touch()
+        directory.mkdir()
+        paths = SimpleNamespace(cafile=str(file) if has_empty_file else None, capath=str(directory))
         monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
-        web.get(ADDRESS, exception=certificate_error(20, "unable to get local issuer certificate"))
+        web.get(ADDRESS, exception=certificate_error(code, "unable to get local issuer certificate"))
         with pytest.raises(TlsError, match="install the package ca-certificates") as caught:
             await transport.send(canary_request, timeout=1)
         assert caught.value.reason == "no-ca-store"

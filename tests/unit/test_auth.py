@@ -672,6 +672,16 @@ class TestRenewal:
         assert len(sent_with(api)) == 20
         assert token_requests(api) == 1
 
+    async def test_a_page_is_no_refusal(self, api: FakeApi) -> None:
+        """A 401 that a proxy or a firewall sent does not fetch a new token."""
+        async with client_of(api) as client:
+            await client.get_usage()
+            api.fail(Fault.status(401, "<html>Sign in</html>"))
+            with pytest.raises(AuthenticationError) as caught:
+                await client.get_usage()
+        assert caught.value.from_edge
+        assert token_requests(api) == 1
+
     async def test_a_second_refusal_ends_the_call(self, api: FakeApi) -> None:
         """A token that is refused, and then the one that took its place: no loop."""
         tokens = itertools.count()

@@ -1021,8 +1021,8 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
     ours = {"errors", "rate_limit", "fetched_at", "extra"}
     data = {name: value for name, value in written.items() if name not in ours}
     assert decode_usage(encoded({"data": data})) == usage
-    project = [usage.daily_project_usage] if usage.daily_project_usage else []
-    assert len(usage.to_rows()) == sum(len(each.usage) for each in usage.daily_client_app_usage or project)
+    owners = usage.daily_client_app_usage or filter(None, [usage.daily_project_usage])
+    assert len(usage.to_rows()) == sum(len(owner.usage) for owner in owners)
 
 
 def decodes_or_refuses(body: bytes) -> None:

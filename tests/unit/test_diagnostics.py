@@ -37,7 +37,7 @@ from twusage import (
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES, Secret
 from twusage.diagnostics.credentials import check_environment, check_secrets
 from twusage.diagnostics.explain import Attempt, explain_call
-from twusage.diagnostics.page import is_page
+from twusage.diagnostics.page import is_from_edge
 from twusage.diagnostics.report import report_without_call
 from twusage.errors import ApiError, ConnectReason, CreditsDepletedError, DecodeError
 from twusage.models import Problem, RateLimit
@@ -172,6 +172,8 @@ class TestForm:
             (REFRESH_TOKEN, "token.user-context"),
             (OAUTH1, "token.oauth1"),
             ("my-token", "token.unfamiliar"),
+            (TOKEN + ";", "token.unfamiliar"),
+            (TOKEN + ",", "token.unfamiliar"),
         ],
     )
     def test_what_a_token_is_suspected_of(self, token: str, code: str) -> None:
@@ -264,6 +266,18 @@ class TestTokenFile:
         assert leaks(TOKEN, shown(found)) == []
 
 
+class Gateway:
+    """A transport to a gateway that responds instead of the API."""
+
+    def __init__(self, status: int, document: object) -> None:
+        self.response = Response(status, {}, json.dumps(document).encode())
+
+    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - see Transport
+        return self.response
+
+    async def aclose(self) -> None: ...
+
+
 class TestPage:
     """A page or plain text is not the API's, whatever its status."""
 
@@ -281,7 +295,21 @@ class TestPage:
         assert f"(status {status})" in the(report, "network.page").message
         assert {finding.subject for finding in report.findings} <= {"token", "network", "clock"}
         assert report.error is not None
-        assert is_page(report.error)
+        assert is_from_edge(report.error)
+
+    @pytest.mark.parametrize("status", [401, 402, 403, 429, 503])
+    @pytest.mark.parametrize(
+        "problem", [{"message": "No upstream"}, {"type": "https://cdn.test/1", "title": "No upstream"}]
+    )
+    async def test_json_of_another_service(self, status: int, problem: dict[str, str]) -> None:
+        """JSON of a gateway or a CDN blames neither the credentials nor the window; its words are shown."""
+        async with UsageClient(DECODED, transport=Gateway(status, problem)) as client:
+            report = await client.check()
+        assert codes(report) == ["network.page"]
+        found = the(report, "network.page")
+        assert found.message.startswith(f"JSON of another service came instead of the API's response (status {status})")
+        assert found.message.endswith("(its message: No upstream)")
+        assert "TWUSAGE_BASE_URL" in found.advice
 
     def test_the_windows_own_headers(self) -> None:
         """A 429 whose headers report an exhausted window is the API's."""
@@ -296,16 +324,14 @@ class TestPage:
             (CreditsDepletedError("", status=402, from_edge=True), True),
             (RateLimitedError("", status=429, from_edge=True), False),
             (RateLimitedError("", status=429, from_edge=True, window_exhausted=False), True),
-            (DecodeError("", excerpt="<html>"), True),
-            (DecodeError("", excerpt=' {"data'), False),
+            (DecodeError("", from_edge=True), True),
             (DecodeError(""), False),
-            (DecodeError("", path="$.data", excerpt="<html>"), False),
             (ZeroDivisionError(), False),
         ],
     )
     def test_what_is_one(self, error: Exception, expected: bool) -> None:
-        """Edge errors of the protocol, and a 200 whose body is not JSON."""
-        assert is_page(error) is expected
+        """Edge errors of the protocol, unless their headers report an exhausted window."""
+        assert is_from_edge(error) is expected
 
     def test_a_proxys_login(self) -> None:
         """It comes as a page, but has a status of its own."""
@@ -321,6 +347,7 @@ class TestClientForbidden:
         ("reason", "detail", "code"),
         [
             ("user-not-enrolled", DETAIL, "app.not-enrolled"),
+            ("User-Not-Enrolled", DETAIL, "app.not-enrolled"),
             ("client-not-enrolled", "Enrollment is required.", "app.not-enrolled"),
             ("client-not-enrolled", None, "app.not-enrolled"),
             ("client-not-enrolled", DETAIL, "app.no-project"),

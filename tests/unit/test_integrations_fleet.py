@@ -79,8 +79,47 @@ def test_one_probe_goes_and_the_others_poll(store: Store) -> None:
     assert len(reply.places) == 2
     assert reply.rate_limit == seen(2)
     assert reply.server_now == 0.0
-    assert reply.opens_in == pytest.approx(901.0, abs=1.0)
+    assert reply.opens_in == pytest.approx(901.225)
+    assert reply.window_length == pytest.approx(900.0 + 901.0 * 0.00025)
     assert (reply.calls_per_window, reply.processes) == (50, 3 - 1)
+
+
+def test_a_reply_is_relative_to_the_stores_clock(store: Store) -> None:
+    """The opening in seconds from now, and the server's time now."""
+    store.now = 100.0
+    (place,) = store.take("a")
+    store.exchange("a", 0, store.report(place, seen(9, reset=1000), server_now=400.0))
+    store.now = 110.0
+    reply = store.exchange("b", 0)
+    assert reply.opens_in == pytest.approx(601.0 * 1.00025 - 10.0)
+    assert reply.server_now == 410.0
+
+
+def test_a_reply_counts_lost_calls(store: Store) -> None:
+    """The remaining calls are those that the headers left, less the lost ones."""
+    store.probed(2)
+    for remaining in (1, 0):
+        (place,) = store.take("a")
+        reply = store.exchange("a", 0, store.report(place))
+        assert reply.rate_limit == seen(remaining)
+
+
+def test_an_open_window_is_not_waited_for(store: Store) -> None:
+    """A process without waiters gets no wait; one with a short wait gets exactly that."""
+    store.probed(0)
+    opens_at = store.fleet().window.opens_at
+    store.now = opens_at - 0.5
+    assert store.exchange("a", 1).wait == pytest.approx(0.5)
+    store.now = opens_at
+    reply = store.exchange("b", 0)
+    assert (reply.wait, reply.pause) == (None, 0.05)
+
+
+def test_many_processes_poll_a_thousand_times_a_second(store: Store) -> None:
+    """All together, while a probe is out."""
+    store.take("probe")
+    pauses = [store.exchange(f"{number}", 1).pause for number in range(100)]
+    assert (pauses[0], pauses[-1]) == (0.05, 0.1)
 
 
 def test_a_poll_that_changes_nothing_writes_nothing(store: Store) -> None:
@@ -91,8 +130,10 @@ def test_a_poll_that_changes_nothing_writes_nothing(store: Store) -> None:
     for _ in range(39):
         store.now += 0.05
         store.exchange("b", 1)
+    store.now = 2.0
+    store.exchange("b", 1)
     assert store.writes == writes
-    store.now += 0.1
+    store.now = 2.01
     store.exchange("b", 1)
     assert store.writes == writes + 1
 
@@ -135,6 +176,25 @@ def test_turns_are_first_come_first_served(store: Store) -> None:
     assert [len(store.take(name, wanted)) for name, wanted in (("d", 2), ("b", 1), ("a", 5))] == [1, 1, 2]
     assert list(store.fleet().turns) == ["d", "a"]
     assert store.exchange("e", 1).ahead == 4
+
+
+def test_a_turn_that_gets_shorter_keeps_its_position(store: Store) -> None:
+    """One of its calls was cancelled."""
+    (place,) = store.take("a")
+    store.exchange("b", 3)
+    store.exchange("c", 1)
+    store.exchange("b", 2)
+    store.exchange("a", 0, store.report(place, seen(2)), received=place)
+    assert [len(store.take(name, wanted)) for name, wanted in (("c", 1), ("b", 2))] == [0, 2]
+
+
+def test_calls_that_came_after_the_turn_get_what_is_left(store: Store) -> None:
+    """In the same exchange, if no other turn is before them."""
+    (place,) = store.take("a")
+    store.exchange("a", 2, received=place)
+    reply = store.exchange("a", 5, store.report(place, seen(9)), received=place)
+    assert len(reply.places) == 5
+    assert store.fleet().turns == {}
 
 
 def test_one_exchange_serves_all_turns(store: Store) -> None:
@@ -182,6 +242,17 @@ def test_no_place_is_granted_to_a_late_turn(store: Store) -> None:
     assert len(store.take("b", 2)) == 2
 
 
+@pytest.mark.parametrize("now", [3.9, 4.25])
+def test_a_turn_is_not_late_until_250_ms(store: Store, now: float) -> None:
+    """A process that is 250 ms late, and no more, still gets its places."""
+    (place,) = store.take("a")
+    store.exchange("b", 2)
+    store.now = now
+    store.exchange("a", 0, store.report(place, seen(2)), received=place)
+    assert list(store.fleet().turns) == []
+    assert len(store.take("b", 2)) == 2
+
+
 def test_a_turn_is_given_up(store: Store) -> None:
     """When no call of its process waits any more."""
     store.probed(0)
@@ -202,6 +273,58 @@ def test_a_lease_that_ends_is_a_call_of_unknown_outcome(store: Store) -> None:
     assert store.fleet().window.unconfirmed_calls == 1
     store.exchange("a", 0, store.report(dead, confirmed=True))
     assert store.fleet().leases == {place[1]: 2 * LEASE}
+
+
+def test_two_leases_that_end_are_two_lost_probes(store: Store) -> None:
+    """After them the document counts: from the last one's end until 900 s later no call starts."""
+    store.take("a")
+    store.now = LEASE
+    store.take("b")
+    store.now = 2 * LEASE
+    assert len(store.take("c", 50)) == 48
+    assert store.exchange("d", 0).rate_limit is None
+    assert store.fleet().window.opens_at == 2 * LEASE + 900.0
+
+
+def test_two_calls_that_end_without_headers_are_two_lost_probes(store: Store) -> None:
+    """By when they ended, not by when the report arrives."""
+    (place,) = store.take("a")
+    store.exchange("a", 0, store.report(place))
+    (place,) = store.take("b")
+    store.now = 10.0
+    report = store.report(place)
+    store.now = 30.0
+    store.exchange("b", 0, report)
+    assert store.fleet().window.opens_at == 910.0
+
+
+def test_a_refunded_call_stays_refunded_if_its_headers_are_not_usable(store: Store) -> None:
+    """Their reset is in the past. The call was confirmed otherwise."""
+    store.probed(9)
+    store.now = 2.0
+    (place,) = store.take("a")
+    store.exchange("a", 0, store.report(place, seen(8, reset=-10), confirmed=True))
+    assert store.fleet().window.unconfirmed_calls == 0
+
+
+def test_the_first_place_of_a_state_may_be_lost_in_its_reply(store: Store) -> None:
+    """The repeated exchange returns it again."""
+    request = Exchange("a", 1, 0.0, 1)
+    first = store.send(request)
+    assert len(first.places) == 1
+    assert store.send(request).places == first.places
+
+
+def test_a_repeated_report_does_not_close_a_later_window(store: Store) -> None:
+    """Its 429 was recorded before the reply was lost; another process has found the window open since."""
+    store.probed(5)
+    request = Exchange("a", 1, 0.0, 0, None, (store.report(None, confirmed=True, closed=True, retry_after=10.0),))
+    store.send(request)
+    store.now = 11.0
+    (place,) = store.take("b")
+    store.exchange("b", 0, store.report(place, seen(40)), received=place)
+    store.send(request)
+    assert len(store.take("c", 3)) == 3
 
 
 def test_an_exchange_whose_reply_was_lost_is_recognised(store: Store) -> None:
@@ -311,6 +434,29 @@ def test_a_store_whose_clock_steps_back_keeps_all_waits(store: Store) -> None:
     assert after.processes["a"].seen_at == -3600.0
 
 
+def test_a_process_is_seen_by_the_stores_new_clock(store: Store) -> None:
+    """It was seen 90 s ago, and still is."""
+    store.now = 10.0
+    store.exchange("a", 0, must_save=True)
+    store.now = 100.0
+    store.exchange("b", 0, must_save=True)
+    store.now = 50.0
+    store.exchange("b", 0, must_save=True)
+    assert store.fleet().processes["a"].seen_at == 50.0 - 90.0
+
+
+def test_a_process_that_leaves_or_is_gone_gives_up_its_turn(store: Store) -> None:
+    """Also if its turn is not late yet: a window that is closed for a day lets it come again after hours."""
+    store.exchange("a", 0, store.report(None, confirmed=True, closed=True, retry_after=86400.0))
+    store.exchange("a", 1)
+    store.exchange("b", 1)
+    store.exchange("b", 1, leaving=True, must_save=True)
+    assert list(store.fleet().turns) == ["a"]
+    store.now = 900.0 + LEASE
+    store.exchange("c", 1)
+    assert list(store.fleet().turns) == ["c"]
+
+
 def test_processes_are_counted_while_they_are_seen(store: Store) -> None:
     """For a window and a lease; and until they leave."""
     store.probed(9)
@@ -328,21 +474,26 @@ def test_a_state_has_a_lifetime(store: Store) -> None:
     assert fleet.lifetime(0.0) == 120.0 + LEASE
     fleet.window.close(0.0, 1, 500.0)
     assert fleet.lifetime(0.0) == 560.0 + LEASE
+    assert fleet.lifetime(100.0) == 460.0 + LEASE
+    assert FleetWindow(LEASE, period=0.5).lifetime(0.0) == 1.0 + LEASE
 
 
 def test_a_state_of_another_version_is_refused() -> None:
     """Rather than misread."""
     state = FleetWindow(LEASE).to_state() | {"format": 0}
-    with pytest.raises(ValueError, match="another version"):
+    with pytest.raises(ValueError, match=r"^the state was written by another version of twusage$"):
         FleetWindow.from_state(state, LEASE)
 
 
 def test_arguments_are_the_processs_own(store: Store) -> None:
     """They are not part of the state."""
     store.probed(9)
-    store.arguments["reserve"] = 5
+    store.arguments = {"lease": 7.0, "limit": 40, "period": 60.0, "reserve": 5}
+    fleet = store.fleet()
+    assert (fleet.lease, fleet.limit, fleet.period, fleet.reserve) == (7.0, 40, 60.0, 5)
+    assert (fleet.window.default_limit, fleet.window.period, fleet.window.reserve) == (40, 60.0, 5)
     assert len(store.take("a", 9)) == 4
-    assert store.fleet().window.calls_per_window == 45
+    assert FleetWindow(**store.arguments).window.calls_per_window == 35
 
 
 def test_a_malformed_window_is_ignored(store: Store) -> None:

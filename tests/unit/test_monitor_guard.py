@@ -3,12 +3,12 @@
 import asyncio
 import datetime as dt
 import math
-import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from guarded_bots import LateApi, run_bots
 
 from twusage import (
     BudgetExceededError,
@@ -22,7 +22,7 @@ from twusage import (
     UsageCapExceededError,
     UsageClient,
 )
-from twusage.monitor import BillingCycle, UsageGuard
+from twusage.monitor import UsageGuard
 from twusage.testing import FakeApi, FakeTransport, Fault, VirtualClock
 
 CAP = 1000
@@ -196,6 +196,20 @@ async def test_own_reads_leave_only_with_a_new_response(client: UsageClient, clo
     await clock.sleep(299)
     assert await guard.remaining() == 500  # old enough, but without a new response
     await clock.sleep(2)
+    assert await guard.remaining() == 600
+
+
+async def test_a_response_that_another_caller_fetched_confirms_by_its_arrival(
+    client: UsageClient, clock: VirtualClock
+) -> None:
+    """Reads within ``max_age + lag`` before it count, although the guard sees it later."""
+    guard = UsageGuard(client, max_age=300, lag=900)
+    await guard.spend(100)  # settled at 0.2 s
+    await clock.sleep(1100)
+    await client.get_usage()  # arrives 1,100 s after them
+    await clock.sleep(200)
+    assert await guard.remaining() == 500
+    await clock.sleep(101)
     assert await guard.remaining() == 600
 
 
@@ -447,56 +461,6 @@ async def test_a_response_of_an_ended_cycle_that_another_caller_fetched(
 # -- All together ------------------------------------------------------------------------------------------------------
 
 
-class Lagging(FakeTransport):
-    """The fake API, whose count is late. Reads count on the day on which they were made."""
-
-    def __init__(self, api: FakeApi, lag: float) -> None:
-        super().__init__(api, latency=0.2)
-        self._fake, self._late = api, lag
-        self._uncounted: deque[tuple[float, dt.date, int]] = deque()
-        self.read: Counter[dt.date] = Counter()
-
-    def read_posts(self, count: int) -> None:
-        now = self._fake.clock.time()
-        cycle = BillingCycle.of(10, dt.datetime.fromtimestamp(now, dt.UTC))
-        self.read[cycle.start] += count
-        self._uncounted.append((now + self._late, dt.datetime.fromtimestamp(now, dt.UTC).date(), count))
-
-    async def send(self, request: Request, *, timeout: float) -> Response:  # noqa: ASYNC109 - as Transport has it
-        app = self._fake.apps[0]
-        while self._uncounted and self._uncounted[0][0] <= self._fake.clock.time():
-            _, day, count = self._uncounted.popleft()
-            app._reads[day] = app._reads.get(day, 0) + count
-            self._fake._bodies.clear()
-        return await super().send(request, timeout=timeout)
-
-
-async def run_bots(clock: VirtualClock, transport: Lagging, guard: UsageGuard, cancelled: float, until: float) -> None:
-    """Ten bots that read up to ten posts at a time, some of which are cancelled at any time."""
-    dice = random.Random(7)
-
-    async def read() -> None:
-        wanted = dice.randint(1, 10)
-        async with guard.spending(wanted) as spending:
-            got = dice.randint(0, wanted)
-            transport.read_posts(got)
-            await clock.sleep(dice.uniform(0, 5))
-            spending.settle(got)
-
-    async def bot() -> None:
-        while clock.time() < until:
-            task = asyncio.create_task(read())
-            if dice.random() < cancelled:
-                await clock.sleep(dice.uniform(0, 5))
-                task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                assert task.exception() is None or isinstance(task.exception(), BudgetExceededError)
-            await clock.sleep(dice.uniform(10, 200))
-
-    await asyncio.gather(*(bot() for _ in range(10)))
-
-
 @pytest.mark.parametrize("lag", [0, 400, 900])
 @pytest.mark.parametrize("cancelled", [0, 0.05, 0.5])
 async def test_no_post_beyond_the_cap(lag: float, cancelled: float) -> None:
@@ -506,7 +470,7 @@ async def test_no_post_beyond_the_cap(lag: float, cancelled: float) -> None:
     """
     clock = VirtualClock(RESET - dt.timedelta(hours=2))
     api = FakeApi(apps=1, cap=400, history_days=0, clock=clock)
-    transport = Lagging(api, lag)
+    transport = LateApi(api, lag)
     async with UsageClient(api.apps[0].token, transport=transport, clock=clock) as client:
         end = RESET + dt.timedelta(hours=2)
         await run_bots(clock, transport, UsageGuard(client), cancelled, end.timestamp())
@@ -521,7 +485,7 @@ async def test_no_post_beyond_the_cap_while_the_api_fails(failing: Callable[[int
     """An API that fails, for minutes or for longer than ``stale_after``, makes no read exceed the cap."""
     clock = VirtualClock(RESET - dt.timedelta(hours=2))
     api = FakeApi(apps=1, cap=400, history_days=0, clock=clock)
-    transport = Lagging(api, 900)
+    transport = LateApi(api, 900)
     start = clock.time()
     api.fail(Fault.status(503), times=math.inf, when=lambda _: failing(int(clock.time() - start) // 60))
     async with UsageClient(api.apps[0].token, transport=transport, clock=clock) as client:

@@ -567,8 +567,22 @@ class TestGoodAnswers:
     def test_a_page_with_200(self) -> None:
         """A page from the edge with a 200 is worth one more try, and shown escaped."""
         error = refusal(Response(200, {"content-type": "text/html"}, b"<html>\x1b[2J\n</html>"))
-        assert (type(error), error.retry_once) == (DecodeError, True)
+        assert (type(error), error.retry_once, error.from_edge) == (DecodeError, True, True)
         assert error.excerpt == r"<html>\u001b[2J\n</html>"
+        assert str(error).startswith("200 the response is not JSON")
+        assert "A firewall, proxy or CDN sent this response" in str(error)
+
+    def test_a_truncated_200(self) -> None:
+        """Truncated JSON is the API's."""
+        error = refusal(Response(200, {}, b'{"data": {"project'))
+        assert (type(error), error.from_edge) == (DecodeError, False)
+
+    def test_a_page_instead_of_a_token(self) -> None:
+        """A page of the edge is reported as one; it is not quoted."""
+        with pytest.raises(DecodeError, match="A firewall, proxy or CDN sent this response") as caught:
+            read_token(Response(200, {}, b"<html>canary</html>"))
+        assert caught.value.from_edge
+        assert "canary" not in str(caught.value)
 
     def test_an_empty_200(self) -> None:
         """An empty 200 is worth one more try."""
@@ -582,6 +596,12 @@ class TestGoodAnswers:
         assert (type(error), error.retryable) == (ProtocolError, False)
         assert f"unexpected redirect (status {status})" in str(error)
         assert "canary" not in str(error)
+        assert "A login page of the network, a firewall or a proxy may have sent it" in str(error)
+
+    def test_a_page_with_an_odd_status(self) -> None:
+        """A page is reported as one whatever its status."""
+        message = str(refusal(Response(201, {}, b"<html>")))
+        assert message.startswith("unexpected status 201. A firewall, proxy or CDN sent this response")
 
     @pytest.mark.parametrize("status", [0, 100, 101, 199, 201, 202, 204, 206, 299, 304, 600, 999])
     @pytest.mark.parametrize("body", [b"", b'{"data":{"project_cap":"5"}}'])
@@ -769,6 +789,13 @@ class TestKinds:
         assert len(message) < 700
         assert read_rate_limit(response) is None, "captures carry the headers of another window"
 
+    @pytest.mark.parametrize("reason", ["user-not-enrolled", "Client-Not-Enrolled"])
+    def test_an_enrollment_without_the_type(self, reason: str) -> None:
+        """The reason alone is enough."""
+        response = Response(403, WINDOW, json.dumps({"title": "Forbidden", "reason": reason}).encode())
+        assert f"(reason: {reason}). Possible causes: the app is not attached" in str(refusal(response))
+        assert read_rate_limit(response) is None
+
     def test_a_client_forbidden_that_names_nothing(self) -> None:
         """The advice stands alone."""
         message = str(refusal(Response(403, {}, b'{"type": "client-forbidden"}')))
@@ -849,7 +876,18 @@ class TestTooManyRequests:
         assert refusal(Response(429, {"x-app-limit-24hour-remaining": "9"}, PLAIN)).window_exhausted
 
     @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
-    @pytest.mark.parametrize("body", [b"<html>blocked</html>", b"error code: 1015", b" \xef\xbb\xbf<!doctype html>"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"<html>blocked</html>",
+            b"error code: 1015",
+            b" \xef\xbb\xbf<!doctype html>",
+            b"[Access denied] by policy 7",
+            b"{{ page }}",
+            b" " * 5000 + b"<html>",
+        ],
+        ids=lambda body: ascii(body)[:20],
+    )
     def test_a_page_of_the_edge(self, status: int, body: bytes) -> None:
         """A page or plain text comes from a firewall, proxy or CDN. The message names these, and blames no token."""
         error = refusal(Response(status, {}, body))
@@ -857,10 +895,54 @@ class TestTooManyRequests:
         assert "A firewall, proxy or CDN sent this response" in str(error)
         assert "token" not in str(error)
 
-    @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"title": "Forbidden"}'])
+    @pytest.mark.parametrize(
+        ("document", "words"),
+        [
+            ({"message": "Missing Authentication Token"}, "Missing Authentication Token"),
+            ({"error": "blocked by policy 7", "status": 403}, "blocked by policy 7"),
+            ({"error": {"code": 403, "message": "blocked by policy 7"}}, "blocked by policy 7"),
+            ({"type": "https://developers.cloudflare.com/errors/1020/", "title": "Error 1020"}, "Error 1020"),
+            ({"type": "http://twitter.com.example/x", "title": "Odd"}, "Odd"),
+            ({"login": "octocat"}, None),
+        ],
+    )
+    @pytest.mark.parametrize("status", [401, 402, 403, 429, 500])
+    def test_json_of_another_service(self, status: int, document: dict[str, object], words: str | None) -> None:
+        """An API gateway or a CDN may send JSON, too: its words are shown, and neither token nor window is blamed."""
+        error = refusal(Response(status, {}, json.dumps(document).encode()))
+        assert error.from_edge
+        assert "A firewall, proxy or CDN sent this response" in str(error)
+        assert words is None or words in str(error)
+        assert not getattr(error, "window_exhausted", False)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"{}",
+            b"[]",
+            b'{"title": "Forbidden"}',
+            b'{"type": "https://api.x.com/2/problems/new"}',
+            b'{"type": "https://x.com/problem"}',
+            b'{"errors": [{"code": 64, "message": "suspended"}]}',
+            b'{"detail": "cut',
+            b"[",
+        ],
+    )
     def test_a_response_of_the_api(self, body: bytes) -> None:
-        """JSON, or nothing, comes from the API."""
+        """Its own JSON, even if truncated, or nothing, comes from the API."""
         assert not refusal(Response(403, {}, body)).from_edge
+
+    def test_a_transaction_of_the_api(self) -> None:
+        """JSON of another kind with the API's transaction id comes from the API."""
+        assert not refusal(Response(403, {"x-transaction-id": "1"}, b'{"message": "new"}')).from_edge
+
+    @pytest.mark.parametrize("detail", ["This app has been suspended.", ""])
+    def test_a_403_that_names_no_cause(self, detail: str) -> None:
+        """The API's words are shown, and the causes are possibilities."""
+        message = str(refusal(Response(403, {}, json.dumps({"title": "Forbidden", "detail": detail}).encode())))
+        assert detail.rstrip(".") in message
+        assert "Possible causes: a user's token" in message
 
     @pytest.mark.parametrize("remaining", ["39999", "0"])
     def test_the_monthly_cap_is_another_thing(self, remaining: str) -> None:

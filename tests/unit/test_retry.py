@@ -14,6 +14,7 @@ import pytest
 import tenacity
 from tenacity.asyncio.retry import retry_if_exception as async_retry_if_exception
 
+from twusage.activity import Activity
 from twusage.clock import Wait
 from twusage.errors import (
     ApiError,
@@ -339,6 +340,14 @@ async def test_an_attempt_gets_the_wait_that_is_left(clock: VirtualClock) -> Non
 
     await run(RetryPolicy(max_wait=60.0), attempt, clock)
     assert budgets == [60.0, 49.5]
+
+
+def test_a_wait_counts_in_the_clients_activity() -> None:
+    """Each with its seconds, whatever it was for."""
+    activity = Activity()
+    budget = CallBudget(10.0, activity=activity)
+    budget.charge_wait(4.0)
+    assert (budget.wait_left, activity.waits, activity.waited) == (6.0, 1, 4.0)
 
 
 async def test_none_makes_one_attempt(clock: VirtualClock) -> None:

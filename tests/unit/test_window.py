@@ -83,6 +83,7 @@ def test_the_first_date_replaces_what_was_reckoned(ahead: float) -> None:
     assert window.opens_at == careful(901.0)
     window.observe(10.0, 1, seen(0), 10.0 + ahead)
     assert window.seconds_until_free(10.0) == careful(891.0 - ahead)
+    assert window.server_offset == ahead
 
 
 def test_the_first_date_bounds_the_end_of_the_window() -> None:
@@ -217,6 +218,16 @@ def test_between_two_assumed_windows_no_call_goes() -> None:
     assert window.acquire(899.9)
     assert window.seconds_until_free(900.0) == 60.0
     assert window.acquire(960.0)
+
+
+def test_lost_calls_of_a_window_without_headers_do_not_count_in_the_next() -> None:
+    """After such a window one lost probe is again followed by a second one."""
+    window = RateWindow()
+    silent(window, 0.0, 30.0)
+    silent(window, 40.0, 60.0)
+    silent(window, 960.0, 970.0)
+    assert window.acquire(970.0)
+    assert not window.acquire(970.0)
 
 
 def test_headers_after_silence_are_believed() -> None:
@@ -581,6 +592,25 @@ def test_a_refusal_does_not_make_windows_longer() -> None:
     assert window.seconds_until_free(0.5) == pytest.approx(2999.5)
 
 
+def test_only_a_known_reset_has_a_margin_for_drift() -> None:
+    """It is part of ``opens_at``: a window that a 429 closes, or that is unknown, includes none."""
+    window = probed(5)
+    assert window.drift_margin == pytest.approx(901.0 * 0.00025)
+    window.close(1.0, 1, 30.0)
+    assert window.drift_margin == 0.0
+    window = probed(5)
+    assert window.seconds_until_free(902.0) == 0.0
+    assert window.drift_margin == 0.0
+
+
+def test_the_server_time_is_known_from_responses() -> None:
+    """Until one has a date, the wall time replaces it."""
+    window = RateWindow()
+    assert window.server_time(5.0, 77.0) == 77.0
+    window.observe(10.0, 1, seen(9), 310.0)
+    assert window.server_time(20.0, 77.0) == 320.0
+
+
 def test_a_window_that_opens_now_is_ignored() -> None:
     """A response may be written in the very second in which its window opens.
 
@@ -621,6 +651,14 @@ def test_how_far_apart_windows_are() -> None:
     window.acquire(100.0)
     window.observe(100.4, 1, RateLimit(50, 49, datetime.fromtimestamp(900, UTC)), 0.0)
     assert window.length == pytest.approx(901.4)
+
+
+def test_a_window_that_another_program_opened_has_no_known_length() -> None:
+    """Its first call is not known, so the document's 900 s count."""
+    window = RateWindow()
+    window.acquire(100.0)
+    window.observe(100.4, 1, seen(30), 0.0)
+    assert window.length == 900.0
 
 
 @pytest.mark.parametrize("now", [901.0, 901.5])
@@ -667,7 +705,14 @@ def states() -> dict[str, RateWindow]:
     held = probed(5)
     held.acquire(1.1)
     held.acquire(2.2)
-    return {"unknown": RateWindow(), "probed": probed(3), "closed": exhausted, "document": document, "in flight": held}
+    return {
+        "unknown": RateWindow(),
+        "first call": probed(49),
+        "probed": probed(3),
+        "closed": exhausted,
+        "document": document,
+        "in flight": held,
+    }
 
 
 @pytest.mark.parametrize("name", states())
@@ -675,6 +720,7 @@ def test_a_state_survives_json(name: str) -> None:
     """The state is exact, with infinities as null. The loaded window goes on like the saved one."""
     window = states()[name]
     text = json.dumps(window.to_state(), allow_nan=False)
+    assert json.loads(text) == window.to_state()
     loaded = RateWindow.from_state(json.loads(text))
     assert json.dumps(loaded.to_state()) == text
     for each in (window, loaded):
@@ -707,6 +753,23 @@ def test_a_clock_that_is_set_changes_no_wait(name: str) -> None:
             assert stepped.sent_at[ticket] + 3600.0 == pytest.approx(window.sent_at[ticket])
 
 
+@pytest.mark.parametrize("name", states())
+def test_a_clock_that_is_set_moves_each_instant(name: str) -> None:
+    """Every instant moves with the clock, the server's offset moves against it, and nothing else changes."""
+    before, window = states()[name].to_state(), states()[name]
+    window.on_clock_step(-3600.0)
+    after = window.to_state()
+    for field, value in before.items():
+        if field == "sent_at":
+            assert after[field] == {ticket: sent_at - 3600.0 for ticket, sent_at in value.items()}
+        elif value is not None and field.endswith(("_at", "_until")):
+            assert after[field] == value - 3600.0, field
+        elif value is not None and field == "server_offset":
+            assert after[field] == value + 3600.0
+        else:
+            assert after[field] == value, field
+
+
 def test_free_places_are_those_that_may_go() -> None:
     """Less what is in flight and what is reserved. In an unknown window, or near its reset, one probe may."""
     window = RateWindow(reserve=2)
@@ -715,4 +778,6 @@ def test_free_places_are_those_that_may_go() -> None:
     window.acquire(1.0)
     assert window.free_places(1.0) == 2
     assert window.free_places(900.0) == math.inf
+    window.release(2.0, 1, confirmed=False)
+    assert window.free_places(2.0) == 2
     assert window.calls_per_window == 48

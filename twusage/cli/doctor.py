@@ -15,10 +15,11 @@ from twusage.cli.exit_codes import exit_code
 from twusage.cli.options import access_options, place_of, read_token, run_with_client
 from twusage.cli.output import page, write
 from twusage.client import UsageClient
-from twusage.diagnostics.credentials import check_address, check_environment, finding_of
+from twusage.diagnostics.credentials import check_address, check_environment, finding_of, malformed_proxy
 from twusage.diagnostics.report import CheckReport, Finding, report_without_call
 from twusage.display.format import printable
 from twusage.display.terminal import AMBER, GREEN, RED
+from twusage.errors import ConfigurationError
 from twusage.token_file import Flaw
 
 __all__ = ["doctor"]
@@ -75,7 +76,10 @@ def _check(token_file: str | None, **keywords: Any) -> CheckReport:
         keywords["auth"] = token
     if any(finding.level == "error" for finding in found):
         return report_without_call(*found)
-    report = run_with_client(UsageClient.check, **keywords)
+    try:
+        report = run_with_client(UsageClient.check, **keywords)
+    except ConfigurationError as error:  # With --trust-env, the environment's proxy.
+        return report_without_call(*found, malformed_proxy(error), error=error)
     return evolve(report, findings=(*found, *report.findings))
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from twusage.diagnostics.page import is_page
+from twusage.diagnostics.page import is_from_edge
 from twusage.display.format import printable
 from twusage.errors import (
     ApiError,
@@ -79,9 +79,9 @@ _DOCTOR_CODES = {3, 4, 7, 9}
 def exit_code(error: BaseException) -> int:
     """Return the exit code of an exception, by its nearest class.
 
-    A page that came instead of the API's response counts as a network failure, whatever its status.
+    A response that the API did not send, such as a page, counts as a network failure, whatever its status.
     """
-    kinds = (TransportError,) if is_page(error) else type(error).__mro__
+    kinds = (TransportError,) if is_from_edge(error) else type(error).__mro__
     return next(_CODES[kind] for kind in kinds if kind in _CODES)
 
 
@@ -102,7 +102,7 @@ def run_to_exit_code(command: Callable[[], object]) -> int:
 def _message(error: TwUsageError | OSError) -> str:
     message = (error.strerror if isinstance(error, OSError) else None) or str(error)
     hint = next((_HINTS[kind] for kind in type(error).__mro__ if kind in _HINTS), "")
-    if is_page(error):
+    if is_from_edge(error):
         hint = _PAGE_HINT
     notes = getattr(error, "__notes__", [])
     if not (hint or notes):

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
 from twusage.auth import KEY_VARIABLES, TOKEN_VARIABLES
 from twusage.client import UsageClient
 from twusage.errors import ConfigurationError, ConnectError, RequestTimeoutError
+from twusage.protocol import is_proxy_url
 from twusage.retry import RetryPolicy
 from twusage.token_file import Flaw, read_token_file
 
@@ -43,12 +43,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _checked_proxy(_: click.Context, __: click.Parameter, proxy: str | None) -> str | None:
-    try:
-        parts = urlsplit(proxy or "http://none")
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:  # Not quoted: it may hold a password.
+    if not (proxy is None or is_proxy_url(proxy)):  # Not quoted: it may hold a password.
         raise click.UsageError("--proxy must be the URL of an HTTP proxy, such as http://host:3128")
     return proxy
 

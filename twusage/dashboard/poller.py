@@ -12,7 +12,7 @@ from attrs import frozen
 
 from twusage.client import UsageClient
 from twusage.clock import Clock
-from twusage.diagnostics.page import is_page
+from twusage.diagnostics.page import is_from_edge
 from twusage.display.html import Problem
 from twusage.errors import (
     ApiError,
@@ -214,7 +214,7 @@ def _status_of(error: Exception) -> str:
 def _in_words(error: Exception) -> str:  # noqa: PLR0911 - a table
     """Return the cause as a clause before "since 13:25 UTC"."""
     match error:
-        case TwUsageError() if is_page(error):
+        case TwUsageError() if is_from_edge(error):
             return "A page of a proxy or firewall came instead of the API's response"
         case ServerError():
             return f"The API is unavailable ({error.status})"

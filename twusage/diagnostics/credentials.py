@@ -19,7 +19,7 @@ from twusage.errors import ConfigurationError
 from twusage.protocol import DEFAULT_BASE_URL, check_base_url
 from twusage.token_file import ADVICE_COPY_PAIR, ADVICE_COPY_TOKEN, PORTAL_PAGE, Flaw, credential_flaw
 
-__all__ = ["check_address", "check_environment", "check_secrets", "finding_of"]
+__all__ = ["check_address", "check_environment", "check_secrets", "finding_of", "malformed_proxy"]
 
 TOKEN, (KEY, SECRET) = TOKEN_VARIABLES[0], KEY_VARIABLES[0]
 _AS_PAIR = f"in {KEY} and {SECRET}, or as an AppOnlyAuth"
@@ -85,6 +85,11 @@ def finding_of(flaw: Flaw) -> Finding:
     return Finding(flaw.code, "error", flaw.message, flaw.advice)
 
 
+def malformed_proxy(error: ConfigurationError) -> Finding:
+    """Return the error for a variable that is not the URL of an HTTP proxy. ``error`` names it."""
+    return Finding("proxy.malformed", "error", str(error), "Use the form http://host:3128, or unset the variable")
+
+
 def check_secrets(*secrets: Secret) -> Finding | None:
     """Return the flaw of a bearer token or an API key pair."""
     texts = [secret.reveal() for secret in secrets]
@@ -132,6 +137,9 @@ def _suspect_encoding(token: str) -> Finding | None:
             f"{ADVICE_COPY_TOKEN}. crontab ends a command at a %, and .bat files remove it: put the token in a file"
         )
         return Finding("token.cut-off", "warning", message, advice)
+    if re.search(r"[^\w%-]", token):  # such as the semicolon or the comma of the line that it was copied from
+        message = "the bearer token contains a character that tokens of the portal do not contain"
+        return Finding("token.unfamiliar", "warning", message, ADVICE_COPY_TOKEN)
     return None
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from twusage.diagnostics.credentials import ADVICE_TOKEN_OR_PAIR, USER_TOKENS_REJECTED
-from twusage.diagnostics.page import holds_page, is_page
+from twusage.diagnostics.page import is_from_edge
 from twusage.diagnostics.report import CheckReport, Finding
 from twusage.errors import (
     ApiError,
@@ -35,7 +35,7 @@ from twusage.errors import (
 )
 from twusage.json_reader import excerpt
 from twusage.models import Problem, RateLimit, Usage
-from twusage.protocol import DEFAULT_BASE_URL, Response, read_date
+from twusage.protocol import DEFAULT_BASE_URL, Response, is_enrollment, is_page, read_date
 from twusage.token_file import ADVICE_COPY_PAIR, ADVICE_COPY_TOKEN, PORTAL_PAGE
 
 __all__ = ["Attempt", "explain_call"]
@@ -197,12 +197,8 @@ def _explain_error(error: TwUsageError, context: _Context) -> Finding:  # noqa: 
         case ApiError(status=407):
             message = "the proxy requires a user name and a password (407)"
             return Finding("proxy.login", "error", message, _ADVICE_PROXY_LOGIN)
-        case _ if is_page(error) or (isinstance(error, DecodeError) and response and holds_page(response.body)):
-            advice = f"{_ADVICE_CAPTIVE_PORTAL}. If there is none, the API's edge may block this machine's address"
-            status = f" (status {response.status})" if response else ""
-            message = f"a page or plain text came instead of the API's response{status}"
-            message += ": a firewall, a proxy or the API's edge sent it"
-            return Finding("network.page", "error", message, advice)
+        case ApiError() | RateLimitedError() | DecodeError() if is_from_edge(error):
+            return _explain_edge(error, response)
         case RateLimitedError():
             return _explain_rate_limit(error, context)
         case ServerError():
@@ -218,6 +214,17 @@ def _explain_error(error: TwUsageError, context: _Context) -> Finding:  # noqa: 
             return Finding("network.broken", "error", message, f"Try again. {_ADVICE_CAPTIVE_PORTAL}")
         case _:
             return Finding("network.failed", "error", str(error), "Check the network and the transport")
+
+
+def _explain_edge(error: ApiError | RateLimitedError | DecodeError, response: Response | None) -> Finding:
+    advice = f"{_ADVICE_CAPTIVE_PORTAL}. If there is none, the API's edge may block this machine's address"
+    what, words = "a page or plain text", ""
+    if response is not None and not is_page(response.body) and not isinstance(error, DecodeError):
+        what, words = "JSON of another service", f" (its message: {_server_message(None, error.problem)})"
+        advice += f". Check {_ADVICE_BASE_URL}"
+    status = f" (status {response.status})" if response else ""
+    message = f"{what} came instead of the API's response{status}: a firewall, a proxy or the API's edge sent it"
+    return Finding("network.page", "error", message + words, advice)
 
 
 # By ConnectError.reason: the code, the message and the advice. {error} is the exception's own message.
@@ -333,10 +340,14 @@ def _explain_api_error(error: ApiError, context: _Context) -> Finding:  # noqa: 
         case ForbiddenError() if kind == "unsupported-authentication":
             message = f"the bearer token is a user's; {USER_TOKENS_REJECTED}: {reply}"
             return Finding("token.user-context", "error", message, ADVICE_TOKEN_OR_PAIR)
-        case ForbiddenError() if kind == "client-forbidden" or _is_enrollment_reason(error.problem):
+        case ForbiddenError() if is_enrollment(error.problem):
             return _explain_client_forbidden(error)
         case ForbiddenError():
-            finding = Finding("api.forbidden", "error", f"the API forbids this call: {reply}", ADVICE_COPY_TOKEN)
+            advice = (
+                "Possible causes: a user's token instead of the app-only bearer token, a suspended app or account, or "
+                "a firewall. Check the app in the developer portal"
+            )
+            finding = Finding("api.forbidden", "error", f"the API forbids this call: {reply}", advice)
             return _blame_suspicion(context, finding)
         case CreditsDepletedError():
             message = f"the account has no credits left: {reply}"
@@ -361,11 +372,6 @@ def _explain_api_error(error: ApiError, context: _Context) -> Finding:  # noqa: 
 _ADVICE_CAP = "Wait until it resets, or buy a larger plan"
 
 
-def _is_enrollment_reason(problem: Problem) -> bool:
-    reason = problem.extra.get("reason")
-    return isinstance(reason, str) and reason.endswith("not-enrolled")
-
-
 def _explain_client_forbidden(error: ForbiddenError) -> Finding:
     """Return the finding for an app that may not call this endpoint.
 
@@ -382,7 +388,8 @@ def _explain_client_forbidden(error: ForbiddenError) -> Finding:
     message = f"the API forbids this app the call: {_server_message(error.status, problem)}"
     message += f" ({details})" if details else ""
     names_project = "project" in (problem.detail or "").lower()
-    if _is_enrollment_reason(problem) and (problem.extra["reason"] == "user-not-enrolled" or not names_project):
+    reason = str(problem.extra.get("reason")).lower()
+    if reason == "user-not-enrolled" or (reason.endswith("not-enrolled") and not names_project):
         advice = (
             "Possible causes: the account or the app lacks the access level that this endpoint requires, or the app is "
             "not attached to a project. Check both in the developer portal"

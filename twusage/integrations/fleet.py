@@ -117,7 +117,7 @@ class _Turn:
 
 @define
 class _Process:
-    seen_at: float
+    seen_at: float = -math.inf
     exchange: int = 0
     """The number of its last exchange."""
     tickets: list[int] = field(factory=list)
@@ -157,10 +157,8 @@ class FleetWindow:
         """Apply the reports, grant places, and reply."""
         self._follow_clock(now)
         self._end_leases(now)
-        process = self.processes.setdefault(request.process, _Process(now))
-        created_at, received = request.received or (math.nan, 0)
-        if created_at != self.created_at:
-            received = 0
+        process = self.processes.setdefault(request.process, _Process())
+        received = self._ticket(request.received)
         process.tickets = [ticket for ticket in process.tickets if ticket > received and ticket in self.leases]
         is_new, must_save = process.exchange < request.number, request.must_save
         if is_new:
@@ -170,7 +168,6 @@ class FleetWindow:
         must_save |= self._serve(now, request.process)
         if is_new and self._update_turn(now, request):  # The turn is over, but not the waiters: they draw the next one.
             self._serve(now, request.process)
-            must_save = True
         reply = self._reply(now, request.process, process.tickets, must_save=must_save)
         process.seen_at, process.exchange = now, max(process.exchange, request.number)
         if request.leaving:
@@ -237,10 +234,14 @@ class FleetWindow:
             del self.processes[name]
             self.turns.pop(name, None)
 
+    def _ticket(self, place: Place | None) -> int:
+        """The place's ticket, or 0 if this state did not grant it."""
+        return place[1] if place is not None and place[0] == self.created_at else 0
+
     def _record(self, at: float, report: CallReport) -> None:
-        created_at, ticket = report.place or (math.nan, 0)
-        holds = created_at == self.created_at and ticket in self.leases
-        if created_at != self.created_at:  # Its window is unknown to this state: count it in the running one.
+        ticket = self._ticket(report.place)
+        holds = ticket in self.leases
+        if not ticket:  # Granted elsewhere: assume a call of the running window.
             ticket = max(self.window.first_ticket, self.window.last_ticket)
         confirmed = report.confirmed
         if report.rate_limit is not None:

@@ -308,8 +308,8 @@ class _RedisConnection:
 
     async def _execute(self, command: Callable[[], Coroutine[Any, Any, T]], slices: int = _TIMEOUT_SLICES) -> T:
         # A task of its own: a frozen Redis must not hold the caller, and a cancelled caller must not leave half a reply
-        # in a connection. An exception of a user's client is an outage, not the call's failure.
-        task = self.spawn(_return_exceptions(command()))
+        # in a connection. Any exception of a user's client is an outage, not the call's failure.
+        task = self.spawn(_return_exceptions(command))
         try:
             while slices and not task.done():
                 await asyncio.wait([task], timeout=_POLL_SLICE)
@@ -376,9 +376,9 @@ def _client(url_or_client: object) -> Any:
         ) from None
 
 
-async def _return_exceptions(command: Coroutine[Any, Any, T]) -> T | Exception:
+async def _return_exceptions(command: Callable[[], Coroutine[Any, Any, T]]) -> T | Exception:
     try:
-        return await command
+        return await command()  # Called here: a task that is cancelled before it starts must not leave a coroutine.
     except Exception as error:  # noqa: BLE001 - the caller decides
         return error
 

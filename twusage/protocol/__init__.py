@@ -6,11 +6,21 @@ from twusage.protocol.requests import (
     DEFAULT_BASE_URL,
     authorize,
     check_base_url,
+    is_proxy_url,
     short_repr,
     token_request,
     usage_request,
 )
-from twusage.protocol.responses import Reading, read_date, read_rate_limit, read_response, read_token, read_usage
+from twusage.protocol.responses import (
+    Reading,
+    is_enrollment,
+    is_page,
+    read_date,
+    read_rate_limit,
+    read_response,
+    read_token,
+    read_usage,
+)
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -21,6 +31,9 @@ __all__ = [
     "Response",
     "authorize",
     "check_base_url",
+    "is_enrollment",
+    "is_page",
+    "is_proxy_url",
     "is_visible_ascii",
     "read_date",
     "read_rate_limit",

@@ -9,6 +9,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
+from twusage.json_reader import BACKSLASH
 from twusage.protocol.messages import Request
 
 __all__ = ["redact_credentials"]
@@ -21,12 +22,12 @@ def redact_credentials(body: bytes, request: Request | None) -> bytes:
     """Return ``body`` with credentials redacted, in every encoding of an echo."""
     scheme, _, sent = (request.headers.get("authorization", "") if request else "").partition(" ")
     start = sent[:_MIN_LEAK_CHARS]
-    if scheme == "Bearer" and start.isalnum() and start.encode() not in body and b"\\" not in body:
+    if scheme == "Bearer" and start.isalnum() and body.find(start.encode()) < 0 and BACKSLASH not in body:
         return body  # Every encoding starts with these characters.
     spellings = {spelling.encode() for part in _secret_parts(scheme, sent) for spelling in _encodings_of(part)}
     instead = f"[{scheme} credentials]".encode()
     body = _redact(body, spellings, instead)
-    if not spellings or b"\\" not in body:
+    if not spellings or BACKSLASH not in body:
         return body
     # JSON may escape any character. The body is rewritten only if an escape hides an echo.
     plain = _decode_escapes(body)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import re
 import reprlib
 from base64 import b64encode
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
 from twusage._version import __version__
@@ -19,6 +21,7 @@ __all__ = [
     "TOKEN_PATH",
     "authorize",
     "check_base_url",
+    "is_proxy_url",
     "short_repr",
     "token_request",
     "usage_request",
@@ -160,9 +163,22 @@ def _scheme_and_host(url: str) -> tuple[str, str | None]:
     return parts.scheme, parts.hostname
 
 
-def _is_loopback(host: str) -> bool:
-    from ipaddress import ip_address
+def is_proxy_url(proxy: object) -> bool:
+    """Return whether this is the URL of an HTTP proxy that can be used."""
+    if not isinstance(proxy, str) or not proxy.isprintable() or {" ", "\\"} & set(proxy):
+        return False
+    try:
+        parts = urlsplit(proxy)
+        host = parts.hostname or ""
+        host.encode("idna")  # a label that is empty or too long
+        if re.fullmatch(r"[\d.]+", host):
+            ip_address(host)
+        return parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
+    except ValueError:
+        return False
 
+
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -6,6 +6,7 @@ No I/O, no clock: times are arguments, or come from the headers of the response.
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -36,7 +37,16 @@ from twusage.protocol.messages import QUOTES, Request, Response, as_headers, is_
 from twusage.protocol.redaction import redact_credentials
 from twusage.protocol.requests import TOKEN_PATH
 
-__all__ = ["Reading", "read_date", "read_rate_limit", "read_response", "read_token", "read_usage"]
+__all__ = [
+    "Reading",
+    "is_enrollment",
+    "is_page",
+    "read_date",
+    "read_rate_limit",
+    "read_response",
+    "read_token",
+    "read_usage",
+]
 
 _WINDOW = 900.0  # seconds
 _DAY = 86400.0
@@ -71,9 +81,17 @@ class Reading:
         try:
             return decode_usage(body, rate_limit=self.rate_limit, fetched_at=fetched_at)
         except DecodeError as error:
+            if is_page(body):
+                raise _of_page(error) from None
             if error.path != "$.data" or not _has_errors_only(body):
                 raise
         raise _error_from_response(self.response, self.request, self.fetched_at)
+
+
+def _of_page(error: DecodeError) -> DecodeError:
+    """Return the error with what a page or plain text in a 200 means."""
+    message = f"200 {error}. {_EDGE_ADVICE}."
+    return DecodeError(message, path=error.path, excerpt=error.excerpt, retry_once=error.retry_once, from_edge=True)
 
 
 def _has_errors_only(body: bytes) -> bool:
@@ -101,9 +119,7 @@ def read_response(
 
 
 def _is_about_another_window(error: TwUsageError) -> bool:
-    return isinstance(error, QuotaError) or (
-        isinstance(error, ForbiddenError) and _type_slug(error.problem) == "client-forbidden"
-    )
+    return isinstance(error, QuotaError) or (isinstance(error, ForbiddenError) and is_enrollment(error.problem))
 
 
 def read_rate_limit(response: Response) -> RateLimit | None:
@@ -157,10 +173,13 @@ def read_token(response: Response, *, request: Request | None = None, fetched_at
         raise _error_from_response(response, request, fetched_at, is_token_request=True)
     token = _token_in(response.body)
     if token is None:
+        from_edge = is_page(response.body)
         raise DecodeError(
-            f"$.access_token: the response to POST {TOKEN_PATH} contains no bearer token",
+            f"$.access_token: the response to POST {TOKEN_PATH} contains no bearer token"
+            + (f". {_EDGE_ADVICE}" if from_edge else ""),
             path="$.access_token",
             retry_once=True,
+            from_edge=from_edge,
         )
     return token
 
@@ -183,14 +202,16 @@ def _error_from_response(
     status = response.status
     if 300 <= status < 400 and status != HTTPStatus.NOT_MODIFIED:
         return ProtocolError(
-            f"unexpected redirect (status {status}); it was not followed, because this API never redirects. "
-            "Check base_url"
+            f"unexpected redirect (status {status}); it was not followed, because this API never redirects. A login "
+            "page of the network, a firewall or a proxy may have sent it: check the network and base_url"
         )
     if not (status == HTTPStatus.OK or 400 <= status < 600):
-        return ProtocolError(f"unexpected status {status}", retry_once=True)
+        source = f". {_EDGE_ADVICE}" if is_page(response.body) else ""
+        return ProtocolError(f"unexpected status {status}{source}", retry_once=True)
     # A large body is not a problem document, and searching it takes time.
     large = len(response.body) > json_reader.MAX_PROBLEM
-    problem = json_reader.decode_problem(b"" if large else redact_credentials(response.body, request))
+    body = b"" if large else redact_credentials(response.body, request)
+    problem = json_reader.decode_problem(body)
     rate_limit = _headers_rate_limit(response.headers)
     kind = _error_class(status, problem)
     if is_token_request and kind in {BadRequestError, ForbiddenError}:  # The token endpoint returns 403 for wrong keys.
@@ -204,7 +225,7 @@ def _error_from_response(
         "rate_limit": rate_limit,
         "request_id": request_id and _clean(request_id, request),
     }
-    data["from_edge"] = from_edge = _is_from_edge(response.body)
+    data["from_edge"] = from_edge = is_page(response.body) or _is_foreign(problem, body, request_id)
     advice = (_TOKEN_ADVICE if is_token_request else _ADVICE).get(kind, _ADVICE[kind])
     if kind is SpendCapReachedError:
         reset_date = problem.extra.get("reset_date")
@@ -217,8 +238,8 @@ def _error_from_response(
         advice = limit.advice or advice
     elif kind is ServerError:
         data |= _retry_hints(response, now, None, longest=_DAY)
-    elif kind is ForbiddenError and _type_slug(problem) == "client-forbidden":
-        advice = _not_enrolled_advice(problem)
+    elif kind is ForbiddenError:
+        advice = _forbidden_advice(problem)
     if is_token_request:
         data["rate_limit"] = None  # the token endpoint's
     if from_edge:
@@ -226,10 +247,21 @@ def _error_from_response(
     return kind(_message(status, problem, advice, data.get("retry_at")), **data)
 
 
-def _is_from_edge(body: bytes) -> bool:
+# The API sends a JSON object or array, perhaps truncated.
+_JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\Z|\{\s*(\Z|[\"}])|\[\s*(\Z|[\]\[{\"\d-]))")
+
+
+def is_page(body: bytes) -> bool:
     """Return whether it is a page or plain text. The API sends JSON, or nothing."""
-    start = body[:1000].lstrip(b" \t\r\n\xef\xbb\xbf")[:1]
-    return bool(start) and start not in b"{["
+    return _JSON_START.match(body) is None
+
+
+def _is_foreign(problem: Problem, body: bytes, request_id: str | None) -> bool:
+    """Return whether it is JSON of another service, such as Cloudflare."""
+    named = re.match(r"https?:/(/[^/?#:]+)", problem.type or "", re.IGNORECASE)
+    if named is not None:
+        return not named[1].lower().endswith((".twitter.com", ".x.com", "/twitter.com", "/x.com"))
+    return request_id is None and json_reader.is_unfamiliar(body)
 
 
 @define
@@ -333,6 +365,14 @@ def _type_slug(problem: Problem) -> str:
     return (problem.type or "").rstrip("/").rpartition("/")[2].lower()
 
 
+def is_enrollment(problem: Problem) -> bool:
+    """True if the app or the account is not enrolled in what the endpoint requires."""
+    reason = problem.extra.get("reason")
+    return _type_slug(problem) == "client-forbidden" or (
+        isinstance(reason, str) and reason.lower().endswith("not-enrolled")
+    )
+
+
 def _code(problem: Problem) -> int | None:
     code = problem.extra.get("code")
     return code if type(code) is int else None
@@ -341,7 +381,8 @@ def _code(problem: Problem) -> int | None:
 _ADVICE: dict[type[TwUsageError], str] = {
     BadRequestError: "The API rejects a parameter of the request; problem.extra['errors'] names it",
     AuthenticationError: "Use the app's bearer token exactly as the developer portal shows it, with its %2F and %3D",
-    ForbiddenError: "This endpoint takes the app-only bearer token of an app, not a user's token",
+    ForbiddenError: "Possible causes: a user's token instead of the app-only bearer token of an app, a suspended app "
+    "or account, or a firewall",
     CreditsDepletedError: "Buy credits in the developer console, or wait for new ones; a retry fails until then",
     SpendCapReachedError: "Raise the spending limit in the developer console, or wait for the next billing cycle",
     UsageCapExceededError: "The project's monthly cap of reads is used up; a retry fails until it resets",
@@ -362,10 +403,15 @@ _OTHER_LIMIT_ADVICE = "The app's 15-minute window has calls left: this is anothe
 
 
 _DAILY_LIMIT_ADVICE = "The app's 24-hour limit is used up"
+_APP_ONLY_ADVICE = "This endpoint takes the app-only bearer token of an app, not a user's token"
 _EDGE_ADVICE = "A firewall, proxy or CDN sent this response, not the API: check the network and base_url"
 
 
-def _not_enrolled_advice(problem: Problem) -> str:
+def _forbidden_advice(problem: Problem) -> str:
+    if _type_slug(problem) == "unsupported-authentication":
+        return _APP_ONLY_ADVICE
+    if not is_enrollment(problem):
+        return _ADVICE[ForbiddenError]
     named = [
         f"{name}: {json_reader.excerpt(value)[1:-1]}"
         for name in ("reason", "required_enrollment", "registration_url")
