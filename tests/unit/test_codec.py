@@ -1021,7 +1021,19 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
     ours = {"errors", "rate_limit", "fetched_at", "extra"}
     data = {name: value for name, value in written.items() if name not in ours}
     assert decode_usage(encoded({"data": data})) == usage
-    assert len(usage.to_rows()) == sum(len(app.usage) for app in usage.daily_client_app_usage)
+
+
+@MODERATE
+@given(shaped())
+def test_a_row_for_each_day(shape: tuple[dict[str, Any], Usage]) -> None:
+    """``to_rows`` has a row for each day of each app, or without apps for each day of the project."""
+    _, usage = shape
+    series = [app.usage for app in usage.daily_client_app_usage]
+    if not series and usage.daily_project_usage is not None:
+        series = [usage.daily_project_usage.usage]
+    assert [(row["date"], row["usage"]) for row in usage.to_rows()] == [
+        (day.date, day.usage) for days in series for day in days
+    ]
 
 
 def decodes_or_refuses(body: bytes) -> None:
