@@ -147,32 +147,32 @@ def test_message_is_all_that_is_shown() -> None:
         assert repr(error) == f"{cls.__name__}('what happened')"
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_pickles(cls: type[TwUsageError]) -> None:
+def test_pickles() -> None:
     """Every error survives every pickle protocol with its class, its message and all its data."""
-    for make in [lambda cls: cls("bare"), lambda cls: cls(), full]:
-        error = make(cls)
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            twin = pickle.loads(pickle.dumps(error, protocol))
+    for cls in CLASSES:
+        for make in [lambda cls: cls("bare"), lambda cls: cls(), full]:
+            error = make(cls)
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                twin = pickle.loads(pickle.dumps(error, protocol))
+                assert type(twin) is cls
+                assert everything(twin) == everything(error)
+
+
+def test_copies() -> None:
+    """A copy of an error is another object with the same data."""
+    for cls in CLASSES:
+        for duplicate in [copy.copy, copy.deepcopy]:
+            error = full(cls)
+            twin = duplicate(error)
+            assert twin is not error
             assert type(twin) is cls
             assert everything(twin) == everything(error)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_copies(cls: type[TwUsageError]) -> None:
-    """A copy of an error is another object with the same data."""
-    for duplicate in [copy.copy, copy.deepcopy]:
-        error = full(cls)
-        twin = duplicate(error)
-        assert twin is not error
-        assert type(twin) is cls
-        assert everything(twin) == everything(error)
-
-
-@pytest.mark.parametrize("cls", CLASSES)
-def test_full_differs_from_bare(cls: type[TwUsageError]) -> None:
+def test_full_differs_from_bare() -> None:
     """The two tests above would prove nothing if no data were there to lose."""
-    assert everything(full(cls)) != everything(cls("what happened"))
+    for cls in CLASSES:
+        assert everything(full(cls)) != everything(cls("what happened"))
 
 
 def test_flags_of_one_error_are_its_own() -> None:
