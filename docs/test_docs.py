@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ def test_the_reference_has_every_public_name() -> None:
     pages = "".join(page(path.stem) for path in DOCS.glob("api-*.md"))
     documented = set(re.findall(r"^\.\. (?:auto\w+|data):: (\w+)", pages, re.MULTILINE))
     assert {*twusage.__all__, *twusage.monitor.__all__, *twusage.testing.__all__} <= documented
+
+
+def test_the_architecture_has_every_module_and_layer() -> None:
+    """The tree has each file of the package, and the layers are those that ``nox -s layers`` checks."""
+    tree, layers = re.findall(r"^```text\n(.*?)^```", page("architecture"), re.MULTILINE | re.DOTALL)[:2]
+    modules = {
+        path.name for path in (DOCS.parent / "twusage").rglob("*.py") if path.parent.name not in {"cli", "dashboard"}
+    }
+    assert modules - set(re.findall(r"\w+\.py", tree)) == set()
+    contract = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    assert layers.splitlines() == contract["layers"]
 
 
 def test_the_page_of_errors_has_every_error() -> None:

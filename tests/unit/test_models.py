@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 
 import pytest
+from attrs import fields
 from attrs.exceptions import FrozenInstanceError
 
 from twusage import (
@@ -209,6 +210,10 @@ class TestUsage:
         written["extra"].clear()  # type: ignore[attr-defined]
         written["errors"][0].clear()  # type: ignore[index]
         assert usage == Usage(extra={"plan": "basic"}, errors=(Problem(extra={"code": 1}),))
+
+    def test_to_dict_has_every_field(self) -> None:
+        """A new field is not lost."""
+        assert list(Usage().to_dict()) == [field.name for field in fields(Usage)]
 
     def test_to_rows(self) -> None:
         """One row a day and app, with a real date; an unknown count stays unknown."""
