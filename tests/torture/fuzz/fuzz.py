@@ -8,7 +8,7 @@ oracle      what is demanded of every case
 ==========  ===========================================================================================================
 escape      ``read_usage`` gives a ``Usage``, a ``DecodeError``, an ``ApiError``, a ``RateLimitedError`` or a
             ``ProtocolError``; ``decode_usage`` a ``Usage`` or a ``DecodeError``; nothing gives a warning
-slow        at most 50 ms of processor time; for more than 50 kB in proportion to the size
+slow        at most 200 times the time of an ordinary response of 50 kB; for more, in proportion to the size
 lie         what decodes is what stands there, by a second, plain reading of the same bytes
 shape       days ascend, counts are ints from 0 on or ``None``, ``to_dict()`` is JSON and decodes to the same values
 leak        the token of the request is in nothing that an error or a ``Usage`` shows, whatever the answer repeats
@@ -63,8 +63,13 @@ from twusage.codec import decode_usage
 from twusage.errors import TwUsageError
 from twusage.protocol import read_date, read_rate_limit, read_usage
 
-LIMIT = 0.05 if sys.gettrace() is None else 0.25  # A run that measures coverage is slow of itself.
-PER_BYTE = LIMIT / SLOW_SIZE
+# Seconds that are fast in any case; a slower case is compared with ORDINARY in the same process. The slowest shapes
+# take 50 times as long as that, a seeded quadratic step 900 times.
+SURELY_FAST = 0.02
+SLOWEST_RATIO = 200
+_DAYS = [{"date": str(dt.date(2020, 1, 1) + dt.timedelta(days=day)), "usage": str(day)} for day in range(1200)]
+ORDINARY = json.dumps({"data": {"daily_project_usage": {"project_id": "1", "usage": _DAYS}}}).encode()
+"""About 50 kB, decoded by the tolerant converter: what SLOWEST_RATIO multiplies."""
 SHOWN = 200
 # So much of a token in one piece is a part of it, and no coincidence.
 PART = 24
@@ -115,11 +120,9 @@ class Failure:
 
 def judge(case: Case) -> str:
     """Run one case: the name of what came out. Raises ``Complaint``."""
-    answer, spent = _timed(lambda: _answer(case))
-    allowed = max(LIMIT, len(case.response.body) * PER_BYTE)
-    # Once more, and again: the first time may have paid for somebody else's garbage, or for a stolen processor.
-    if spent > allowed and (spent := min(_timed(lambda: _answer(case))[1] for _ in range(2))) > allowed:
-        raise Complaint(f"slow: {spent * 1000:.0f} ms, allowed are {allowed * 1000:.0f}")
+    answer, seconds = _timed(lambda: _answer(case))
+    if seconds > SURELY_FAST and (ratio := _slowness(case)) > SLOWEST_RATIO:
+        raise Complaint(f"slow: {ratio:.0f} times an ordinary response, allowed are {SLOWEST_RATIO}")
     outcomes = [_outcome(decode, case.response.body) for decode in DECODERS.values()]
     for name, outcome in zip(list(DECODERS)[1:], outcomes[1:], strict=True):
         _same(name, outcomes[0], outcome)
@@ -135,6 +138,17 @@ def judge(case: Case) -> str:
     if case.echo:
         _check_secret(answer)
     return type(answer).__name__
+
+
+def _slowness(case: Case) -> float:
+    """How many times longer than an ordinary response of the same size this case takes.
+
+    A ratio, and the least of several: on a busy machine, and while coverage is measured, both take longer.
+    """
+    slowest, ordinary = (
+        min(_timed(act)[1] for _ in range(3)) for act in (lambda: _answer(case), lambda: _tolerantly(ORDINARY))
+    )
+    return slowest / ordinary / max(1.0, len(case.response.body) / SLOW_SIZE)
 
 
 def _timed(act: Callable[[], Any]) -> tuple[Any, float]:
