@@ -591,7 +591,8 @@ class TestClock:
     )
     def test_beside_the_servers(self, ahead: float, code: str, said: str) -> None:
         """The date of a good answer and of a bad one tell by how much, and which way."""
-        for outcome in [Usage(), ForbiddenError("no", status=403)]:
+        outcomes: list[Usage | TwUsageError] = [Usage(), ForbiddenError("no", status=403)]
+        for outcome in outcomes:
             found = the(call(outcome, attempt=attempt(Response(200, DATED), ahead=ahead)), code)
             assert found.message == said
             assert found.level == ("ok" if code == "clock.right" else "warning")
