@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_the_reference_has_every_public_name() -> None:
     assert {*twusage.__all__, *twusage.monitor.__all__, *twusage.testing.__all__} <= documented
 
 
+def test_the_architecture_has_every_module_and_layer() -> None:
+    """The tree has each file of the package, and the layers are those that ``nox -s layers`` checks."""
+    tree, layers = re.findall(r"^```text\n(.*?)^```", page("architecture"), re.MULTILINE | re.DOTALL)[:2]
+    modules = {
+        path.name for path in (DOCS.parent / "twusage").rglob("*.py") if path.parent.name not in {"cli", "dashboard"}
+    }
+    assert modules - set(re.findall(r"\w+\.py", tree)) == set()
+    contract = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    assert layers.splitlines() == contract["layers"]
+
+
 def test_the_page_of_errors_has_every_error() -> None:
     """Each is in the tree and the table of remedies."""
     text = page("errors")
@@ -36,18 +50,18 @@ def test_the_page_of_errors_has_every_error() -> None:
         assert name == "TwUsageError" or f"| `{name}` |" in text or name in {"TransportError", "QuotaError"}, name
 
 
-@pytest.mark.parametrize("name", ["README", *sorted(path.stem for path in DOCS.glob("*.md"))])
-def test_links_between_pages_lead_somewhere(name: str) -> None:
+def test_links_between_pages_lead_somewhere() -> None:
     """Files and headings. Sphinx checks the same for the site, but not for the README."""
-    home, text = (DOCS.parent, README) if name == "README" else (DOCS, page(name))
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        path, _, anchor = target.partition("#")
-        linked = (home / path).read_text(encoding="utf-8") if path else text
-        anchors = {
-            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-            for heading in re.findall(r"^#+ (.+)$", linked, re.MULTILINE)
-        }
-        assert not anchor or anchor in anchors, target
+    for name in ["README", *sorted(path.stem for path in DOCS.glob("*.md"))]:
+        home, text = (DOCS.parent, README) if name == "README" else (DOCS, page(name))
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            path, _, anchor = target.partition("#")
+            linked = (home / path).read_text(encoding="utf-8") if path else text
+            anchors = {
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+                for heading in re.findall(r"^#+ (.+)$", linked, re.MULTILINE)
+            }
+            assert not anchor or anchor in anchors, target
 
 
 def test_the_options_of_the_fake_are_documented() -> None:

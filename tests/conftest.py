@@ -14,11 +14,16 @@ from typing import Any
 
 import aiohttp
 import aioresponses.core
+import hypothesis
 import pytest
 from postgresql import Server, find_initdb
 from scripted_server import CANARY_TOKEN
 
 from twusage.protocol import Request
+
+# Properties of bytes and of the limiter get a million cases in tests/torture. A deadline would fail on a busy machine.
+hypothesis.settings.register_profile("tests", max_examples=30, deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 class _Response(aiohttp.ClientResponse):

@@ -159,19 +159,6 @@ async def hold(wire: Wire) -> None:
     await wire.wait_until_gone()
 
 
-def drips(head: bytes, drop: bytes, *, every: float = 0.02) -> Script:
-    """Sends one part, and then another again and again, slowly or as fast as it can."""
-
-    async def script(wire: Wire) -> None:
-        await wire.hear()
-        await wire.say(head)
-        while True:
-            await wire.say(drop)
-            await asyncio.sleep(every)
-
-    return script
-
-
 def bomb(megabytes: int) -> bytes:
     """Gzip of so many MiB of zeros, made without inflating them. A block that ends on a byte may be repeated."""
     deflate = zlib.compressobj(9, wbits=31)

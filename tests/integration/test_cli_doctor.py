@@ -228,7 +228,6 @@ class TestExits:
 
 
 class TestCredentials:
-    @pytest.mark.parametrize("options", [(), ("--json",)])
     @pytest.mark.parametrize(
         "spoil",
         [
@@ -244,18 +243,14 @@ class TestCredentials:
         ],
     )
     def test_certain_without_a_call(
-        self,
-        spoil: Callable[[str], dict[str, str]],
-        options: tuple[str, ...],
-        examine: Doctor,
-        token: str,
-        api: FakeApi,
+        self, spoil: Callable[[str], dict[str, str]], examine: Doctor, token: str, api: FakeApi
     ) -> None:
         """What cannot work costs no call: code 3."""
-        result = examine(*options, **spoil(token))
-        assert (result.exit_code, result.stderr) == (3, "")
-        assert "error" in result.stdout
-        assert api.requests == []
+        for options in [(), ("--json",)]:
+            result = examine(*options, **spoil(token))
+            assert (result.exit_code, result.stderr) == (3, "")
+            assert "error" in result.stdout
+            assert api.requests == []
 
     @pytest.mark.parametrize("options", [(), ("--json",)])
     def test_a_pair(self, options: tuple[str, ...], examine: Doctor, token: str, api: FakeApi) -> None:

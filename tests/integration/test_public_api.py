@@ -17,12 +17,8 @@ import twusage.testing
 FACES = ["twusage", "twusage.monitor", "twusage.testing"]
 needs_history = pytest.mark.skipif(find_spec("sqlalchemy") is None, reason="needs the extra history")
 # Without an extra its names are listed, and using one is an ImportError.
-WITH_EXTRA = {"History", "CycleRecord"}
-PUBLIC = [
-    pytest.param(face, name, marks=needs_history if name in WITH_EXTRA else ())
-    for face in FACES
-    for name in importlib.import_module(face).__all__
-]
+WITH_EXTRA = {"twusage.monitor": needs_history}
+EACH_FACE = pytest.mark.parametrize("face", [pytest.param(face, marks=WITH_EXTRA.get(face, ())) for face in FACES])
 
 
 def in_a_fresh_interpreter(code: str) -> Any:
@@ -91,15 +87,7 @@ def test_promised_names_are_there() -> None:
     assert {"FakeApi", "FakeTransport", "VirtualClock", "Fault"} <= set(twusage.testing.__all__)
 
 
-@pytest.mark.parametrize(("face", "name"), PUBLIC)
-def test_every_name_is_importable(face: str, name: str) -> None:
-    """All names of ``__all__`` exist."""
-    assert getattr(importlib.import_module(face), name) is not None
-
-
-@pytest.mark.parametrize(
-    "face", [pytest.param(face, marks=needs_history if face == "twusage.monitor" else ()) for face in FACES]
-)
+@EACH_FACE
 def test_star_import(face: str) -> None:
     """A star import gives every name of ``__all__``, the lazy ones as well."""
     namespace: dict[str, object] = {}
@@ -124,20 +112,19 @@ def test_unknown_name(face: str) -> None:
         importlib.import_module(face).SyncClient  # noqa: B018 - the asking is the test
 
 
-@pytest.mark.parametrize(("face", "name"), [each for each in PUBLIC if each.values[1] != "__version__"])
-def test_every_name_has_a_docstring(face: str, name: str) -> None:
+@EACH_FACE
+def test_every_name_has_a_docstring(face: str) -> None:
     """Every public name, and every public method of its own, has a docstring."""
-    value = getattr(importlib.import_module(face), name)
-    assert (value.__doc__ or "").strip(), name
-    if not inspect.isclass(value):
-        return
-    assert vars(value).get("__doc__"), f"{name} has only an inherited docstring"
-    for member, function in vars(value).items():
-        if member.startswith("_"):
-            continue
-        plain = function.__func__ if isinstance(function, classmethod | staticmethod) else function
-        if inspect.isfunction(plain) or isinstance(plain, property):
-            assert (plain.__doc__ or "").strip(), f"{name}.{member}"
+    public = {name: getattr(importlib.import_module(face), name) for name in importlib.import_module(face).__all__}
+    public.pop("__version__", None)
+    assert [name for name, value in public.items() if not (value.__doc__ or "").strip()] == []
+    classes = {name: vars(value) for name, value in public.items() if inspect.isclass(value)}
+    assert [name for name, members in classes.items() if not members.get("__doc__")] == [], "only inherited docstrings"
+    for name, members in classes.items():
+        for member, function in members.items():
+            plain = function.__func__ if isinstance(function, classmethod | staticmethod) else function
+            if not member.startswith("_") and (inspect.isfunction(plain) or isinstance(plain, property)):
+                assert (plain.__doc__ or "").strip(), f"{name}.{member}"
 
 
 def test_version() -> None:

@@ -110,25 +110,25 @@ class TestShown:
             secret = twin if isinstance(twin, Secret) else twin._secret
             assert secret.reveal() == TOKEN
 
-    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-    def test_pickle_holds_nothing(self, make: type[Secret | BearerToken], protocol: int) -> None:
+    def test_pickle_holds_nothing(self, make: type[Secret | BearerToken]) -> None:
         """A pickle does not hold the text, and the unpickled object raises on use."""
-        pickled = pickle.dumps(make(TOKEN), protocol)
-        assert b"canary" not in pickled
-        twin = pickle.loads(pickled)
-        secret = twin if isinstance(twin, Secret) else twin._secret
-        assert secret != Secret(TOKEN)
-        assert "lost" not in repr(twin)
-        with pytest.raises(ConfigurationError, match="cannot be unpickled"):
-            secret.reveal()
-        assert b"canary" not in pickle.dumps(twin, protocol)
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            pickled = pickle.dumps(make(TOKEN), protocol)
+            assert b"canary" not in pickled
+            twin = pickle.loads(pickled)
+            secret = twin if isinstance(twin, Secret) else twin._secret
+            assert secret != Secret(TOKEN)
+            assert "lost" not in repr(twin)
+            with pytest.raises(ConfigurationError, match="cannot be unpickled"):
+                secret.reveal()
+            assert b"canary" not in pickle.dumps(twin, protocol)
 
-    @pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
-    def test_malformed(self, make: type[Secret | BearerToken], text: str) -> None:
+    def test_malformed(self, make: type[Secret | BearerToken]) -> None:
         """A token that no header can carry is refused on creation, and not quoted."""
-        with pytest.raises(ConfigurationError, match="without 'Bearer' and without quotes") as caught:
-            make(text)
-        assert "canary" not in "".join(traceback.format_exception(caught.value))
+        for text in MALFORMED.values():
+            with pytest.raises(ConfigurationError, match="without 'Bearer' and without quotes") as caught:
+                make(text)
+            assert "canary" not in "".join(traceback.format_exception(caught.value))
 
     def test_empty(self, make: type[Secret | BearerToken]) -> None:
         """An empty token is refused. Most likely a variable that was not set."""
@@ -819,13 +819,13 @@ class TestFromEnvironment:
         assert "canary" not in str(caught.value)
 
     @pytest.mark.parametrize("name", VARIABLES)
-    @pytest.mark.parametrize("text", ["canary\n", "Bearer canary", "canaryé", " "], ids=repr)
-    def test_malformed_is_refused_by_name(self, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_malformed_is_refused_by_name(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """A malformed value is refused, not passed over. The message names its variable and does not quote it."""
-        monkeypatch.setenv(name, text)
-        with pytest.raises(ConfigurationError, match=f"^{name}: the value contains") as caught:
-            auth_from_env()
-        assert "canary" not in "".join(traceback.format_exception(caught.value))
+        for text in ["canary\n", "Bearer canary", "canaryé", " "]:
+            monkeypatch.setenv(name, text)
+            with pytest.raises(ConfigurationError, match=f"^{name}: the value contains") as caught:
+                auth_from_env()
+            assert "canary" not in "".join(traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize("text", ['"canary"', "'canary'", 'canary"'])
     def test_quotation_marks(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from twusage.testing import FakeApi
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
-MODERATE = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+SLOW = settings(suppress_health_check=[HealthCheck.too_slow])
 
 PROJECT_ID = "1281043626347900822499"
 OCTOBER_30, NOVEMBER_1, NOVEMBER_2, NOVEMBER_5 = (
@@ -68,9 +68,9 @@ FAST_PARSER = json_reader._parser
 PARSERS = {"json": json_reader._parse_with_json, "installed": json_reader._parser()}
 
 
-@pytest.fixture(params=PARSERS, autouse=True, scope="module")
+@pytest.fixture(params=PARSERS, scope="module")
 def parser(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All tests of this file hold with either JSON parser."""
+    """Either JSON parser. Beyond it both take the same path, so shapes are tested with the installed one only."""
     if request.param == "installed" and PARSERS["json"] is PARSERS["installed"]:
         pytest.skip("msgspec is not installed: the extra speed")
     with pytest.MonkeyPatch.context() as patch:
@@ -115,6 +115,10 @@ def refused(body: bytes) -> DecodeError:
 # -- The known shapes --------------------------------------------------------------------------------------------------
 
 
+either_parser = pytest.mark.usefixtures("parser")
+
+
+@either_parser
 class TestDocumentedAnswers:
     def test_getting_started(self) -> None:
         """The response that the document's introduction shows."""
@@ -203,16 +207,16 @@ class TestDaysOfApps:
 
 class TestMissing:
     @pytest.mark.parametrize("field", list(live()["data"]))
-    @pytest.mark.parametrize("how", ["absent", "null"])
-    def test_a_field(self, field: str, how: str) -> None:
+    def test_a_field(self, field: str) -> None:
         """A top-level field that is absent or null is unknown, and the others stay."""
-        document = live()
-        if how == "null":
-            document["data"][field] = None
-        else:
-            del document["data"][field]
-        unknown: Any = () if field == "daily_client_app_usage" else None
-        assert decode_usage(encoded(document)) == evolve(EXPECTED, **{field: unknown})
+        for how in ["absent", "null"]:
+            document = live()
+            if how == "null":
+                document["data"][field] = None
+            else:
+                del document["data"][field]
+            unknown: Any = () if field == "daily_client_app_usage" else None
+            assert decode_usage(encoded(document)) == evolve(EXPECTED, **{field: unknown})
 
     def test_all_fields(self) -> None:
         """Empty data is a usage of which nothing is known."""
@@ -243,6 +247,7 @@ class TestMissing:
         assert decoded(daily_project_usage=[day]).daily_project_usage == ProjectUsage(usage=series)
 
 
+@either_parser
 class TestLeaves:
     @pytest.mark.parametrize(
         ("text", "day"),
@@ -284,15 +289,11 @@ class TestLeaves:
         """The reset day is a day of the month, as a number or as text."""
         assert decoded(cap_reset_day=value).cap_reset_day == day
 
-    @pytest.mark.parametrize(
-        "value",
-        [0, 32, 306, 2**31, "0", "32", "x", "", -1, *BAD_COUNTS[:8], True, 12.7, 5.0, 10**100, [], {}],
-        ids=ascii,
-    )
-    def test_reset_days_of_no_month(self, value: object) -> None:
+    def test_reset_days_of_no_month(self) -> None:
         """Any other reset day is unknown, and kept as it came. The vendor's schema counts days left, without bounds."""
-        usage = decode_usage(encoded({"data": live()["data"] | {"cap_reset_day": value}}))
-        assert usage == evolve(EXPECTED, cap_reset_day=None, extra={"cap_reset_day": value})
+        for value in [0, 32, 306, 2**31, "0", "32", "x", "", -1, *BAD_COUNTS[:8], True, 12.7, 5.0, 10**100, [], {}]:
+            usage = decode_usage(encoded({"data": live()["data"] | {"cap_reset_day": value}}))
+            assert usage == evolve(EXPECTED, cap_reset_day=None, extra={"cap_reset_day": value})
 
     def test_a_reset_day_beside_the_data(self) -> None:
         """A field of that name beside the data is kept under another path."""
@@ -406,6 +407,7 @@ class TestBesideTheData:
 # -- Columns: rows as the live API sends them, and one oddity among them -----------------------------------------------
 
 
+@either_parser
 class TestColumns:
     @pytest.mark.parametrize(
         "counts",
@@ -436,15 +438,15 @@ class TestColumns:
             assert project is not None
             assert project.usage.counts == tuple(range(1, 31))
 
-    @pytest.mark.parametrize("value", BAD_COUNT_VALUES, ids=ascii)
     @pytest.mark.parametrize(("good", "days"), [("5", 4), (5, 4), ("5", 30)], ids=ascii)
-    def test_one_bad_count_among_good_ones(self, good: object, days: int, value: object) -> None:
+    def test_one_bad_count_among_good_ones(self, good: object, days: int) -> None:
         """One value that is not a count is refused, with its path."""
-        counts = [good, good, value, *[good] * (days - 3)]
-        rows = [{"date": f"2024-01-{day:02}", "usage": count} for day, count in enumerate(counts, 1)]
-        error = refused(encoded({"data": {"daily_client_app_usage": [{}, {"usage": rows}]}}))
-        assert error.path == "$.data.daily_client_app_usage[1].usage[2].usage"
-        assert error.excerpt == excerpt(value)
+        for value in BAD_COUNT_VALUES:
+            counts = [good, good, value, *[good] * (days - 3)]
+            rows = [{"date": f"2024-01-{day:02}", "usage": count} for day, count in enumerate(counts, 1)]
+            error = refused(encoded({"data": {"daily_client_app_usage": [{}, {"usage": rows}]}}))
+            assert error.path == "$.data.daily_client_app_usage[1].usage[2].usage"
+            assert error.excerpt == excerpt(value)
 
     @pytest.mark.parametrize("field", [{"x": 1}, {"x": "1"}, {"x": None}])
     def test_an_unknown_field_among_the_rows(self, field: dict[str, object]) -> None:
@@ -515,15 +517,15 @@ ID_PLACES: dict[str, Place] = {
 
 
 class TestRefusedLeaves:
-    @pytest.mark.parametrize("value", BAD_COUNT_VALUES, ids=ascii)
     @pytest.mark.parametrize("path", COUNT_PLACES)
-    def test_counts(self, path: str, value: object) -> None:
+    def test_counts(self, path: str) -> None:
         """A malformed count is refused in any place, with its path, and never guessed."""
-        error = refused(encoded({"data": COUNT_PLACES[path](value)}))
-        assert error.path == f"$.data.{path}"
-        assert not error.retryable
-        assert str(error).startswith(f"$.data.{path}: expected a count (digits only), got ")
-        assert error.excerpt == excerpt(value)
+        for value in BAD_COUNT_VALUES:
+            error = refused(encoded({"data": COUNT_PLACES[path](value)}))
+            assert error.path == f"$.data.{path}"
+            assert not error.retryable
+            assert str(error).startswith(f"$.data.{path}: expected a count (digits only), got ")
+            assert error.excerpt == excerpt(value)
 
     def test_the_one_count_that_reads_as_a_list(self) -> None:
         """A list in place of a bare day's count makes it a day of apps. An object there is refused."""
@@ -535,15 +537,15 @@ class TestRefusedLeaves:
         assert error.path == "$.data.daily_project_usage[1].usage"
         assert "expected a list, got 7" in str(error)
 
-    @pytest.mark.parametrize("value", BAD_DATES, ids=ascii)
     @pytest.mark.parametrize("path", DATE_PLACES)
-    def test_dates(self, path: str, value: object) -> None:
+    def test_dates(self, path: str) -> None:
         """What is not plainly a date is refused. Week dates, impossible days, times without a zone."""
-        error = refused(encoded({"data": DATE_PLACES[path](value)}))
-        assert error.path == f"$.data.{path}"
-        assert "expected a date" in str(error)
-        assert error.excerpt == excerpt(value)
-        assert not error.retryable
+        for value in BAD_DATES:
+            error = refused(encoded({"data": DATE_PLACES[path](value)}))
+            assert error.path == f"$.data.{path}"
+            assert "expected a date" in str(error)
+            assert error.excerpt == excerpt(value)
+            assert not error.retryable
 
     @pytest.mark.parametrize("path", list(DATE_PLACES)[:2])
     @pytest.mark.parametrize("how", ["absent", "null"])
@@ -558,13 +560,13 @@ class TestRefusedLeaves:
             assert error.path.startswith(f"$.data.{path.removesuffix('.date')}")
             assert error.path.endswith("]") or error.path.endswith(".date")
 
-    @pytest.mark.parametrize("value", [True, 1.5, [], {}, ["1"]], ids=ascii)
     @pytest.mark.parametrize("path", ID_PLACES)
-    def test_ids(self, path: str, value: object) -> None:
+    def test_ids(self, path: str) -> None:
         """An id is text or a whole number."""
-        error = refused(encoded({"data": ID_PLACES[path](value)}))
-        assert error.path == f"$.data.{path}"
-        assert "expected an id" in str(error)
+        for value in [True, 1.5, [], {}, ["1"]]:
+            error = refused(encoded({"data": ID_PLACES[path](value)}))
+            assert error.path == f"$.data.{path}"
+            assert "expected an id" in str(error)
 
 
 class TestRefusedShapes:
@@ -684,6 +686,7 @@ class TestRefusedShapes:
         assert "During handling" not in "".join(traceback.format_exception(error))
 
 
+@either_parser
 class TestRefusedJson:
     @pytest.mark.parametrize(
         ("body", "path"),
@@ -817,11 +820,11 @@ class TestRefusedJson:
         assert error.excerpt
 
     @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
-    @pytest.mark.parametrize("rest", [b"", b",", b"}} trailing", b', "x": tru', b', "x": {"a"'], ids=ascii)
-    def test_a_flaw_before_the_cut(self, flaw: bytes, rest: bytes) -> None:
+    def test_a_flaw_before_the_cut(self, flaw: bytes) -> None:
         """A body that is truncated after another error is a DecodeError like any truncated body."""
-        error = refused(b'{"data": {"flaw": ' + flaw + rest)
-        assert (error.retryable, error.retry_once) == (True, True)
+        for rest in [b"", b",", b"}} trailing", b', "x": tru', b', "x": {"a"']:
+            error = refused(b'{"data": {"flaw": ' + flaw + rest)
+            assert (error.retryable, error.retry_once) == (True, True)
 
     @pytest.mark.parametrize("flaw", [b"NaN", b"1e999", b"9" * 5000], ids=lambda flaw: flaw[:16])
     def test_a_flaw_before_the_depth(self, flaw: bytes) -> None:
@@ -865,6 +868,7 @@ class TestExcerpt:
 # -- Problems ----------------------------------------------------------------------------------------------------------
 
 
+@either_parser
 class TestProblems:
     @pytest.mark.parametrize(
         ("body", "problem"),
@@ -1003,7 +1007,8 @@ def shaped(draw: st.DrawFn) -> tuple[dict[str, Any], Usage]:
     return document, Usage(project_id, cap, used, reset_day, project, apps)
 
 
-@MODERATE
+@either_parser
+@SLOW
 @given(shaped())
 def test_any_known_shape_decodes(shape: tuple[dict[str, Any], Usage]) -> None:
     """A document of any known shape decodes to its values."""
@@ -1011,7 +1016,8 @@ def test_any_known_shape_decodes(shape: tuple[dict[str, Any], Usage]) -> None:
     assert decode_usage(encoded(document)) == usage
 
 
-@MODERATE
+@either_parser
+@SLOW
 @given(shaped())
 def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]) -> None:
     """What ``to_dict`` writes under the wire's names decodes to an equal usage."""
@@ -1021,8 +1027,20 @@ def test_what_is_written_decodes_to_the_same(shape: tuple[dict[str, Any], Usage]
     ours = {"errors", "rate_limit", "fetched_at", "extra"}
     data = {name: value for name, value in written.items() if name not in ours}
     assert decode_usage(encoded({"data": data})) == usage
-    owners = usage.daily_client_app_usage or filter(None, [usage.daily_project_usage])
-    assert len(usage.to_rows()) == sum(len(owner.usage) for owner in owners)
+
+
+@either_parser
+@SLOW
+@given(shaped())
+def test_a_row_for_each_day(shape: tuple[dict[str, Any], Usage]) -> None:
+    """``to_rows`` has a row for each day of each app, or without apps for each day of the project."""
+    _, usage = shape
+    series = [app.usage for app in usage.daily_client_app_usage]
+    if not series and usage.daily_project_usage is not None:
+        series = [usage.daily_project_usage.usage]
+    assert [(row["date"], row["usage"]) for row in usage.to_rows()] == [
+        (day.date, day.usage) for days in series for day in days
+    ]
 
 
 def decodes_or_refuses(body: bytes) -> None:
@@ -1068,14 +1086,16 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(body)
 
 
-@settings(MODERATE, max_examples=100)
+@either_parser
+@settings(SLOW, max_examples=100)
 @given(mutated())
 def test_spoilt_bytes(body: bytes) -> None:
     """A good body with any change gives a Usage or a DecodeError."""
     decodes_or_refuses(body)
 
 
-@MODERATE
+@either_parser
+@SLOW
 @given(st.binary(max_size=200))
 def test_any_bytes(body: bytes) -> None:
     """Any bytes give a Usage or a DecodeError, and as an error's body a Problem."""
@@ -1126,7 +1146,8 @@ def nodes(document: Any) -> list[tuple[Any, Any]]:
     return found
 
 
-@settings(MODERATE, max_examples=60)
+@either_parser
+@settings(SLOW, max_examples=60)
 @given(st.data())
 def test_any_value_anywhere(data: st.DataObject) -> None:
     """With any part of a good document replaced, the result is a Usage or a DecodeError."""
@@ -1139,7 +1160,8 @@ def test_any_value_anywhere(data: st.DataObject) -> None:
     decodes_or_refuses(encoded(document))
 
 
-@MODERATE
+@either_parser
+@SLOW
 @given(VALUES)
 def test_any_value_is_a_problem(value: Any) -> None:
     """A problem is read from any value, and keeps it unchanged."""
@@ -1148,7 +1170,8 @@ def test_any_value_is_a_problem(value: Any) -> None:
         assert isinstance(decode_problem(encoded(document)), Problem)
 
 
-@MODERATE
+@either_parser
+@SLOW
 @given(VALUES)
 def test_any_value_as_unknown(value: Any) -> None:
     """An unknown field is kept whole if JSON allows it, and then changes nothing else."""

@@ -118,10 +118,10 @@ def test_tree_is_the_designed_one() -> None:
     assert drawn_tree() == DESIGN
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_bases_are_the_drawn_ones(cls: type[TwUsageError]) -> None:
+def test_bases_are_the_drawn_ones() -> None:
     """Every class has the base that the docstring draws."""
-    assert public_bases(cls) == drawn_tree()[cls.__name__]
+    for cls in CLASSES:
+        assert public_bases(cls) == drawn_tree()[cls.__name__]
 
 
 def test_all_lists_every_error() -> None:
@@ -131,48 +131,48 @@ def test_all_lists_every_error() -> None:
     assert set(errors.__all__) == set(DESIGN)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_only_transient_errors_are_retryable(cls: type[TwUsageError]) -> None:
+def test_only_transient_errors_are_retryable() -> None:
     """A connection, a timeout, a used-up window and a server error are retryable; nothing else is."""
-    assert cls("x").retryable is (cls in {ConnectError, RequestTimeoutError, RateLimitedError, ServerError})
-    assert cls("x").retry_once is False
-    assert cls("x").retry_at is None
+    for cls in CLASSES:
+        assert cls("x").retryable is (cls in {ConnectError, RequestTimeoutError, RateLimitedError, ServerError})
+        assert cls("x").retry_once is False
+        assert cls("x").retry_at is None
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_message_is_all_that_is_shown(cls: type[TwUsageError]) -> None:
+def test_message_is_all_that_is_shown() -> None:
     """The printed text is the message, without the data, which may hold an echo."""
-    error = full(cls)
-    assert str(error) == "what happened"
-    assert repr(error) == f"{cls.__name__}('what happened')"
+    for cls in CLASSES:
+        error = full(cls)
+        assert str(error) == "what happened"
+        assert repr(error) == f"{cls.__name__}('what happened')"
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("make", [lambda cls: cls("bare"), lambda cls: cls(), full], ids=["bare", "empty", "full"])
-def test_pickles(cls: type[TwUsageError], make: Any) -> None:
+def test_pickles() -> None:
     """Every error survives every pickle protocol with its class, its message and all its data."""
-    error = make(cls)
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        twin = pickle.loads(pickle.dumps(error, protocol))
-        assert type(twin) is cls
-        assert everything(twin) == everything(error)
+    for cls in CLASSES:
+        for make in [lambda cls: cls("bare"), lambda cls: cls(), full]:
+            error = make(cls)
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                twin = pickle.loads(pickle.dumps(error, protocol))
+                assert type(twin) is cls
+                assert everything(twin) == everything(error)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
-def test_copies(cls: type[TwUsageError], duplicate: Any) -> None:
+def test_copies() -> None:
     """A copy of an error is another object with the same data."""
-    error = full(cls)
-    twin = duplicate(error)
-    assert twin is not error
-    assert type(twin) is cls
-    assert everything(twin) == everything(error)
+    for cls in CLASSES:
+        for duplicate in [copy.copy, copy.deepcopy]:
+            error = full(cls)
+            twin = duplicate(error)
+            assert twin is not error
+            assert type(twin) is cls
+            assert everything(twin) == everything(error)
 
 
-@pytest.mark.parametrize("cls", CLASSES)
-def test_full_differs_from_bare(cls: type[TwUsageError]) -> None:
+def test_full_differs_from_bare() -> None:
     """The two tests above would prove nothing if no data were there to lose."""
-    assert everything(full(cls)) != everything(cls("what happened"))
+    for cls in CLASSES:
+        assert everything(full(cls)) != everything(cls("what happened"))
 
 
 def test_flags_of_one_error_are_its_own() -> None:

@@ -45,7 +45,7 @@ def test_of(reset_day: int, day: str, start: str, end: str) -> None:
     assert BillingCycle.of(reset_day, date(day)) == BillingCycle(date(start), date(end), reset_day)
 
 
-@pytest.mark.parametrize("reset_day", range(1, 32))
+@pytest.mark.parametrize("reset_day", [1, 10, 28, 29, 30, 31])
 def test_eight_years(reset_day: int) -> None:
     """Each day is in exactly one cycle. It starts on the reset day, or on the last day of a shorter month."""
     day, seen = dt.date(2024, 1, 1), BillingCycle.of(reset_day, dt.date(2023, 12, 31))

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
-from attrs import frozen
+from memory_history import MemoryHistory
 
 from twusage import (
     AuthenticationError,
@@ -32,7 +32,6 @@ from twusage.monitor import (
     WatchEvent,
     WatchFailing,
     WatchRecovered,
-    cycle_of,
     watch,
 )
 from twusage.monitor.watch import Seen, judge
@@ -43,48 +42,6 @@ RESET = dt.datetime(2026, 2, 10, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
 CYCLE = BillingCycle.of(10, NOW)
 THRESHOLDS = (0.8, 0.9, 1.0)
-
-
-@frozen
-class Record:
-    start: dt.date
-    cap: int | None
-    usage: int | None
-
-
-class MemoryHistory:
-    """A history in memory, which fails on demand."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, dict[dt.date, Record]] = {}
-        self.recorded: list[Usage] = []
-        self.keys: dict[str, dt.datetime] = {}
-        self.broken = False
-
-    def _check(self) -> None:
-        if self.broken:
-            raise OSError("the disk is full")
-
-    async def record(self, usage: Usage) -> None:
-        self._check()
-        self.recorded.append(usage)
-        cycle = cycle_of(usage)
-        if cycle is not None:
-            project = self.records.setdefault(usage.project_id or "-", {})
-            project[cycle.start] = Record(cycle.start, usage.project_cap, usage.project_usage)
-
-    async def cycles(self, project: str) -> tuple[Record, ...]:
-        self._check()
-        return tuple(record for _, record in sorted(self.records.get(project, {}).items()))
-
-    async def delivered(self, prefix: str) -> frozenset[str]:
-        self._check()
-        return frozenset(key for key in self.keys if key.startswith(prefix))
-
-    async def mark_delivered(self, key: str, at: dt.datetime) -> None:
-        self._check()
-        assert key not in self.keys, "delivered twice"
-        self.keys[key] = at
 
 
 @pytest.fixture
@@ -601,69 +558,3 @@ async def test_the_real_history(
         (900, 850),
         (900, 0),
     ]
-
-
-# -- A year ------------------------------------------------------------------------------------------------------------
-
-
-def expected_of(year: list[tuple[dt.datetime, int, int, dt.date]], thresholds: tuple[float, ...]) -> set[str]:
-    """The keys of the events that the truth justifies, without forecasts and outages."""
-    keys: set[str] = set()
-    last: tuple[int, dt.date] | None = None
-    for _, used, cap, start in year:
-        if last is not None and last[1] < start:
-            keys.add(f"{start}/cycle-reset")
-        if last is not None and last[0] != cap:
-            keys.add(f"{start}/cap-changed/{last[0]}/{cap}")
-        keys |= {f"{start}/threshold-crossed/{each}/{cap}" for each in thresholds if used / cap >= each}
-        last = cap, start
-    return keys
-
-
-def due_reads(day: dt.date, since: dt.date) -> int:
-    """Growth of a third in 100 days, and quiet weekends."""
-    return int(250 * (1 + (day - since).days / 300) * (0.4 if day.weekday() >= 5 else 1))
-
-
-async def test_a_year() -> None:
-    """Growth, weekends, an outage, a raised cap, reset day 31, two restarts. Every event exactly once.
-
-    A third of a year: with the whole of it, the test takes three times as long and finds no more.
-    """
-    clock = VirtualClock(dt.datetime(2026, 1, 5, tzinfo=dt.UTC))
-    api = FakeApi(apps=1, cap=7000, reset_day=31, history_days=0, clock=clock)
-    begin = clock.now()
-    outage = [begin + dt.timedelta(days=day) for day in (50, 53)]
-    api.fail(Fault.status(503), times=math.inf, when=lambda _: outage[0] <= clock.now() < outage[1])
-    history: Any = MemoryHistory()
-    seen, truth = [], []
-    stops = [begin + dt.timedelta(days=days) for days in (40, 90, 120)]
-    transport = FakeTransport(api)
-    async with UsageClient(api.apps[0].token, transport=transport, clock=clock, retry=RetryPolicy.none()) as client:
-        for stop in stops:
-            async for event in watch(client, every=12 * HOUR, history=history):
-                if isinstance(event, UsageSampled):
-                    now, usage = event.at, event.usage
-                    assert event.cycle is not None
-                    assert usage.project_usage is not None
-                    assert usage.project_cap is not None
-                    truth.append((now, usage.project_usage, usage.project_cap, event.cycle.start))
-                    if now >= stop:
-                        break
-                    api.project.cap = 7000 if now < begin + dt.timedelta(days=70) else 8000
-                    if api.project.usage() < api.project.cap:
-                        api.read_posts(api.apps[0], due_reads(now.date(), begin.date()) // 2)
-                else:
-                    seen.append(event)
-    keys = [event.key for event in seen]
-    assert len(keys) == len(set(keys))
-    kinds = {"forecast-crossed", "watch-failing", "watch-recovered"}
-    assert {key.partition("/")[2] for key, event in zip(keys, seen, strict=True) if event.kind not in kinds} == (
-        expected_of(truth, THRESHOLDS)
-    )
-    assert names(seen).count("CycleReset") == 4
-    assert names(seen).count("CapChanged") == 1
-    assert names(seen).count("WatchFailing") == names(seen).count("WatchRecovered") == 1
-    assert 1 <= names(seen).count("ForecastCrossed") <= 5
-    starts = [event.cycle.start for event in seen if isinstance(event, CycleReset) and event.cycle]
-    assert starts[:3] == [dt.date(2026, 1, 31), dt.date(2026, 2, 28), dt.date(2026, 3, 31)]

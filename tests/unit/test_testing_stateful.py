@@ -113,5 +113,5 @@ class FakeBesideModel(RuleBasedStateMachine):
         return FakeApp("1", ["1"], self.api.project, "", "")
 
 
-FakeBesideModel.TestCase.settings = settings(max_examples=10, stateful_step_count=20, deadline=None)
+FakeBesideModel.TestCase.settings = settings(max_examples=10, stateful_step_count=20)
 test_the_fake_agrees_with_the_model = FakeBesideModel.TestCase

@@ -67,7 +67,7 @@ def utc_day(text: str) -> dt.date:
     return (local - dt.timedelta(minutes=zone)).date()
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(values(SCHEMA))
 def test_all_that_is_valid_decodes(document: dict[str, Any]) -> None:
     """No valid document is refused, and every count, day and unknown field is decoded."""
