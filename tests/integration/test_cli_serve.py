@@ -116,7 +116,7 @@ class TestServe:
             opened = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
             code, seconds, errors = server.end(signal.SIGTERM)
             assert (code, errors) == (0, "")
-            assert seconds < 1.5
+            assert seconds < 5
             for each in opened:
                 each.close()
 
@@ -133,7 +133,7 @@ class TestServe:
             assert server.get("/healthz").status == 200
             code, seconds, _ = server.end(signal.SIGINT)
             assert code == 130
-            assert seconds < 1.5
+            assert seconds < 5
 
     def test_history_and_password(self, interruptible: list[str], tmp_path: Path) -> None:
         """A password is enforced on loopback, too; a history adds both cycles."""

@@ -122,13 +122,13 @@ async def test_slow_requests(monkeypatch: pytest.MonkeyPatch, drip: bool) -> Non
         began = time.monotonic()
         writer.write(b"GET / HTTP/1.1\r\nX: ")
         closed = asyncio.create_task(reader.read())
-        while not closed.done() and time.monotonic() - began < 3:
+        while not closed.done() and time.monotonic() - began < 6:
             if drip:
                 writer.write(b"a")
             await asyncio.wait([closed], timeout=0.05)
             if time.monotonic() - began < 0.3:
                 assert (await exchange(port, GET)).endswith(b"GET\n")
-        assert 0.3 < time.monotonic() - began < 2
+        assert 0.3 < time.monotonic() - began < 5
 
 
 async def test_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ async def test_the_end_is_quick() -> None:
         opened[1][1].write(b"GET / HT")
         await asyncio.sleep(0.05)
         began = time.monotonic()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 4  # A running response would take 60 s.
     async with serving(answer, "127.0.0.1", port) as again:
         assert again == port
     for _, writer in opened:
