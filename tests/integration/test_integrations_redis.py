@@ -45,8 +45,8 @@ pytestmark = pytest.mark.fault("Redis")
 
 APP = "0f" * 32
 KEY = f"twusage:{{{APP}}}"
-# Seconds that a call may wait for a Redis that is gone. The limiter promises 0.25, in slices of its own processor time: on a
-# busy machine they take longer.
+# Seconds that a call may wait for a Redis that is gone. The limiter promises 0.25, in slices of its own processor
+# time: on a busy machine they take longer.
 QUICK = 0.75
 
 
