@@ -300,7 +300,7 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             # aiohttp 3.14 takes bytes received on an idle connection, such as a load balancer's 408, for the response
             # to the next request (RFC 9112, 6.3; faults: test_unsolicited_bytes_are_not_a_response).
-            while (protocol := connection.protocol) and protocol in self._seen:
+            while (protocol := connection.protocol) is not None and protocol in self._seen:
                 if not protocol.should_close:
                     return connection
                 connection.close()
