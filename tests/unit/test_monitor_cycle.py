@@ -46,10 +46,10 @@ def test_of(reset_day: int, day: str, start: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("reset_day", [1, 10, 28, 29, 30, 31])
-def test_eight_years(reset_day: int) -> None:
+def test_four_years(reset_day: int) -> None:
     """Each day is in exactly one cycle. It starts on the reset day, or on the last day of a shorter month."""
     day, seen = dt.date(2024, 1, 1), BillingCycle.of(reset_day, dt.date(2023, 12, 31))
-    while day < dt.date(2032, 1, 1):
+    while day < dt.date(2028, 3, 1):
         cycle = BillingCycle.of(reset_day, day)
         if day.day == min(reset_day, calendar.monthrange(day.year, day.month)[1]):
             assert cycle.start == day == seen.end

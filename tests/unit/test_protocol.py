@@ -215,7 +215,7 @@ class TestUsageRequest:
             (["project_cap", []], "[]"),
             (["project_cap", 7], "7"),
             (["a&b=c\r\n"], r"'a&b=c\r\n'"),
-            ((name for name in ("project_cap", "bad")), "'bad'"),
+            pytest.param((name for name in ("project_cap", "bad")), "'bad'", id="a generator"),
         ],
         ids=ascii,
     )

@@ -523,7 +523,6 @@ async def test_a_stop_of_ones_own(clock: VirtualClock) -> None:
         (tenacity.stop_before_delay(11.5) | tenacity.stop_after_delay(99), 2),
         (tenacity.stop_before_delay(11.6) & tenacity.stop_after_attempt(2), 3),
     ],
-    ids=str,
 )
 async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: int, clock: VirtualClock) -> None:
     """stop_after_delay counts on the client's clock. It starts with the first attempt, which takes 10 s."""
@@ -551,7 +550,6 @@ async def test_tenacitys_time_is_the_clients(stop: Callable[..., bool], tries: i
         (tenacity.wait_fixed(3) + tenacity.wait_random(0, 2), 15.0),
         (lambda state: float(state.attempt_number), 1.0 + 2.0 + 3.0),
     ],
-    ids=str,
 )
 async def test_a_wait_of_ones_own(wait: Callable[..., float], waited: float, clock: VirtualClock) -> None:
     """In the place of the random backoff."""
