@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -192,6 +193,12 @@ def listening(capsys: pytest.CaptureFixture[str]) -> Iterator[Sweep]:
         sys.unraisablehook = hook
         root.setLevel(level)
         root.removeHandler(sweep)
+
+
+def needs(*packages: str) -> pytest.MarkDecorator:
+    """Skip the test without these packages, before its fixtures run: a sweep that reads nothing is an error."""
+    missing = [package for package in packages if find_spec(package) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
 
 
 @pytest.fixture
@@ -658,9 +665,9 @@ def test_the_command(debug: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not sweep.hits, sweep.hits
 
 
+@needs("redis")
 async def test_the_shared_store(sweep: Sweep) -> None:
     """What is kept in Redis: its keys and its values."""
-    pytest.importorskip("redis")
     from redis_server import RedisServer
 
     from twusage.integrations.redis import RedisRateLimiter
@@ -714,10 +721,9 @@ async def test_the_monitor(auth: str, sweep: Sweep) -> None:
                 await events.aclose()
 
 
+@needs("psycopg", "sqlalchemy")
 async def test_a_watched_history(sweep: Sweep, tmp_path: Path, unused_tcp_port: int) -> None:
     """The history's file; and a PostgreSQL that is down, whose URL has a secret as its password."""
-    pytest.importorskip("psycopg")
-    pytest.importorskip("sqlalchemy")
     from twusage.monitor import History
 
     clock = VirtualClock(auto=False)

@@ -298,7 +298,6 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.on_the_wire), label="who").answered.set_result(None)
         self.do()
 
-    @precondition(lambda self: self.on_the_wire)
     @rule()
     def respond_to_all(self) -> None:
         """All answers come, in the order of the calls."""
@@ -339,6 +338,30 @@ class LimiterBeforeServer(RuleBasedStateMachine):
         window = self.server.window()
         window.excused = True
         window.used = min(window.limit, window.used + calls)
+
+    # Two scenes that random steps rarely compose.
+
+    @rule()
+    def a_refusal_comes_late(self) -> None:
+        """A call meets a window that others have used up, and its 429 arrives after the next window's first headers."""
+        self.acquire("headers", math.inf, 1, 0.0)
+        self.respond_to_all()
+        self.others_call(LIMIT)
+        self.acquire("headers", math.inf, 1, 0.0)
+        self.pass_time(62.0)
+        self.acquire("headers", math.inf, 1, 0.0)
+        for call in reversed(self.on_the_wire):
+            call.answered.set_result(None)
+            self.do()
+
+    @rule()
+    def a_call_waits_for_the_next_window(self) -> None:
+        """More calls come than the window allows, and time passes until shortly before it opens."""
+        self.pass_time(0.5)
+        self.acquire("headers", math.inf, LIMIT + 1, 0.0)
+        for _ in range(2):
+            self.respond_to_all()
+        self.pass_time(59.5)
 
     # -- What must hold ------------------------------------------------------------------------------------------------
 
