@@ -938,8 +938,8 @@ class TestCheck:
         self, api: FakeApi, client_of: Callable[..., UsageClient]
     ) -> None:
         """A server may say anything, and as much as it likes. Findings are read on terminals and in logs."""
-        problem = {"title": "\x1b[2J" + "x" * 10**5, "detail": "\u202e" + "y" * 10**5}
-        api.fail(Fault.status(200, {"data": {}, "errors": [problem] * 100}))
+        problem = {"title": "\x1b[2J" + "x" * 10**4, "detail": "\u202e" + "y" * 10**4}
+        api.fail(Fault.status(200, {"data": {}, "errors": [problem] * 50}))
         api.fail(Fault.status(400, problem))
         async with client_of() as client:
             for report in (await client.check(), await client.check()):

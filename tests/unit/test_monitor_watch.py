@@ -535,26 +535,3 @@ async def test_a_history_that_could_not_be_read_at_the_start(
     history.broken = False
     assert names(await take(events, 1)) == ["CycleReset"]
     assert names(await take(events, 1)) == []
-
-
-async def test_the_real_history(
-    api: FakeApi, client: UsageClient, clock: VirtualClock, request: pytest.FixtureRequest
-) -> None:
-    """What the stand-in of these tests does, the real one does. Restarts, a changed cap, a reset, an outage."""
-    pytest.importorskip("sqlalchemy")
-    twusage_history = request.getfixturevalue("twusage_history")
-    api.read_posts(api.apps[0], 850)
-    assert names(await take(watch(client, history=twusage_history), 1)) == ["ThresholdCrossed"]
-    api.project.cap = 900
-    restarted = await take(watch(client, history=twusage_history), 1)
-    assert names(restarted) == ["CapChanged", "ThresholdCrossed", "ThresholdCrossed"]
-    await clock.sleep(RESET.timestamp() - clock.time() + HOUR)
-    api.fail(Fault.status(503))
-    events = await take(watch(client, history=twusage_history), 1)
-    assert names(events) == ["WatchFailing", "WatchRecovered", "CycleReset"]
-    assert names(await take(watch(client, history=twusage_history), 1)) == []
-    assert {event.key for event in restarted} < await twusage_history.delivered(f"{api.project.id}/2026-01-10/")
-    assert [(cycle.cap, cycle.usage) for cycle in await twusage_history.cycles(api.project.id)] == [
-        (900, 850),
-        (900, 0),
-    ]
