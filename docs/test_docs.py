@@ -90,6 +90,6 @@ def test_the_pages_and_pictures_show_what_the_commands_print(script: str) -> Non
 
 def test_the_comparison_has_the_measured_figures() -> None:
     """docs/comparison.md quotes the table of docs/speed.md, which ``nox -s bench`` writes."""
-    quoted = re.findall(r"(\| [\d.]+\sµs \| [\d.]+\sµs \| [\d.]+) \|$", page("comparison"), re.MULTILINE)
+    quoted = re.findall(r"(\| [\d.,]+\sµs \| [\d.,]+\sµs \| [\d.]+) \|$", page("comparison"), re.MULTILINE)
     assert len(quoted) == 4
     assert [figures for figures in quoted if figures not in page("speed")] == []
